@@ -1,0 +1,119 @@
+"""Frames: how one request or reply travels, whether inside a Flower message or over a socket.
+
+A frame is a JSON header and a run of binary blobs, so that a model of megabytes is never turned
+into text and a reader knows every length before it allocates::
+
+    b"BHF1" | header length, 4 bytes big-endian | header (JSON, UTF-8) | blob | blob | ...
+    header = {"kind": "train", "body": {...}, "blobs": [["model", 65536], ...]}
+
+Frames come from the network: ``decode`` refuses anything that is not exactly this, with a typed
+error, and never allocates more than it was given.
+
+    >>> frame = encode("train", {"round": 1}, {"model": b"abc"})
+    >>> decode(frame)
+    Frame(kind='train', body={'round': 1}, blobs={'model': b'abc'})
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from protocol.errors import FederationError
+
+MAGIC: Final = b"BHF1"
+HEADER_BYTES_MAX: Final = 8 * 2**20
+"""Certificates of 1,000 chunks fit many times over."""
+FRAME_BYTES_MAX: Final = 2**31
+"""Two gibibytes: an upload of 500 million parameters."""
+BLOBS_MAX: Final = 64
+KIND_MAX: Final = 40
+
+
+class MalformedFrame(FederationError):
+    """The bytes received are not a frame of this protocol."""
+
+    code = "malformed-frame"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"the message received cannot be read ({why}); check that both sides run the same "
+            "BitHive version"
+        )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One request or reply: what it is, its JSON body, and named binary blobs."""
+
+    kind: str
+    body: dict[str, Any]
+    blobs: dict[str, bytes] = field(default_factory=dict)
+
+
+def encode(kind: str, body: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None) -> bytes:
+    """Return the frame's bytes; equal arguments give equal bytes."""
+    blobs = blobs or {}
+    header = json.dumps(
+        {"kind": kind, "body": body, "blobs": [[name, len(blob)] for name, blob in blobs.items()]},
+        sort_keys=True,
+        separators=(",", ":"),
+    ).encode()
+    assert len(header) <= HEADER_BYTES_MAX
+    return b"".join([MAGIC, len(header).to_bytes(4, "big"), header, *blobs.values()])
+
+
+def decode(frame: bytes) -> Frame:
+    """Read a frame.
+
+    Args:
+        frame: Hostile bytes.
+
+    Returns:
+        The parts; the body is any JSON object, to be validated by whoever knows the kind.
+
+    Raises:
+        MalformedFrame: The bytes are not exactly one frame.
+    """
+    start = len(MAGIC) + 4
+    if len(frame) > FRAME_BYTES_MAX:
+        raise MalformedFrame("it is larger than 2 GiB")
+    if len(frame) < start or frame[: len(MAGIC)] != MAGIC:
+        raise MalformedFrame("it does not start as a frame")
+    length = int.from_bytes(frame[len(MAGIC) : start], "big")
+    if length > HEADER_BYTES_MAX or start + length > len(frame):
+        raise MalformedFrame("its header is cut off")
+    try:
+        header = json.loads(frame[start : start + length])
+    except (ValueError, RecursionError) as error:
+        raise MalformedFrame("its header is not JSON") from error
+    kind, body, sizes = _checked_header(header)
+    blobs: dict[str, bytes] = {}
+    at = start + length
+    for name, size in sizes:
+        blobs[name] = frame[at : at + size]
+        at += size
+    if at != len(frame) or len(blobs) != len(sizes):
+        raise MalformedFrame("its blobs do not fill it")
+    return Frame(kind, body, blobs)
+
+
+def _checked_header(header: object) -> tuple[str, dict[str, Any], list[tuple[str, int]]]:
+    if not isinstance(header, dict) or set(header) != {"kind", "body", "blobs"}:
+        raise MalformedFrame("its header has other fields")
+    kind, body, entries = header["kind"], header["body"], header["blobs"]
+    if not isinstance(kind, str) or len(kind) > KIND_MAX or not isinstance(body, dict):
+        raise MalformedFrame("its kind or body is of another type")
+    if not isinstance(entries, list) or len(entries) > BLOBS_MAX:
+        raise MalformedFrame("its list of blobs is of another type")
+    sizes: list[tuple[str, int]] = []
+    for entry in entries:
+        match entry:
+            case [str(name), int(size)] if 0 <= size <= FRAME_BYTES_MAX and size is not True:
+                sizes.append((name, size))
+            case _:
+                raise MalformedFrame("a blob has no name and length")
+    return kind, body, sizes

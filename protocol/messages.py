@@ -1,0 +1,357 @@
+"""What the parties say to one another: study terms, round plans, contributions, receipts.
+
+Every message is a frozen pydantic model: parsing is validation, an unknown field is refused, and
+``canonical(message)`` gives the one byte string that is hashed and signed. Byte strings travel as
+hexadecimal, field elements as decimal strings (JSON numbers of other languages end at 2**53), and
+real numbers that are signed as decimal text.
+
+The order of a round::
+
+    RoundPlan ──▶ site ──▶ Contribution (signed) ──▶ gate ──▶ OpenRequest ──▶ site ──▶ Opening
+                                                      │                                   │
+                                                      └── Refusal            Receipt (countersigned)
+                                                                                          │
+                                                                            RoundClosed ──▶ market
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
+
+from protocol.errors import FederationError
+from protocol.ids import SLUG, KeyId, SiteId, StudyId
+
+PROTOCOL_VERSION: Final = 1
+SITES_MAX: Final = 64
+ROUNDS_MAX: Final = 10_000
+SITES_MIN: Final = 3
+"""With two sites each learns the other's update by subtracting its own from the sum."""
+
+BN254_SCALARS: Final = 21888242871839275222246405745257275088548364400416034343698204186575808495617
+"""Order of the group whose exponents statements are made of (EIP-197)."""
+
+
+class MalformedMessage(FederationError):
+    """A message's fields are missing, of another type or out of range."""
+
+    code = "malformed-message"
+
+    def __init__(self, what: str, why: str) -> None:
+        self.what = what
+        super().__init__(f"a {what} that was received cannot be used: {why}")
+
+
+def _slug(text: str) -> str:
+    if not SLUG.fullmatch(text):
+        raise ValueError("an id is 1 to 40 lower-case letters, digits and inner dashes")
+    return text
+
+
+def _element(value: object) -> object:
+    if isinstance(value, str):
+        if not (value.isascii() and value.isdigit() and len(value) <= 78):
+            raise ValueError("a field element is a decimal number")
+        return int(value)
+    return value
+
+
+Hex = Annotated[
+    bytes,
+    BeforeValidator(lambda value: bytes.fromhex(value) if isinstance(value, str) else value),
+    PlainSerializer(lambda value: value.hex(), return_type=str, when_used="json"),
+]
+Key32 = Annotated[Hex, Field(min_length=32, max_length=32)]
+Signature = Annotated[Hex, Field(max_length=64)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Slug = Annotated[str, AfterValidator(_slug)]
+Site = Annotated[SiteId, AfterValidator(lambda value: SiteId(_slug(value)))]
+Study = Annotated[StudyId, AfterValidator(lambda value: StudyId(_slug(value)))]
+Element = Annotated[
+    int,
+    BeforeValidator(_element),
+    Field(ge=0, lt=BN254_SCALARS),
+    PlainSerializer(str, return_type=str, when_used="json"),
+]
+Decimal = Annotated[str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?$")]
+Count = Annotated[int, Field(ge=0, le=2**40)]
+Round = Annotated[int, Field(ge=1, le=ROUNDS_MAX)]
+
+
+class Message(BaseModel):
+    """Base of all messages: frozen, and closed to fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+def canonical(message: Message, *, without: frozenset[str] = frozenset()) -> bytes:
+    """Return the bytes of ``message`` that are hashed and signed: sorted, compact JSON."""
+    body = message.model_dump(mode="json", exclude=set(without))
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def digest(message: Message) -> str:
+    """Return the SHA-256 of the canonical bytes, in hexadecimal."""
+    return hashlib.sha256(canonical(message)).hexdigest()
+
+
+def body(message: Message) -> dict[str, Any]:
+    """Return the JSON object that carries ``message`` in a frame."""
+    return message.model_dump(mode="json")
+
+
+def read(kind: type[AnyMessage], received: object) -> AnyMessage:
+    """Parse a received JSON object as ``kind``.
+
+    Raises:
+        MalformedMessage: It is not one; the message names the first field that is wrong.
+    """
+    try:
+        return kind.model_validate(received)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise MalformedMessage(kind.__name__, f"{where}: {first['msg']}") from error
+
+
+class SiteIdentity(Message):
+    """A registered hospital: its public keys, raw 32 bytes each."""
+
+    site: Site
+    signing_key: Key32
+    agreement_key: Key32
+
+
+class PrivacyTerms(Message):
+    """The differential privacy a study demands, per site; unit of privacy: the patient.
+
+    ``epsilon`` and ``delta`` bound the whole study under add-or-remove-one-patient adjacency,
+    ``sampling_rate`` is the probability with which each patient enters a step, and
+    ``noise_multiplier`` the standard deviation of the noise over ``clipping_norm``.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=1000)]
+    delta: Annotated[float, Field(gt=0, lt=0.1)]
+    sampling_rate: Annotated[float, Field(gt=0, le=1)]
+    noise_multiplier: Annotated[float, Field(gt=0, le=1e6)]
+    clipping_norm: Annotated[float, Field(gt=0, le=1e6)]
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+    accountant: Literal["rdp", "prv"]
+
+
+class TrainingTerms(Message):
+    """The model and how it is trained; learning rates are per step and per round."""
+
+    network: Slug
+    input_shape: Annotated[tuple[int, ...], Field(min_length=1, max_length=4)]
+    parameters: Annotated[int, Field(ge=1, le=10**9)]
+    reference_patients: Annotated[int, Field(ge=1, le=10**6)]
+    learning_rate: Annotated[float, Field(gt=0, le=1e4)]
+    server_learning_rate: Annotated[float, Field(gt=0, le=1e4)]
+    server_momentum: Annotated[float, Field(ge=0, lt=1)]
+    augment: bool
+
+
+class ConsentTerms(Message):
+    """What a patient must have agreed to, and the registry and circuit that show it.
+
+    Days count from 1970-01-01. ``key_hash`` names the verification key of ``circuit``.
+    """
+
+    registry: Slug
+    registry_key: Key32
+    dataset: Slug
+    required: Annotated[int, Field(ge=1, lt=2**32)]
+    from_day: Annotated[int, Field(ge=0, lt=2**16)]
+    through_day: Annotated[int, Field(ge=0, lt=2**16)]
+    circuit: Literal["cover8", "cover64"]
+    key_hash: Digest
+
+
+class StudyTerms(Message):
+    """Everything a hospital reads before it takes part; fixed for the whole study."""
+
+    version: Literal[1] = PROTOCOL_VERSION
+    study: Study
+    title: Annotated[str, Field(max_length=200)]
+    rounds: Round
+    sites: Annotated[tuple[SiteIdentity, ...], Field(min_length=SITES_MIN, max_length=SITES_MAX)]
+    server_key: Key32
+    training: TrainingTerms
+    privacy: PrivacyTerms
+    consent: ConsentTerms
+    encryption: Slug
+    sites_min: Annotated[int, Field(ge=SITES_MIN, le=SITES_MAX)] = SITES_MIN
+
+    def identity(self, site: SiteId) -> SiteIdentity | None:
+        """Return the registered identity of ``site``, or None where it does not take part."""
+        return next((one for one in self.sites if one.site == site), None)
+
+
+class Epoch(Message):
+    """The consent registry's signed state: the root that proofs of this round refer to."""
+
+    registry: Slug
+    number: Annotated[int, Field(ge=0)]
+    root: Element
+    at: Annotated[str, Field(max_length=40)]
+    signature: Signature
+
+
+class ChunkState(Message):
+    """One chunk of a site's lane: its leaves, and the siblings from its node to the root."""
+
+    chunk: Annotated[int, Field(ge=0, lt=2**20)]
+    leaves: Annotated[tuple[Element, ...], Field(min_length=1, max_length=64)]
+    siblings: Annotated[tuple[Element, ...], Field(max_length=32)]
+
+
+class RoundPlan(Message):
+    """The server's signed call for one round; the model rides beside it as a blob.
+
+    ``steps`` are the public quantisation step sizes, one per tensor of the model.
+    ``previous`` is the digest of the last closed round's plan, zeros for the first.
+    """
+
+    study: Study
+    terms: Digest
+    round: Round
+    model: Digest
+    key_id: Annotated[KeyId, Field(pattern=r"^[0-9a-f]{16}$")]
+    steps: Annotated[tuple[float, ...], Field(min_length=1, max_length=10_000)]
+    tensor_sizes: Annotated[tuple[int, ...], Field(min_length=1, max_length=10_000)]
+    epoch: Epoch
+    previous: Digest
+    signature: Signature = b""
+
+    def signed_bytes(self) -> bytes:
+        """Return what the server signs."""
+        return b"bithive round plan\n" + canonical(self, without=frozenset({"signature"}))
+
+
+class TrainRequest(Message):
+    """A plan together with the state of the lane of the site it is sent to."""
+
+    plan: RoundPlan
+    chunks: Annotated[tuple[ChunkState, ...], Field(max_length=4096)]
+
+
+class CoverageCertificate(Message):
+    """A proof that the patients counted in one chunk have live consent (see zk/cover.py)."""
+
+    circuit: Literal["cover8", "cover64"]
+    chunk: Annotated[int, Field(ge=0, lt=2**20)]
+    key_hash: Digest
+    public_inputs: Annotated[tuple[Element, ...], Field(min_length=10, max_length=10)]
+    proof: Annotated[Hex, Field(min_length=256, max_length=256)]
+
+
+class Receipt(Message):
+    """One site's contribution to one round: signed by the site, then by the server.
+
+    It binds consent, privacy and the ciphertext to the payment. ``gradients`` is the number of
+    per-patient clipped gradients that entered the update by the public expectation
+    steps x sampling rate x proven patients, rounded down: real Poisson batch sizes are part of
+    what the mechanism hides.
+    """
+
+    study: Study
+    round: Round
+    site: Site
+    ciphertext_sha256: Digest
+    consent_root: Element
+    certificates: Annotated[tuple[Digest, ...], Field(max_length=4096)]
+    proven_patients: Count
+    gradients: Count
+    epsilon_spent: Decimal
+    delta: Decimal
+    clipping_norm: Decimal
+    model_sha256: Digest
+    site_key: Key32
+    site_signature: Signature = b""
+    server_signature: Signature = b""
+
+    def site_bytes(self) -> bytes:
+        """Return what the site signs: everything but the signatures."""
+        unsigned = frozenset({"site_signature", "server_signature"})
+        return b"bithive contribution\n" + canonical(self, without=unsigned)
+
+    def server_bytes(self) -> bytes:
+        """Return what the server countersigns: the contribution and the site's signature."""
+        return b"bithive receipt\n" + canonical(self, without=frozenset({"server_signature"}))
+
+
+class Contribution(Message):
+    """A site's answer to a plan; the ciphertext rides beside it as a blob."""
+
+    receipt: Receipt
+    encryption: Slug
+    key_id: Annotated[KeyId, Field(pattern=r"^[0-9a-f]{16}$")]
+    length: Annotated[int, Field(ge=1, le=10**9)]
+    certificates: Annotated[tuple[CoverageCertificate, ...], Field(max_length=4096)]
+
+
+class Refusal(Message):
+    """Why a site's update did not count."""
+
+    site: Site
+    round: Round
+    code: Annotated[str, Field(max_length=60)]
+    reason: Annotated[str, Field(max_length=1000)]
+
+
+class OpenRequest(Message):
+    """The server's call to open the sum of one round; the encrypted sum rides beside it."""
+
+    study: Study
+    round: Round
+    key_id: Annotated[KeyId, Field(pattern=r"^[0-9a-f]{16}$")]
+    sum_sha256: Digest
+    length: Annotated[int, Field(ge=1, le=10**9)]
+    receipts: Annotated[tuple[Receipt, ...], Field(min_length=1, max_length=SITES_MAX)]
+    signature: Signature = b""
+
+    def signed_bytes(self) -> bytes:
+        """Return what the server signs."""
+        return b"bithive open\n" + canonical(self, without=frozenset({"signature"}))
+
+
+class Opening(Message):
+    """A site's signed statement of what it decrypted; the sums ride beside it as a blob."""
+
+    study: Study
+    round: Round
+    site: Site
+    sum_sha256: Digest
+    integers_sha256: Digest
+    weight: Count
+    signature: Signature = b""
+
+    def signed_bytes(self) -> bytes:
+        """Return what the site signs."""
+        return b"bithive opening\n" + canonical(self, without=frozenset({"signature"}))
+
+
+class RoundClosed(Message):
+    """What the server announces when a round is over; the market settles it."""
+
+    study: Study
+    round: Round
+    server_key: Key32
+    model_sha256: Digest
+    receipts: Annotated[tuple[Receipt, ...], Field(max_length=SITES_MAX)]
+    refused: Annotated[tuple[Refusal, ...], Field(max_length=SITES_MAX)] = ()
