@@ -158,12 +158,17 @@ class TrainingTerms(Message):
 
     network: Slug
     input_shape: Annotated[tuple[int, ...], Field(min_length=1, max_length=4)]
-    parameters: Annotated[int, Field(ge=1, le=10**9)]
+    tensor_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
     reference_patients: Annotated[int, Field(ge=1, le=10**6)]
     learning_rate: Annotated[float, Field(gt=0, le=1e4)]
     server_learning_rate: Annotated[float, Field(gt=0, le=1e4)]
     server_momentum: Annotated[float, Field(ge=0, lt=1)]
     augment: bool
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, over all tensors."""
+        return sum(self.tensor_sizes)
 
 
 class ConsentTerms(Message):
@@ -233,7 +238,6 @@ class RoundPlan(Message):
     model: Digest
     key_id: Annotated[KeyId, Field(pattern=r"^[0-9a-f]{16}$")]
     steps: Annotated[tuple[float, ...], Field(min_length=1, max_length=10_000)]
-    tensor_sizes: Annotated[tuple[int, ...], Field(min_length=1, max_length=10_000)]
     epoch: Epoch
     previous: Digest
     signature: Signature = b""

@@ -1,0 +1,301 @@
+"""The server's memory: what a round has reached, so that a killed server goes on where it was.
+
+A round's row is written when its plan is signed, and everything after it is keyed by (round,
+site). Closing is one transaction: the new model, the receipts and the closed flag appear together
+or not at all. Ciphertexts are kept until their round is closed, then only their hashes (in the
+receipts) remain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from protocol.messages import Contribution, Refusal, RoundClosed, RoundPlan, StudyTerms, canonical
+from storage.database import open_database, reading, writing
+
+METADATA = sa.MetaData()
+STUDY = sa.Table(
+    "study",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("terms", sa.Text, nullable=False),
+)
+MODELS = sa.Table(
+    "models",
+    METADATA,
+    sa.Column("round", sa.Integer, primary_key=True),  # 0 is the model the study starts from
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+    sa.Column("momentum", sa.LargeBinary, nullable=False),
+    sa.Column("steps", sa.LargeBinary, nullable=False),
+)
+GROUP_KEY = sa.Table(
+    "group_key",
+    METADATA,
+    sa.Column("site", sa.Text, primary_key=True),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("dealer", sa.Text, nullable=False),
+    sa.Column("wrapped", sa.LargeBinary, nullable=False),
+)
+ROUNDS = sa.Table(
+    "rounds",
+    METADATA,
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("frozen", sa.Boolean, nullable=False, default=False),
+    sa.Column("integers", sa.LargeBinary),
+    sa.Column("closed", sa.Text),
+    sa.Column("settled", sa.Boolean, nullable=False, default=False),
+)
+UPLOADS = sa.Table(
+    "uploads",
+    METADATA,
+    sa.Column("round", sa.Integer, sa.ForeignKey("rounds.round"), primary_key=True),
+    sa.Column("site", sa.Text, primary_key=True),
+    sa.Column("contribution", sa.Text, nullable=False),
+    sa.Column("blob", sa.LargeBinary),
+    sa.Column("bytes", sa.Integer, nullable=False),
+)
+REFUSALS = sa.Table(
+    "refusals",
+    METADATA,
+    sa.Column("round", sa.Integer, sa.ForeignKey("rounds.round"), primary_key=True),
+    sa.Column("site", sa.Text, primary_key=True),
+    sa.Column("refusal", sa.Text, nullable=False),
+)
+CERTIFICATES = sa.Table(
+    "certificates",
+    METADATA,
+    # SHA-256 of key hash and statement, never of the proof: Groth16 proofs are malleable.
+    sa.Column("statement", sa.Text, primary_key=True),
+    sa.Column("round", sa.Integer, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """The model after a round: weights, server momentum, next quantisation steps."""
+
+    vector: NDArray[np.float32]  # (parameters,)
+    momentum: NDArray[np.float32]  # (parameters,)
+    steps: NDArray[np.float64]  # (tensors,)
+
+    @property
+    def sha256(self) -> str:
+        """The digest that plans and receipts name the model by."""
+        return model_digest(self.vector)
+
+
+@dataclass(frozen=True)
+class StoredRound:
+    """What is kept of one round."""
+
+    plan: RoundPlan
+    frozen: bool
+    integers: NDArray[np.int64] | None
+    closed: RoundClosed | None
+    settled: bool
+
+
+def model_digest(vector: NDArray[np.float32]) -> str:
+    """Return the SHA-256 of the weights as little-endian float32."""
+    return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
+
+
+class ServerStore:
+    """The server's database; every method is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self._engine = open_database(path, METADATA)
+
+    def found(self, terms: StudyTerms, initial: ModelState) -> None:
+        """Keep the study and the model it starts from; a second call changes nothing."""
+        with writing(self._engine) as connection:
+            if connection.execute(sa.select(STUDY.c.id)).first() is not None:
+                return
+            connection.execute(
+                STUDY.insert().values(id=terms.study, terms=canonical(terms).decode())
+            )
+            connection.execute(MODELS.insert().values(round=0, **_model_row(initial)))
+
+    def terms(self) -> StudyTerms | None:
+        """Return the study's terms, or None in an empty store."""
+        with reading(self._engine) as connection:
+            text = connection.execute(sa.select(STUDY.c.terms)).scalar_one_or_none()
+        return None if text is None else StudyTerms.model_validate_json(text)
+
+    def model(self, round_number: int) -> ModelState:
+        """Return the model as it stood after ``round_number`` (0 before the first)."""
+        query = sa.select(MODELS).where(MODELS.c.round == round_number)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one()
+        return ModelState(
+            np.frombuffer(row.vector, "<f4").astype(np.float32),
+            np.frombuffer(row.momentum, "<f4").astype(np.float32),
+            np.frombuffer(row.steps, "<f8").astype(np.float64),
+        )
+
+    def keep_wrapped(self, dealer: str, key_id: str, wrapped: dict[str, bytes]) -> None:
+        """Keep the group key as the dealer wrapped it for each site; the server cannot open it."""
+        rows = [
+            {"site": site, "key_id": key_id, "dealer": dealer, "wrapped": blob}
+            for site, blob in wrapped.items()
+        ]
+        with writing(self._engine) as connection:
+            connection.execute(GROUP_KEY.delete())
+            connection.execute(GROUP_KEY.insert(), rows)
+
+    def wrapped(self) -> tuple[str, str, dict[str, bytes]] | None:
+        """Return dealer, key id and each site's wrapped key, or None before they were dealt."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(sa.select(GROUP_KEY)).all()
+        if not rows:
+            return None
+        return rows[0].dealer, rows[0].key_id, {row.site: row.wrapped for row in rows}
+
+    def plan(self, plan: RoundPlan) -> None:
+        """Keep a signed plan: the round is open from here on."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                ROUNDS.insert().values(
+                    round=plan.round, plan=canonical(plan).decode(), frozen=False, settled=False
+                )
+            )
+
+    def round(self, number: int) -> StoredRound | None:
+        """Return what is kept of round ``number``, or None where it was never planned."""
+        with reading(self._engine) as connection:
+            row = connection.execute(sa.select(ROUNDS).where(ROUNDS.c.round == number)).first()
+        if row is None:
+            return None
+        return StoredRound(
+            RoundPlan.model_validate_json(row.plan),
+            bool(row.frozen),
+            None if row.integers is None else np.frombuffer(row.integers, "<i8").astype(np.int64),
+            None if row.closed is None else RoundClosed.model_validate_json(row.closed),
+            bool(row.settled),
+        )
+
+    def rounds_closed(self) -> int:
+        """Return the number of the last closed round, 0 for none."""
+        query = sa.select(sa.func.max(ROUNDS.c.round)).where(ROUNDS.c.closed.is_not(None))
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalar_one() or 0
+
+    def accept(
+        self, contribution: Contribution, ciphertext: bytes, statements: list[str]
+    ) -> None:
+        """Keep an accepted contribution and the statements that were verified for it."""
+        receipt = contribution.receipt
+        with writing(self._engine) as connection:
+            for statement in statements:
+                connection.execute(
+                    sa.insert(CERTIFICATES)
+                    .prefix_with("OR IGNORE")
+                    .values(statement=statement, round=receipt.round)
+                )
+            connection.execute(
+                UPLOADS.insert().values(
+                    round=receipt.round,
+                    site=receipt.site,
+                    contribution=canonical(contribution).decode(),
+                    blob=ciphertext,
+                    bytes=len(ciphertext),
+                )
+            )
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Keep a refusal; the first one of a site in a round stands."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                sa.insert(REFUSALS)
+                .prefix_with("OR IGNORE")
+                .values(
+                    round=refusal.round, site=refusal.site, refusal=canonical(refusal).decode()
+                )
+            )
+
+    def is_verified(self, statement: str) -> bool:
+        """Say whether this statement has been proven to us before."""
+        query = sa.select(CERTIFICATES.c.round).where(CERTIFICATES.c.statement == statement)
+        with reading(self._engine) as connection:
+            return connection.execute(query).first() is not None
+
+    def certificates(self) -> int:
+        """Return how many statements have been verified."""
+        with reading(self._engine) as connection:
+            return connection.execute(
+                sa.select(sa.func.count()).select_from(CERTIFICATES)
+            ).scalar_one()
+
+    def uploads(self, number: int) -> dict[str, tuple[Contribution, bytes]]:
+        """Return the accepted contributions of a round with their ciphertexts, by site."""
+        query = sa.select(UPLOADS).where(UPLOADS.c.round == number).order_by(UPLOADS.c.site)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query).all()
+        return {
+            row.site: (Contribution.model_validate_json(row.contribution), row.blob or b"")
+            for row in rows
+        }
+
+    def upload_bytes(self, number: int) -> dict[str, int]:
+        """Return the size of each accepted ciphertext of a round, by site."""
+        query = sa.select(UPLOADS.c.site, UPLOADS.c.bytes).where(UPLOADS.c.round == number)
+        with reading(self._engine) as connection:
+            return {row.site: row.bytes for row in connection.execute(query)}
+
+    def refusals(self, number: int) -> tuple[Refusal, ...]:
+        """Return the refusals of a round, by site."""
+        query = (
+            sa.select(REFUSALS.c.refusal)
+            .where(REFUSALS.c.round == number)
+            .order_by(REFUSALS.c.site)
+        )
+        with reading(self._engine) as connection:
+            return tuple(
+                Refusal.model_validate_json(text) for text in connection.execute(query).scalars()
+            )
+
+    def freeze(self, number: int) -> None:
+        """Fix the set of contributions; after this none is accepted into the round."""
+        with writing(self._engine) as connection:
+            connection.execute(ROUNDS.update().where(ROUNDS.c.round == number).values(frozen=True))
+
+    def close(
+        self, closed: RoundClosed, after: ModelState, integers: NDArray[np.int64] | None
+    ) -> None:
+        """Close a round: its model, receipts and flag in one transaction; ciphertexts go."""
+        with writing(self._engine) as connection:
+            connection.execute(MODELS.insert().values(round=closed.round, **_model_row(after)))
+            connection.execute(
+                ROUNDS.update()
+                .where(ROUNDS.c.round == closed.round)
+                .values(
+                    closed=canonical(closed).decode(),
+                    integers=None if integers is None else integers.astype("<i8").tobytes(),
+                    frozen=True,
+                )
+            )
+            connection.execute(
+                UPLOADS.update().where(UPLOADS.c.round == closed.round).values(blob=None)
+            )
+
+    def settled(self, number: int) -> None:
+        """Mark a closed round as settled by the market."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                ROUNDS.update().where(ROUNDS.c.round == number).values(settled=True)
+            )
+
+
+def _model_row(state: ModelState) -> dict[str, bytes]:
+    return {
+        "vector": state.vector.astype("<f4").tobytes(),
+        "momentum": state.momentum.astype("<f4").tobytes(),
+        "steps": state.steps.astype("<f8").tobytes(),
+    }

@@ -1,0 +1,58 @@
+"""Write a file whole or not at all, private where it holds a secret.
+
+The bytes go to a temporary file in the same folder, reach the disk (``fsync``), and take the name
+in one step (``os.replace``), so that a reader or a crash meets the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from protocol.errors import storage_error
+
+PRIVATE: Final = 0o600
+PUBLIC: Final = 0o644
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = PUBLIC) -> None:
+    """Replace the file at ``path`` by ``content``.
+
+    Args:
+        path: Its folder is made where it does not exist.
+        content: All of the file.
+        mode: ``PRIVATE`` for keys and anything a patient could be known from.
+
+    Raises:
+        DiskFull: No space; the old file is untouched.
+        StorageFailed: The operating system refused for another reason.
+    """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise storage_error(error, path.name) from error
+
+
+def private_folder(path: Path) -> Path:
+    """Make the folder at ``path``, closed to other users of the machine, and return it.
+
+    Raises:
+        StorageFailed: The operating system refused.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise storage_error(error, path.name) from error
+    return path
