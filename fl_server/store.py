@@ -9,16 +9,29 @@ receipts) remain.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from protocol.messages import Contribution, Refusal, RoundClosed, RoundPlan, StudyTerms, canonical
+from protocol.ids import SiteId
+from protocol.messages import (
+    ChunkState,
+    Contribution,
+    Refusal,
+    RoundClosed,
+    RoundPlan,
+    StudyTerms,
+    canonical,
+)
 from storage.database import open_database, reading, writing
 
+LANES: Final = TypeAdapter(dict[SiteId, tuple[ChunkState, ...]])
 METADATA = sa.MetaData()
 STUDY = sa.Table(
     "study",
@@ -47,6 +60,7 @@ ROUNDS = sa.Table(
     METADATA,
     sa.Column("round", sa.Integer, primary_key=True),
     sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("lanes", sa.Text, nullable=False),
     sa.Column("frozen", sa.Boolean, nullable=False, default=False),
     sa.Column("integers", sa.LargeBinary),
     sa.Column("closed", sa.Text),
@@ -96,6 +110,7 @@ class StoredRound:
     """What is kept of one round."""
 
     plan: RoundPlan
+    lanes: dict[SiteId, tuple[ChunkState, ...]]
     frozen: bool
     integers: NDArray[np.int64] | None
     closed: RoundClosed | None
@@ -158,12 +173,16 @@ class ServerStore:
             return None
         return rows[0].dealer, rows[0].key_id, {row.site: row.wrapped for row in rows}
 
-    def plan(self, plan: RoundPlan) -> None:
-        """Keep a signed plan: the round is open from here on."""
+    def plan(self, plan: RoundPlan, lanes: Mapping[SiteId, tuple[ChunkState, ...]]) -> None:
+        """Keep a signed plan and the lanes it refers to: the round is open from here on."""
         with writing(self._engine) as connection:
             connection.execute(
                 ROUNDS.insert().values(
-                    round=plan.round, plan=canonical(plan).decode(), frozen=False, settled=False
+                    round=plan.round,
+                    plan=canonical(plan).decode(),
+                    lanes=LANES.dump_json(dict(lanes)).decode(),
+                    frozen=False,
+                    settled=False,
                 )
             )
 
@@ -175,6 +194,7 @@ class ServerStore:
             return None
         return StoredRound(
             RoundPlan.model_validate_json(row.plan),
+            LANES.validate_json(row.lanes),
             bool(row.frozen),
             None if row.integers is None else np.frombuffer(row.integers, "<i8").astype(np.int64),
             None if row.closed is None else RoundClosed.model_validate_json(row.closed),
@@ -187,9 +207,7 @@ class ServerStore:
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one() or 0
 
-    def accept(
-        self, contribution: Contribution, ciphertext: bytes, statements: list[str]
-    ) -> None:
+    def accept(self, contribution: Contribution, ciphertext: bytes, statements: list[str]) -> None:
         """Keep an accepted contribution and the statements that were verified for it."""
         receipt = contribution.receipt
         with writing(self._engine) as connection:
@@ -215,9 +233,7 @@ class ServerStore:
             connection.execute(
                 sa.insert(REFUSALS)
                 .prefix_with("OR IGNORE")
-                .values(
-                    round=refusal.round, site=refusal.site, refusal=canonical(refusal).decode()
-                )
+                .values(round=refusal.round, site=refusal.site, refusal=canonical(refusal).decode())
             )
 
     def is_verified(self, statement: str) -> bool:
@@ -288,9 +304,7 @@ class ServerStore:
     def settled(self, number: int) -> None:
         """Mark a closed round as settled by the market."""
         with writing(self._engine) as connection:
-            connection.execute(
-                ROUNDS.update().where(ROUNDS.c.round == number).values(settled=True)
-            )
+            connection.execute(ROUNDS.update().where(ROUNDS.c.round == number).values(settled=True))
 
 
 def _model_row(state: ModelState) -> dict[str, bytes]:

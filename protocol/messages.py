@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
@@ -128,6 +129,20 @@ def read(kind: type[AnyMessage], received: object) -> AnyMessage:
         raise MalformedMessage(kind.__name__, f"{where}: {first['msg']}") from error
 
 
+class Join(Message):
+    """A site's signed answer to the server's roll call; ``nonce`` makes it fresh."""
+
+    site: Site
+    terms: Digest
+    nonce: Digest
+    key_id: Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]
+    signature: Signature = b""
+
+    def signed_bytes(self) -> bytes:
+        """Return what the site signs."""
+        return b"bithive join\n" + canonical(self, without=frozenset({"signature"}))
+
+
 class SiteIdentity(Message):
     """A registered hospital: its public keys, raw 32 bytes each."""
 
@@ -151,6 +166,14 @@ class PrivacyTerms(Message):
     clipping_norm: Annotated[float, Field(gt=0, le=1e6)]
     steps: Annotated[int, Field(ge=1, le=100_000)]
     accountant: Literal["rdp", "prv"]
+
+    def gradients(self, proven_patients: int) -> int:
+        """Return the per-patient gradients one round of ``proven_patients`` is paid for.
+
+        It is the expectation steps x sampling rate x patients, rounded down: the sizes of the
+        real Poisson batches are part of what the mechanism hides.
+        """
+        return math.floor(self.steps * self.sampling_rate * proven_patients)
 
 
 class TrainingTerms(Message):
@@ -268,9 +291,7 @@ class Receipt(Message):
     """One site's contribution to one round: signed by the site, then by the server.
 
     It binds consent, privacy and the ciphertext to the payment. ``gradients`` is the number of
-    per-patient clipped gradients that entered the update by the public expectation
-    steps x sampling rate x proven patients, rounded down: real Poisson batch sizes are part of
-    what the mechanism hides.
+    per-patient clipped gradients that entered the update, see ``PrivacyTerms.gradients``.
     """
 
     study: Study

@@ -1,0 +1,437 @@
+"""The hospital's agent: it holds data, keys and budget, and answers frames.
+
+It obeys nobody. A request is read as hostile, checked against the study terms that this hospital
+approved, and answered or refused with a code and a sentence::
+
+    join      ─▶ who we are, signed over the server's nonce
+    deal-key  ─▶ a new group key, wrapped for each other hospital
+    take-key  ─▶ unwrap and keep it
+    train     ─▶ select, reserve, train, seal, prove, sign (fl_client/egress.py)
+    open      ─▶ decrypt one sum per round, sign what it holds
+
+What holds, each a test in tests/fl_client/test_agent.py:
+
+1. A plan the server did not sign, of other terms, or for a round answered otherwise, is refused.
+2. The same plan asked twice gets the same bytes twice, across restarts.
+3. Nothing is read without a consent selection, and nothing leaves without reserved epsilon.
+4. One sum is opened per round, and only of the least number of sites the study allows, or more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import ROUND_UP, Decimal
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from consent.openings import OpeningStore
+from fl_client.coverage import Certifier, Selection, TooFewPatients, select
+from fl_client.egress import Outgoing, round_event, seal, train_round
+from fl_client.store import HeldKey, SiteStore
+from privacy.bfv import EncryptedSum, SecretKey, generate_key, open_sum
+from privacy.budget import PrivacyBudget
+from privacy.keys import SiteKeys, unwrap, wrap
+from privacy.packing import unpack
+from privacy.parameters import ParameterSet
+from privacy.randomness import RandomStream
+from privacy.signatures import check_signature
+from protocol.errors import BitHiveError, FederationError, PrivacyError
+from protocol.frames import Frame, MalformedFrame, decode, encode
+from protocol.ids import PatientId, SiteId
+from protocol.messages import (
+    ChunkState,
+    Contribution,
+    CoverageCertificate,
+    Join,
+    Opening,
+    OpenRequest,
+    Receipt,
+    RoundPlan,
+    StudyTerms,
+    TrainRequest,
+    body,
+    digest,
+    read,
+)
+from protocol.progress import Progress, Step, silent
+from records.dataset import Loader, Patient
+from zk.cover import CoverStatement
+
+log = logging.getLogger("bithive.agent")
+COHORT_MIN: Final = 5
+"""Fewest patients a site trains on; below it, statistics are about persons."""
+WRAP_CONTEXT: Final = b"bithive group key v1"
+
+
+class PlanRefused(FederationError):
+    """A plan or request is not for the study this hospital approved."""
+
+    code = "plan-refused"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"this hospital does not take part in that: {why}")
+
+
+class KeyMissing(PrivacyError):
+    """The group key of the encryption has not reached this hospital, or is another one."""
+
+    code = "key-missing"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            f"this hospital does not hold the group key {key_id}; ask the server to pass it on "
+            "again"
+        )
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """What a hospital decides for itself.
+
+    ``approved`` is the digest of the study terms that its officer approved; ``seed`` makes a
+    demonstration reproducible and is None wherever data is real, since noise that can be drawn
+    again hides nothing; ``keep_integers`` lets a demonstration check the opened sum.
+    """
+
+    site: SiteId
+    home: Path
+    approved: str
+    seed: int | None = None
+    keep_integers: bool = False
+    cohort_min: int = COHORT_MIN
+
+
+@dataclass
+class Agent:
+    """One hospital's agent for one study. ``answer`` is its only door."""
+
+    settings: SiteSettings
+    terms: StudyTerms
+    keys: SiteKeys
+    patients: Mapping[PatientId, Patient]
+    loader: Loader
+    module: torch.nn.Module
+    parameters: ParameterSet
+    openings: OpeningStore
+    budget: PrivacyBudget
+    certifier: Certifier
+    store: SiteStore
+    progress: Progress = silent
+
+    def __post_init__(self) -> None:
+        if digest(self.terms) != self.settings.approved:
+            raise PlanRefused("its terms are not those that were approved")
+        self._lock = threading.Lock()
+
+    def answer(self, frame: bytes) -> bytes:
+        """Answer one frame; a refusal is an answer too, and says why."""
+        doors: dict[str, Callable[[Frame], bytes]] = {
+            "join": self._join,
+            "deal-key": self._deal_key,
+            "take-key": self._take_key,
+            "train": self._train,
+            "open": self._open,
+        }
+        try:
+            request = decode(frame)
+            door = doors.get(request.kind)
+            if door is None:
+                raise MalformedFrame(f"there is no {request.kind!r}")
+            with self._lock:
+                return door(request)
+        except BitHiveError as error:
+            log.warning("refused: %s", error.code)
+            return encode("refused", {"code": error.code, "reason": str(error)})
+
+    # Who we are, and the group key
+
+    def _join(self, request: Frame) -> bytes:
+        self._check_terms(request)
+        held = self.store.group_key(self.terms.study)
+        join = read(
+            Join,
+            {
+                "site": self.settings.site,
+                "terms": self.settings.approved,
+                "nonce": request.body.get("nonce"),
+                "key_id": "" if held is None else held.key_id,
+            },
+        )
+        signature = self.keys.sign(join.signed_bytes())
+        return encode("joined", body(join.model_copy(update={"signature": signature})))
+
+    def _deal_key(self, request: Frame) -> bytes:
+        """Make the group key once; asked again, give the same wrapped copies again."""
+        self._check_terms(request)
+        held = self.store.group_key(self.terms.study)
+        if held is not None and held.dealt is not None:
+            return held.dealt
+        key = generate_key(self.parameters)
+        secret = key.to_bytes()
+        wrapped = {
+            str(other.site): wrap(
+                secret,
+                other.agreement_key,
+                self.keys.agreement,
+                context=self._wrap_context(key.key_id, self.settings.site, other.site),
+            )
+            for other in self.terms.sites
+            if other.site != self.settings.site
+        }
+        reply = encode("key", {"key_id": key.key_id}, wrapped)
+        self.store.keep_group_key(self.terms.study, HeldKey(key.key_id, secret, reply))
+        return reply
+
+    def _take_key(self, request: Frame) -> bytes:
+        dealer = self.terms.identity(SiteId(str(request.body.get("dealer"))))
+        key_id = str(request.body.get("key_id"))
+        if dealer is None:
+            raise PlanRefused("the group key comes from no site of this study")
+        secret = unwrap(
+            request.blobs.get("wrapped", b""),
+            dealer.agreement_key,
+            self.keys.agreement,
+            context=self._wrap_context(key_id, dealer.site, self.settings.site),
+        )
+        key = SecretKey.from_bytes(secret, self.parameters)
+        if key.key_id != key_id:
+            raise KeyMissing(key_id)
+        self.store.keep_group_key(self.terms.study, HeldKey(key_id, secret, None))
+        return encode("taken", {"key_id": key_id})
+
+    def _wrap_context(self, key_id: str, dealer: SiteId, recipient: SiteId) -> bytes:
+        names = "\n".join([self.terms.study, key_id, dealer, recipient])
+        return WRAP_CONTEXT + b"\n" + names.encode()
+
+    def _key(self, key_id: str) -> SecretKey:
+        held = self.store.group_key(self.terms.study)
+        if held is None or held.key_id != key_id:
+            raise KeyMissing(key_id)
+        return SecretKey.from_bytes(held.secret, self.parameters)
+
+    # Train
+
+    def _train(self, request: Frame) -> bytes:
+        asked = read(TrainRequest, request.body)
+        plan = asked.plan
+        self._check_plan(plan)
+        plan_digest = digest(plan)
+        earlier = self.store.answer(plan.study, plan.round, plan_digest)
+        if earlier is not None:
+            self.budget.commit(plan.study, plan.round)
+            return earlier
+        model = _model(request.blobs.get("model", b""), plan, self.terms.training.parameters)
+        selections = self.choose(plan, asked.chunks)
+        certification = self.certifier.begin(selections)
+        self.budget.reserve(plan.study, plan.round, round_event(self.terms))
+
+        patients = [patient for selection in selections for patient in selection.patients]
+        outgoing = self._update(plan, model, patients)
+        started = time.thread_time()
+        certificates = self.certifier.finish(certification)
+        self.progress(
+            Step("prove", plan.round, self.settings.site, seconds=time.thread_time() - started)
+        )
+
+        reply = self._contribution(plan, outgoing, certificates)
+        kept = outgoing.integers.astype("<i8").tobytes() if self.settings.keep_integers else None
+        self.store.keep_answer(plan.study, plan.round, plan_digest, reply, kept)
+        self.budget.commit(plan.study, plan.round)
+        return reply
+
+    def choose(self, plan: RoundPlan, chunks: tuple[ChunkState, ...]) -> list[Selection]:
+        """Choose this round's patients from what their consent allows.
+
+        Raises:
+            TooFewPatients: Fewer than the site's minimum.
+            ConsentError: The lane or epoch is not what the registry signed.
+        """
+        selections = select(
+            self.terms, self.settings.site, plan, chunks, self.openings, self.patients
+        )
+        found = sum(len(selection.patients) for selection in selections)
+        if found < self.settings.cohort_min:
+            raise TooFewPatients(found, self.settings.cohort_min)
+        return selections
+
+    def _update(self, plan: RoundPlan, model: np.ndarray, patients: list[Patient]) -> Outgoing:
+        """Train on the chosen patients and seal the update."""
+        stream = self._stream(plan)
+        update = train_round(
+            self.terms,
+            plan,
+            self.settings.site,
+            self.module,
+            model,
+            patients,
+            self.loader,
+            stream.child("train"),
+            self.progress,
+        )
+        return seal(
+            self.terms,
+            plan,
+            self.settings.site,
+            update,
+            len(patients),
+            self.parameters,
+            self._key(plan.key_id),
+            stream.child("round"),
+            self.progress,
+        )
+
+    def _stream(self, plan: RoundPlan) -> RandomStream:
+        if self.settings.seed is None:
+            return RandomStream.from_system()
+        return RandomStream.from_seed(
+            self.settings.seed, self.terms.study, self.settings.site, str(plan.round)
+        )
+
+    def _contribution(
+        self, plan: RoundPlan, outgoing: Outgoing, certificates: tuple[CoverageCertificate, ...]
+    ) -> bytes:
+        statements = [
+            CoverStatement.from_public_inputs(list(one.public_inputs)) for one in certificates
+        ]
+        proven = sum(statement.count for statement in statements)
+        privacy = self.terms.privacy
+        receipt = Receipt(
+            study=plan.study,
+            round=plan.round,
+            site=self.settings.site,
+            ciphertext_sha256=outgoing.sha256,
+            consent_root=plan.epoch.root,
+            certificates=tuple(statement.digest() for statement in statements),
+            proven_patients=proven,
+            gradients=privacy.gradients(proven),
+            epsilon_spent=decimal_text(self.budget.spent()),
+            delta=decimal_text(privacy.delta),
+            clipping_norm=decimal_text(privacy.clipping_norm),
+            model_sha256=plan.model,
+            site_key=self.keys.signing_public,
+        )
+        signature = self.keys.sign(receipt.site_bytes())
+        contribution = Contribution(
+            receipt=receipt.model_copy(update={"site_signature": signature}),
+            encryption=outgoing.encrypted.parameters,
+            key_id=outgoing.encrypted.key_id,
+            length=outgoing.encrypted.length,
+            certificates=certificates,
+        )
+        return encode("contribution", body(contribution), {"update": outgoing.encrypted.blob})
+
+    # Open
+
+    def _open(self, request: Frame) -> bytes:
+        asked = read(OpenRequest, request.body.get("request"))
+        check_signature(
+            self.terms.server_key,
+            asked.signature,
+            asked.signed_bytes(),
+            what="call to open",
+            who="the server",
+        )
+        self._check_cohort(asked)
+        blob = request.blobs.get("sum", b"")
+        if hashlib.sha256(blob).hexdigest() != asked.sum_sha256:
+            raise PlanRefused("the encrypted sum is not the one that was announced")
+        self.store.open_once(asked.study, asked.round, asked.sum_sha256)
+        started = time.thread_time()
+        words = open_sum(
+            EncryptedSum(
+                blob=blob,
+                key_id=asked.key_id,
+                parameters=self.terms.encryption,
+                length=asked.length,
+                sites=len(asked.receipts),
+            ),
+            self._key(asked.key_id),
+        )
+        integers, weight = unpack(words, asked.length, len(asked.receipts), self.parameters)
+        opened = integers.astype("<i8").tobytes()
+        opening = Opening(
+            study=asked.study,
+            round=asked.round,
+            site=self.settings.site,
+            sum_sha256=asked.sum_sha256,
+            integers_sha256=hashlib.sha256(opened).hexdigest(),
+            weight=weight,
+        )
+        signature = self.keys.sign(opening.signed_bytes())
+        blobs = {"integers": opened} if request.body.get("send_integers") is True else {}
+        self.progress(
+            Step("open", asked.round, self.settings.site, seconds=time.thread_time() - started)
+        )
+        return encode("opening", body(opening.model_copy(update={"signature": signature})), blobs)
+
+    def _check_cohort(self, asked: OpenRequest) -> None:
+        """A sum of too few, or of anything but signed contributions, is not opened."""
+        sites = {receipt.site for receipt in asked.receipts}
+        if asked.study != self.terms.study or len(sites) != len(asked.receipts):
+            raise PlanRefused("the call to open names another study, or a site twice")
+        if len(sites) < self.terms.sites_min:
+            raise PlanRefused(f"a sum of {len(sites)} sites shows too much of each")
+        for receipt in asked.receipts:
+            identity = self.terms.identity(receipt.site)
+            if identity is None or (receipt.study, receipt.round) != (asked.study, asked.round):
+                raise PlanRefused("a receipt in the call to open is not of this round")
+            check_signature(
+                identity.signing_key,
+                receipt.site_signature,
+                receipt.site_bytes(),
+                what="receipt",
+                who=receipt.site,
+            )
+
+    # Checks
+
+    def _check_terms(self, request: Frame) -> None:
+        if request.body.get("terms") != self.settings.approved:
+            raise PlanRefused("its terms are not those that were approved")
+
+    def _check_plan(self, plan: RoundPlan) -> None:
+        if plan.study != self.terms.study or plan.terms != self.settings.approved:
+            raise PlanRefused("the plan is for other terms than those that were approved")
+        if plan.round > self.terms.rounds:
+            raise PlanRefused(f"the study has {self.terms.rounds} rounds")
+        check_signature(
+            self.terms.server_key,
+            plan.signature,
+            plan.signed_bytes(),
+            what="round plan",
+            who="the server",
+        )
+        if len(plan.steps) != len(self.terms.training.tensor_sizes) or min(plan.steps) <= 0:
+            raise PlanRefused("the plan's step sizes do not fit the model")
+
+
+def decimal_text(value: float) -> str:
+    """Write a positive number as signed decimal text, rounded up at the sixth digit.
+
+    Examples:
+        >>> decimal_text(2.71828182)
+        '2.718282'
+        >>> decimal_text(1e-05)
+        '0.00001'
+    """
+    quantum = Decimal("0.000001")
+    text = format(Decimal(repr(value)).quantize(quantum, rounding=ROUND_UP), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _model(blob: bytes, plan: RoundPlan, parameters: int) -> np.ndarray:
+    if hashlib.sha256(blob).hexdigest() != plan.model:
+        raise PlanRefused("the model that came is not the one the plan names")
+    vector = np.frombuffer(blob, "<f4").astype(np.float32)
+    if vector.size != parameters or not np.isfinite(vector).all():
+        raise PlanRefused("the model has another size, or numbers that are not finite")
+    return vector

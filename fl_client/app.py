@@ -1,0 +1,50 @@
+"""The Flower ClientApp: it carries frames between Flower and the hospital's agent.
+
+It imports Flower and the standard library only. Nothing that decides what leaves the hospital is
+here: a study could ship another ClientApp, it still meets the same agent.
+
+The node's configuration names the agent: ``--node-config 'agent="unix:/run/bithive/agent.sock"'``.
+"""
+
+from __future__ import annotations
+
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fl_client.link import ask
+from protocol.frames import MalformedFrame
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Carry a call to train."""
+    return _carry(message, context)
+
+
+@app.query("join")
+def join(message: Message, context: Context) -> Message:
+    """Carry the roll call."""
+    return _carry(message, context)
+
+
+@app.query("key")
+def key(message: Message, context: Context) -> Message:
+    """Carry the dealing and taking of the group key."""
+    return _carry(message, context)
+
+
+@app.query("open")
+def open_sum(message: Message, context: Context) -> Message:
+    """Carry a call to open a sum."""
+    return _carry(message, context)
+
+
+def _carry(message: Message, context: Context) -> Message:
+    array = next(iter(message.content.array_records.values()), ArrayRecord()).get("frame")
+    if array is None:
+        raise MalformedFrame("the Flower message holds none")
+    reply = ask(str(context.node_config["agent"]), bytes(array.data))
+    carried = Array(dtype="uint8", shape=(len(reply),), stype=array.stype, data=reply)
+    return Message(RecordDict({"frame": ArrayRecord({"frame": carried})}), reply_to=message)

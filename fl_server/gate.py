@@ -1,0 +1,274 @@
+"""The gate: what a contribution must show before it counts.
+
+Checks run from cheap to dear, and none parses the ciphertext before consent is proven::
+
+    registered site, its signature, this round's plan
+      → hash of the ciphertext, key id, parameter set
+      → privacy report within the study's terms
+      → one certificate per chunk: lane, scope, days, context, chunk root at the round's epoch
+      → count of patients and gradients
+      → the proofs themselves (py_ecc), those not verified before, in one batch
+      → shape of the ciphertext
+
+What holds, each a test in tests/fl_server/test_gate.py:
+
+1. An accepted contribution has, for every patient it counts, a live leaf under the plan's root.
+2. A certificate for another site, study, data set, purpose, day or registry state is refused.
+3. The identity of a certificate is its statement, never its proof bytes.
+
+References:
+    Consent coverage certificates: docs/architecture.md, "Consent".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from privacy.bfv import EncryptedUpdate, ServerContext
+from privacy.signatures import check_signature
+from protocol.errors import FederationError, ProofError
+from protocol.ids import SiteId, number_of
+from protocol.messages import (
+    PROTOCOL_VERSION,
+    ChunkState,
+    Contribution,
+    CoverageCertificate,
+    Receipt,
+    RoundPlan,
+    StudyTerms,
+)
+from zk.cover import CoverStatement, Scope, context_of
+from zk.groth16 import verify_many
+from zk.keys import VerificationKey
+from zk.merkle import MerkleTree
+
+PROOFS_BATCH_MAX: Final = 64
+
+
+class ContributionRefused(FederationError):
+    """A contribution does not belong to this round, or says something else than it should."""
+
+    code = "contribution-refused"
+
+    def __init__(self, site: SiteId, why: str) -> None:
+        self.site = site
+        self.why = why
+        super().__init__(f"the update of {site} does not count in this round: {why}")
+
+
+class CertificateRefused(ProofError):
+    """A certificate is for something else than what this round needs."""
+
+    code = "certificate-refused"
+
+    def __init__(self, chunk: int, why: str) -> None:
+        self.chunk = chunk
+        self.why = why
+        super().__init__(f"the consent certificate for chunk {chunk} does not serve: {why}")
+
+
+class CertificateStale(ProofError):
+    """A certificate was proven against a registry state that has passed."""
+
+    code = "certificate-stale"
+
+    def __init__(self, chunk: int) -> None:
+        self.chunk = chunk
+        super().__init__(
+            f"the consent certificate for chunk {chunk} was proven against leaves that have "
+            "changed since: a patient withdrew; leave her out, prove the chunk again, and send "
+            "the next round's update"
+        )
+
+
+class ProvenTooMuch(ProofError):
+    """The contribution counts more patients than its certificates prove."""
+
+    code = "proven-too-much"
+
+    def __init__(self, site: SiteId, claimed: int, proven: int) -> None:
+        self.site = site
+        super().__init__(f"{site} counts {claimed} patients and proves {proven}")
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A contribution that passed: its ciphertext, and the statements newly verified for it."""
+
+    receipt: Receipt
+    update: EncryptedUpdate
+    statements: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The server's conditions for one study.
+
+    ``verification_key`` is the one the study's terms name; whether a development key may serve
+    was decided when it was loaded (``zk.keys.check_allowed``).
+    """
+
+    terms: StudyTerms
+    verification_key: VerificationKey
+    context: ServerContext
+
+    def admit(
+        self,
+        contribution: Contribution,
+        ciphertext: bytes,
+        plan: RoundPlan,
+        lane: Sequence[ChunkState],
+        known: Mapping[str, bool],
+    ) -> Admitted:
+        """Check everything; return what may be added to the sum.
+
+        Args:
+            contribution: As the site sent it.
+            ciphertext: The blob that came beside it; hostile.
+            plan: The round's signed plan.
+            lane: The chunks of this site's lane at the plan's epoch.
+            known: For a statement's digest, whether it has been verified in an earlier round.
+
+        Raises:
+            ContributionRefused: It is not for this round, or its report breaks the terms.
+            CertificateRefused: A certificate is for something else.
+            CertificateStale: A certificate's chunk has changed since it was proven.
+            ProvenTooMuch: It counts more patients than it proves.
+            ProofInvalid: A proof does not hold.
+            BadSignature: The site did not sign it.
+            PrivacyError: The ciphertext is malformed or under another key.
+        """
+        receipt = contribution.receipt
+        self._check_origin(receipt, plan)
+        self._check_envelope(contribution, ciphertext, plan)
+        self._check_privacy(receipt)
+        statements = self._check_certificates(contribution, lane)
+        proven = sum(statement.count for statement in statements)
+        if receipt.proven_patients != proven or proven == 0:
+            raise ProvenTooMuch(receipt.site, receipt.proven_patients, proven)
+        if receipt.gradients != self.terms.privacy.gradients(proven):
+            raise ContributionRefused(receipt.site, "its number of gradients does not follow")
+        fresh = self._verify(contribution.certificates, statements, known)
+        update = EncryptedUpdate(
+            blob=ciphertext,
+            key_id=contribution.key_id,
+            parameters=contribution.encryption,
+            length=contribution.length,
+        )
+        self.context.check(update)
+        return Admitted(receipt, update, fresh)
+
+    def _check_origin(self, receipt: Receipt, plan: RoundPlan) -> None:
+        identity = self.terms.identity(receipt.site)
+        if identity is None or identity.signing_key != receipt.site_key:
+            raise ContributionRefused(receipt.site, "this site and key are not registered")
+        check_signature(
+            identity.signing_key,
+            receipt.site_signature,
+            receipt.site_bytes(),
+            what="contribution",
+            who=receipt.site,
+        )
+        if (receipt.study, receipt.round) != (plan.study, plan.round):
+            raise ContributionRefused(receipt.site, "it is for another study or round")
+        if receipt.model_sha256 != plan.model:
+            raise ContributionRefused(receipt.site, "it was trained from another model")
+        if receipt.consent_root != plan.epoch.root:
+            raise ContributionRefused(receipt.site, "it names another consent root")
+
+    def _check_envelope(
+        self, contribution: Contribution, ciphertext: bytes, plan: RoundPlan
+    ) -> None:
+        receipt = contribution.receipt
+        if hashlib.sha256(ciphertext).hexdigest() != receipt.ciphertext_sha256:
+            raise ContributionRefused(receipt.site, "the ciphertext is not the one it signed")
+        if contribution.encryption != self.terms.encryption:
+            raise ContributionRefused(receipt.site, "it uses another parameter set")
+        if contribution.key_id != plan.key_id:
+            raise ContributionRefused(receipt.site, "it is encrypted under another key")
+        if contribution.length != self.terms.training.parameters:
+            raise ContributionRefused(receipt.site, "it has another number of parameters")
+
+    def _check_privacy(self, receipt: Receipt) -> None:
+        privacy = self.terms.privacy
+        if Decimal(receipt.epsilon_spent) > Decimal(str(privacy.epsilon)):
+            raise ContributionRefused(receipt.site, "it spent more epsilon than the study allows")
+        if Decimal(receipt.delta) != Decimal(str(privacy.delta)):
+            raise ContributionRefused(receipt.site, "it reports another delta")
+        if Decimal(receipt.clipping_norm) != Decimal(str(privacy.clipping_norm)):
+            raise ContributionRefused(receipt.site, "it used another clipping norm")
+
+    def _check_certificates(
+        self, contribution: Contribution, lane: Sequence[ChunkState]
+    ) -> list[CoverStatement]:
+        roots = {state.chunk: chunk_root(state.leaves) for state in lane}
+        receipt = contribution.receipt
+        statements: list[CoverStatement] = []
+        seen: set[int] = set()
+        for certificate in contribution.certificates:
+            if certificate.chunk in seen:
+                raise CertificateRefused(certificate.chunk, "the chunk is counted twice")
+            seen.add(certificate.chunk)
+            if certificate.chunk not in roots:
+                raise CertificateRefused(certificate.chunk, "it is not of this site's lane")
+            statements.append(self._statement(receipt.site, certificate, roots))
+        digests = tuple(statement.digest() for statement in statements)
+        if digests != receipt.certificates:
+            raise ContributionRefused(receipt.site, "its receipt names other certificates")
+        return statements
+
+    def _statement(
+        self, site: SiteId, certificate: CoverageCertificate, roots: Mapping[int, int]
+    ) -> CoverStatement:
+        consent = self.terms.consent
+        if certificate.circuit != consent.circuit or certificate.key_hash != consent.key_hash:
+            raise CertificateRefused(certificate.chunk, "it uses another circuit or key")
+        statement = CoverStatement.from_public_inputs(list(certificate.public_inputs))
+        if statement.scope != scope_of(self.terms, site, certificate.chunk):
+            raise CertificateRefused(
+                certificate.chunk, "it is for another study, site, data set, purpose or time"
+            )
+        if statement.chunk_root != roots[certificate.chunk]:
+            raise CertificateStale(certificate.chunk)
+        return statement
+
+    def _verify(
+        self,
+        certificates: Sequence[CoverageCertificate],
+        statements: Sequence[CoverStatement],
+        known: Mapping[str, bool],
+    ) -> tuple[str, ...]:
+        fresh = [
+            (statement, certificate.proof)
+            for statement, certificate in zip(statements, certificates, strict=True)
+            if not known.get(statement.digest(), False)
+        ]
+        for start in range(0, len(fresh), PROOFS_BATCH_MAX):
+            verify_many(self.verification_key, fresh[start : start + PROOFS_BATCH_MAX])
+        return tuple(statement.digest() for statement, _ in fresh)
+
+
+def scope_of(terms: StudyTerms, site: SiteId, chunk: int) -> Scope:
+    """Return what a certificate of ``site`` for ``chunk`` must be about in this study."""
+    consent = terms.consent
+    return Scope(
+        study=number_of(terms.study, bits=64),
+        site=number_of(site, bits=32),
+        dataset=number_of(consent.dataset, bits=32),
+        required=consent.required,
+        from_day=consent.from_day,
+        through_day=consent.through_day,
+        context=context_of(PROTOCOL_VERSION, consent.registry, consent.key_hash, chunk),
+    )
+
+
+def chunk_root(leaves: Sequence[int]) -> int:
+    """Return the Poseidon Merkle root of one chunk's leaves (a power of two of them)."""
+    depth = len(leaves).bit_length() - 1
+    tree = MerkleTree(depth)
+    tree.set_many(dict(enumerate(leaves)))
+    return tree.root
