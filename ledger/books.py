@@ -37,34 +37,35 @@ from ledger import journal
 from ledger.chart import BURNED, GENESIS, treasury
 from ledger.journal import Leg, Transfer, UnknownAccount
 from ledger.reconcile import LedgerReport, reconcile
-from ledger.store import ACCOUNTS, open_database, reading, writing
+from ledger.store import ACCOUNTS, open_tables
 from ledger.tokenomics import Allocation
 from protocol.ids import AccountId
 from protocol.units import TOTAL_SUPPLY
+from storage.database import reading, writing
 
 
 class Ledger:
     """The books in one SQLite database. Safe to share between threads and processes.
 
     Args:
-        database: The file, created if need be; or an engine of ``ledger.store.open_database``,
+        database: The file, created if need be; or an engine of ``ledger.store.open_tables``,
             to share one file with the audit log.
 
     Raises:
-        LedgerDamaged: The file is not a sound database.
+        DatabaseDamaged: The file is not a sound database.
         DiskFull, StorageFailed: The file cannot be created. Every method may raise these three.
     """
 
     def __init__(self, database: Path | Engine) -> None:
-        self.engine = open_database(database) if isinstance(database, Path) else database
+        self.engine = open_tables(database) if isinstance(database, Path) else database
 
     def close(self) -> None:
         """Close the connections to the file."""
         self.engine.dispose()
 
-    def begin(self, what: str) -> AbstractContextManager[Connection]:
+    def begin(self) -> AbstractContextManager[Connection]:
         """Begin a transaction for ``ledger.journal``; it commits if the block does not raise."""
-        return writing(self.engine, what)
+        return writing(self.engine)
 
     def genesis(self, allocation: Allocation, *, now: datetime) -> Transfer:
         """Mint the whole supply, once, into the treasury buckets of ``allocation``.
@@ -78,7 +79,7 @@ class Ledger:
         assert sum(amounts.values()) == TOTAL_SUPPLY
         buckets = sorted(amounts)
         legs = [Leg(GENESIS, treasury(bucket), amounts[bucket]) for bucket in buckets]
-        with self.begin("genesis") as connection:
+        with self.begin() as connection:
             accounts = [GENESIS, BURNED, *(leg.credit for leg in legs)]
             journal.open_accounts(connection, accounts)
             return journal.post(
@@ -96,7 +97,7 @@ class Ledger:
 
     def open_accounts(self, accounts: Iterable[AccountId]) -> None:
         """Open those of ``accounts`` that are not open yet, in one transaction."""
-        with self.begin("accounts") as connection:
+        with self.begin() as connection:
             journal.open_accounts(connection, accounts)
 
     def transfer(
@@ -122,7 +123,7 @@ class Ledger:
         """Post all of ``legs`` as one transfer, or none of them. Raises as ``transfer`` does."""
         for leg in legs:
             journal.check_no_escrow(leg.debit, leg.credit)
-        with self.begin(f"transfer {key}") as connection:
+        with self.begin() as connection:
             return journal.post(connection, key, legs, memo=memo, now=now)
 
     def burn(
@@ -133,7 +134,7 @@ class Ledger:
 
     def find(self, key: str) -> Transfer | None:
         """Return the transfer posted under ``key``, if there is one."""
-        with reading(self.engine, "a transfer") as connection:
+        with reading(self.engine) as connection:
             return journal.find(connection, key)
 
     def balance(self, account: AccountId) -> int:
@@ -142,7 +143,7 @@ class Ledger:
         Raises:
             UnknownAccount: It was never opened.
         """
-        with reading(self.engine, "a balance") as connection:
+        with reading(self.engine) as connection:
             flow = journal.flows_of(connection, [account]).get(account)
         if flow is None:
             raise UnknownAccount(account)
@@ -165,11 +166,11 @@ class Ledger:
         Raises:
             LedgerDamaged: Something does not agree; the message says what.
         """
-        with reading(self.engine, "the journal") as connection:
+        with reading(self.engine) as connection:
             return reconcile(connection)
 
     def _held(self, prefix: str) -> Iterator[tuple[AccountId, int]]:
-        with reading(self.engine, "the balances") as connection:
+        with reading(self.engine) as connection:
             rows = connection.execute(select(ACCOUNTS).order_by(ACCOUNTS.c.account)).all()
         for row in rows:
             if row.account != GENESIS and row.account.startswith(prefix):

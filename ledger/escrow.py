@@ -29,9 +29,10 @@ from sqlalchemy import Connection, insert, select, update
 from ledger import chart, journal
 from ledger.books import Ledger
 from ledger.journal import Leg, Transfer
-from ledger.store import ESCROWS, reading
+from ledger.store import ESCROWS
 from protocol.errors import LedgerError
 from protocol.ids import AccountId
+from storage.database import reading
 
 State = Literal["held", "captured", "refunded"]
 
@@ -91,7 +92,7 @@ def open_escrow(
     """
     account = chart.escrow(order)
     journal.check_no_escrow(funder)
-    with ledger.begin(f"the escrow of {order}") as connection:
+    with ledger.begin() as connection:
         repeated = journal.find(connection, key) is not None
         if not repeated and _row(connection, order) is not None:
             raise EscrowOpenedAlready(order)
@@ -132,7 +133,7 @@ def release(
     """
     journal.check_no_escrow(*payouts)
     legs = [Leg(chart.escrow(order), account, payouts[account]) for account in sorted(payouts)]
-    with ledger.begin(f"the release {key}") as connection:
+    with ledger.begin() as connection:
         if journal.find(connection, key) is None:
             _check_held(connection, order)
             journal.open_accounts(connection, payouts)
@@ -149,7 +150,7 @@ def refund(ledger: Ledger, key: str, order: str, *, now: datetime) -> Transfer:
         UnknownEscrow, EscrowEnded: There is nothing (more) to refund.
         IdempotencyConflict: The key was used for something else.
     """
-    with ledger.begin(f"the refund {key}") as connection:
+    with ledger.begin() as connection:
         earlier = journal.find(connection, key)
         if earlier is None:
             funder = _check_held(connection, order)
@@ -170,7 +171,7 @@ def escrow_of(ledger: Ledger, order: str) -> Escrow:
     Raises:
         UnknownEscrow: Nothing was put up for it.
     """
-    with reading(ledger.engine, f"the escrow of {order}") as connection:
+    with reading(ledger.engine) as connection:
         return _known(connection, order)
 
 

@@ -178,7 +178,7 @@ def post(
     """Write a transfer, or return the earlier one of the same key and content.
 
     Args:
-        connection: Inside ``ledger.store.writing``.
+        connection: Inside ``storage.database.writing``.
         key: Names this transfer for ever, e.g. ``settle:busi-2026:3``.
         legs: At least one, each of at least one base unit; applied in order.
         memo: What it was for. Part of the content. Never about a patient.

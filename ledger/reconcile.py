@@ -27,9 +27,23 @@ from ledger.journal import (
     apply_leg,
     chained,
 )
-from ledger.store import ACCOUNTS, ESCROWS, LEGS, TRANSFERS, LedgerDamaged
+from ledger.store import ACCOUNTS, ESCROWS, LEGS, TRANSFERS
+from protocol.errors import LedgerError
 from protocol.ids import AccountId
 from protocol.units import TOTAL_SUPPLY
+
+
+class LedgerDamaged(LedgerError):
+    """The stored books contradict themselves."""
+
+    code = "ledger-damaged"
+
+    def __init__(self, finding: str) -> None:
+        self.finding = finding
+        super().__init__(
+            f"the ledger is damaged: {finding}; restore the last backup and settle again, "
+            "what it already holds is not paid twice"
+        )
 
 
 @dataclass(frozen=True)
