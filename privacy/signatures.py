@@ -1,4 +1,4 @@
-"""Check an Ed25519 signature, or refuse by name.
+"""Ed25519 signatures: keep a key in its owner's file, check a signature or refuse by name.
 
 References:
     RFC 8032, section 5.1 (Ed25519); the implementation is ``cryptography``'s.
@@ -6,10 +6,13 @@ References:
 
 from __future__ import annotations
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pathlib import Path
 
-from protocol.errors import FederationError
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from protocol.errors import FederationError, PrivacyError, storage_error
+from storage.files import PRIVATE, write_whole
 
 
 class BadSignature(FederationError):
@@ -24,6 +27,15 @@ class BadSignature(FederationError):
             f"the {what} does not carry a valid signature of {who}; ask {who} to send it again "
             "over a link you trust"
         )
+
+
+class SigningKeyUnreadable(PrivacyError):
+    """A signing key's file does not hold a key."""
+
+    code = "signing-key-unreadable"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the file {name} does not hold a signing key; restore it from its backup")
 
 
 def check_signature(
@@ -45,3 +57,22 @@ def check_signature(
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
         raise BadSignature(what, who) from error
+
+
+def signing_key(path: Path) -> Ed25519PrivateKey:
+    """Return the signing key kept at ``path`` (32 raw bytes, mode 0600), made on first use.
+
+    Raises:
+        SigningKeyUnreadable: The file holds something else.
+        StorageError: The disk refused.
+    """
+    if not path.exists():
+        key = Ed25519PrivateKey.generate()
+        write_whole(path, key.private_bytes_raw(), mode=PRIVATE)
+        return key
+    try:
+        return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+    except ValueError as error:
+        raise SigningKeyUnreadable(path.name) from error
+    except OSError as error:
+        raise storage_error(error, path.name) from error
