@@ -1,0 +1,165 @@
+"""The audit log finds every change to it, and holds neither floats nor patients."""
+
+from __future__ import annotations
+
+import sqlite3
+from multiprocessing import get_context
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from ledger.audit import AuditDamaged, AuditLog, EventRepeated, FactRefused
+from ledger.canonical import NotCanonical
+from ledger.merkle import check_consistency, check_inclusion, leaf_hash
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+INSERTED = """
+    INSERT INTO audit
+    SELECT position + 1, NULL, record, frontier, root, signature FROM audit WHERE position = 4
+"""
+
+
+@pytest.fixture
+def log(path):
+    log = AuditLog(path, KEY)
+    for number in range(1, 6):
+        log.append("round-closed", {"round": number})
+    yield log
+    log.close()
+
+
+def edit(path, *statements):
+    """Change the file as someone with write access and without the key could."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("DROP TRIGGER audit_refuse_update")
+    connection.execute("DROP TRIGGER audit_refuse_delete")
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+def test_an_empty_log_has_a_signed_head_of_nothing(path):
+    log = AuditLog(path, KEY)
+    head = log.verify()
+    head.check(KEY.public_key())
+    assert head.size == 0
+    log.close()
+
+
+def test_events_stay_in_order_with_the_facts_given(log):
+    assert [(event.position, event.facts["round"]) for event in log.events(3)] == [(3, 4), (4, 5)]
+    assert log.events()[0].record == '{"facts":{"round":1},"kind":"round-closed"}'
+    assert log.verify() == log.head()
+
+
+def test_every_event_and_every_earlier_head_can_be_proven(log):
+    first = log.head()
+    log.append("study-finished", {"study": "busi-2026"})
+    head = log.head()
+    check_consistency(first.size, first.root, head.size, head.root, log.consistency_proof(5))
+    for event in log.events():
+        leaf, proof = leaf_hash(event.record.encode()), log.inclusion_proof(event.position)
+        check_inclusion(head.root, head.size, event.position, leaf, proof)
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_a_changed_record_is_found(log, path, position):
+    edit(path, f"UPDATE audit SET record = record || ' ' WHERE position = {position}")
+    with pytest.raises(AuditDamaged, match=f"event {position}"):
+        log.verify()
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("DELETE FROM audit WHERE position = 2",),
+        ("DELETE FROM audit WHERE position = 0",),
+        (
+            "UPDATE audit SET position = 9 WHERE position = 1",
+            "UPDATE audit SET position = 1 WHERE position = 2",
+            "UPDATE audit SET position = 2 WHERE position = 9",
+        ),
+        ("UPDATE audit SET signature = zeroblob(64) WHERE position = 3",),
+        ("UPDATE audit SET root = zeroblob(32) WHERE position = 3",),
+        ("UPDATE audit SET frontier = zeroblob(32) WHERE position = 3",),
+        ("UPDATE audit SET position = position + 1 WHERE position = 4",),
+        (INSERTED,),
+    ],
+)
+def test_a_dropped_moved_inserted_or_forged_entry_is_found(log, path, statements):
+    edit(path, *statements)
+    with pytest.raises(AuditDamaged):
+        log.verify()
+
+
+def test_dropping_the_newest_events_is_found_with_a_head_kept_elsewhere(log, path):
+    kept = log.head()
+    log.verify(since=kept)
+    edit(path, "DELETE FROM audit WHERE position >= 3")
+    log.verify()
+    with pytest.raises(AuditDamaged, match="5 events"):
+        log.verify(since=kept)
+
+
+def test_a_log_rewritten_under_another_key_is_found(log, path):
+    log.close()
+    reopened = AuditLog(path, Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    with pytest.raises(AuditDamaged, match="not signed"):
+        reopened.verify()
+    reopened.close()
+
+
+def test_the_database_itself_refuses_to_edit_the_log(log, path):
+    connection = sqlite3.connect(path)
+    for statement in ("DELETE FROM audit", "UPDATE audit SET record = ''"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            connection.execute(statement)
+    connection.close()
+
+
+def test_an_event_with_a_key_is_logged_once(log):
+    position = log.append("settled", {"round": 1}, key="settled:1")
+    assert log.append("settled", {"round": 1}, key="settled:1") == position
+    assert log.head().size == position + 1
+    with pytest.raises(EventRepeated):
+        log.append("settled", {"round": 2}, key="settled:1")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"patient": "P-17"},
+        {"patient_id": 17},
+        {"patients": ["P-17"]},
+        {"site": {"Patient": 1}},
+        {"rows": [{"patients": "P-17"}]},
+        {"text": "x" * 70_000},
+    ],
+)
+def test_what_could_name_a_patient_or_is_too_long_is_not_logged(log, facts):
+    with pytest.raises(FactRefused):
+        log.append("round-closed", facts)
+    assert log.head().size == 5
+
+
+def test_a_count_of_patients_may_be_logged_and_a_float_may_not(log):
+    log.append("round-closed", {"proven_patients": 12})
+    with pytest.raises(NotCanonical):
+        log.append("round-closed", {"auc": 0.9})
+
+
+def append_twenty(path):
+    log = AuditLog(path, KEY)
+    for _ in range(20):
+        log.append("beat", {})
+    log.close()
+
+
+def test_two_processes_append_to_one_history(log, path):
+    context = get_context("spawn")
+    writers = [context.Process(target=append_twenty, args=(path,)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert log.verify().size == 45
