@@ -118,23 +118,22 @@ def select(
     )
     selections = []
     for state in chunks:
-        root = root_of(state.leaves)
-        if climb(root, state.chunk, state.siblings) != plan.epoch.root:
+        if climb(root_of(state.leaves), state.chunk, state.siblings) != plan.epoch.root:
             raise LaneForged(state.chunk)
-        selection = _select_chunk(terms, site, state, root, openings, patients)
+        selection = select_chunk(terms, site, state, openings, patients)
         if selection.patients:
             selections.append(selection)
     return selections
 
 
-def _select_chunk(
+def select_chunk(
     terms: StudyTerms,
     site: SiteId,
     state: ChunkState,
-    root: int,
     openings: OpeningStore,
     patients: Mapping[PatientId, Patient],
 ) -> Selection:
+    """Choose the patients of one chunk, whose leaves the caller has checked."""
     consent = terms.consent
     scope = Scope(
         study=number_of(terms.study, bits=64),
@@ -167,7 +166,7 @@ def _select_chunk(
                 )
                 chosen.append(patient)
         slots.append(slot)
-    return Selection(state.chunk, root, scope, tuple(slots), tuple(chosen))
+    return Selection(state.chunk, root_of(state.leaves), scope, tuple(slots), tuple(chosen))
 
 
 @dataclass

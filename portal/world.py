@@ -110,9 +110,7 @@ def study_terms(
     settings, recipe, data = founding.settings, founding.recipe, founding.data
     module = build(recipe.network, data.input_shape, settings.seed)
     steps = recipe.steps * settings.rounds
-    noise = noise_multiplier_for(
-        settings.epsilon, settings.delta, recipe.sampling_rate, steps
-    )
+    noise = noise_multiplier_for(settings.epsilon, settings.delta, recipe.sampling_rate, steps)
     first_day = day_number(founding.today)
     return StudyTerms(
         study=StudyId(f"study-{data.source.name}"),

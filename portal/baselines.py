@@ -1,0 +1,165 @@
+"""What the federated model is measured against: each site alone, and all data in one place.
+
+*alone*  a site trains by itself with the same network, steps, noise and epsilon, on the patients
+         who consented at the start. This is what the site would have without the others.
+*pooled* one model on all sites' records, without privacy, which no hospital could allow. It says
+         how much is lost to privacy and federation together.
+
+Both are judged on the same held-out patients as the federated model. They run beside each other in
+processes of their own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.metrics import auc
+from models.networks import build, load_vector, to_vector
+from models.training import fit, patient_scores, predict
+from privacy.dpsgd import train_private
+from privacy.randomness import RandomStream
+from protocol.ids import SiteId
+from protocol.messages import StudyTerms
+from records.dataset import Arrays
+
+
+@dataclass(frozen=True)
+class Examined:
+    """Held-out patients, and the model's judge: AUC over patients, mean over their records."""
+
+    arrays: Arrays
+    labels: NDArray[np.int64]  # (patients,)
+
+    def auc_of(
+        self, network: str, input_shape: tuple[int, ...], vector: NDArray[np.float32]
+    ) -> float:
+        """Return the AUC of the model with weights ``vector``."""
+        module = build(network, input_shape, 0)
+        load_vector(module, vector)
+        scores = patient_scores(predict(module, self.arrays.x), self.arrays.patient)
+        return auc(self.labels, scores)
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Held-out AUC per round of each site alone, and of pooled training at its end."""
+
+    alone: Mapping[SiteId, Sequence[float]]
+    pooled: float
+
+
+def train_baselines(
+    terms: StudyTerms,
+    initial: NDArray[np.float32],
+    sites: Mapping[SiteId, Arrays],
+    examined: Examined,
+    *,
+    seed: int | None,
+    pooled_epochs: int,
+    processes: int,
+    on_done: Callable[[str], None],
+) -> Baselines:
+    """Train every baseline; return their held-out AUC.
+
+    Args:
+        terms: The study's: network, privacy, rounds.
+        initial: ``(parameters,)`` the weights the federation started from.
+        sites: Each site's consenting patients' records.
+        examined: The held-out patients.
+        seed: Makes noise reproducible; None draws it from the system.
+        pooled_epochs: Passes over all records for the pooled model.
+        processes: How many train at once.
+        on_done: Told the name of each that is done.
+    """
+    context = multiprocessing.get_context("spawn")
+    alone: dict[SiteId, Sequence[float]] = {}
+    pooled = 0.0
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        jobs = {
+            pool.submit(_alone, terms, initial, site, arrays, examined, seed): site
+            for site, arrays in sites.items()
+        }
+        all_records = pool.submit(
+            _pooled, terms, initial, tuple(sites.values()), examined, seed or 0, pooled_epochs
+        )
+        for job in as_completed(jobs):
+            alone[jobs[job]] = job.result()
+            on_done(jobs[job])
+        pooled = all_records.result()
+        on_done("pooled")
+    return Baselines({site: alone[site] for site in sorted(alone)}, pooled)
+
+
+def _alone(
+    terms: StudyTerms,
+    initial: NDArray[np.float32],
+    site: SiteId,
+    arrays: Arrays,
+    examined: Examined,
+    seed: int | None,
+) -> list[float]:
+    torch.set_num_threads(1)
+    privacy, training = terms.privacy, terms.training
+    module = build(training.network, training.input_shape, 0)
+    vector = initial.astype(np.float64)
+    momentum = np.zeros_like(vector)
+    patients = int(arrays.patient.max()) + 1
+    curve = []
+    for number in range(1, terms.rounds + 1):
+        stream = (
+            RandomStream.from_system()
+            if seed is None
+            else RandomStream.from_seed(seed, "alone", site, str(number))
+        )
+        load_vector(module, vector.astype(np.float32))
+        trained = train_private(
+            module,
+            arrays.x,
+            arrays.y,
+            arrays.patient,
+            patients=patients,
+            sampling_rate=privacy.sampling_rate,
+            steps=privacy.steps,
+            noise_multiplier=privacy.noise_multiplier,
+            clipping_norm=privacy.clipping_norm,
+            lr=training.learning_rate,
+            reference_patients=training.reference_patients,
+            stream=stream,
+            augment=training.augment,
+        )
+        mean = trained.update.vector / (patients / training.reference_patients)
+        momentum = training.server_momentum * momentum + mean
+        vector = vector + training.server_learning_rate * momentum
+        curve.append(
+            examined.auc_of(training.network, training.input_shape, vector.astype(np.float32))
+        )
+    return curve
+
+
+def _pooled(
+    terms: StudyTerms,
+    initial: NDArray[np.float32],
+    sites: Sequence[Arrays],
+    examined: Examined,
+    seed: int,
+    epochs: int,
+) -> float:
+    torch.set_num_threads(1)
+    training = terms.training
+    module = build(training.network, training.input_shape, 0)
+    load_vector(module, initial)
+    fit(
+        module,
+        np.concatenate([arrays.x for arrays in sites]),
+        np.concatenate([arrays.y for arrays in sites]),
+        epochs=epochs,
+        seed=seed,
+    )
+    return examined.auc_of(training.network, training.input_shape, to_vector(module))

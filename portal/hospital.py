@@ -1,0 +1,79 @@
+"""Start one hospital's agent from its folder: the same way in the demonstration and on its own.
+
+The agent reads its hospital's folder and the approved terms, and never another site's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from consent.openings import OpeningStore
+from fl_client.agent import Agent, SiteSettings
+from fl_client.coverage import Certifier
+from fl_client.store import SiteStore
+from models.networks import build
+from privacy.budget import PrivacyBudget
+from privacy.keys import SiteKeys
+from privacy.parameters import parameter_set
+from protocol.ids import PatientId, SiteId
+from protocol.messages import StudyTerms, digest
+from protocol.progress import Progress, silent
+from records.dataset import Loader, Patient
+from zk.prover import Prover
+
+
+def open_agent(
+    folder: Path,
+    site: SiteId,
+    terms: StudyTerms,
+    patients: Mapping[PatientId, Patient],
+    loader: Loader,
+    prover: Prover,
+    *,
+    seed: int | None = None,
+    keep_integers: bool = False,
+    progress: Progress = silent,
+    kind: type[Agent] = Agent,
+) -> Agent:
+    """Return the agent of ``site``.
+
+    Args:
+        folder: The hospital's own folder, with its keys and openings.
+        site: Which hospital this is.
+        terms: The study's terms as its officer approved them.
+        patients: The records it holds, by its own patient number.
+        loader: Reads them.
+        prover: Proves consent; several agents of one machine may share one.
+        seed: Makes a demonstration reproducible; None wherever noise must hide something.
+        keep_integers: Keep plain integers, so that a demonstration can check the opened sum.
+        progress: Told of every step.
+        kind: The agent's class; a demonstration of cheating gives its own.
+    """
+    training = terms.training
+    store = SiteStore(folder / "site.db")
+    return kind(
+        settings=SiteSettings(
+            site=site,
+            home=folder,
+            approved=digest(terms),
+            seed=seed,
+            keep_integers=keep_integers,
+        ),
+        terms=terms,
+        keys=SiteKeys.load(folder / "keys.json"),
+        patients=patients,
+        loader=loader,
+        module=build(training.network, training.input_shape, 0),
+        parameters=parameter_set(terms.encryption),
+        openings=OpeningStore(folder / "openings.db"),
+        budget=PrivacyBudget(
+            folder / "budget.db",
+            dataset=terms.consent.dataset,
+            epsilon_limit=terms.privacy.epsilon,
+            delta=terms.privacy.delta,
+        ),
+        certifier=Certifier(terms, store, prover),
+        store=store,
+        progress=progress,
+    )
