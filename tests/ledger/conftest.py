@@ -9,18 +9,10 @@ import pytest
 from ledger import chart, tokenomics
 from ledger.books import Ledger
 
-NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
-FUNDER = chart.wallet("funder")
-STRANGER = chart.wallet("stranger")
-ECOSYSTEM = chart.treasury("ecosystem")
 
-
-def make_ledger(path):
-    ledger = Ledger(path)
-    ledger.genesis(tokenomics.load().allocation, now=NOW)
-    ledger.open_accounts([FUNDER, STRANGER])
-    ledger.transfer("start", ECOSYSTEM, FUNDER, 1000, memo="a start", now=NOW)
-    return ledger
+@pytest.fixture
+def now():
+    return datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -29,7 +21,11 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def ledger(path):
-    ledger = make_ledger(path)
+def ledger(path, now):
+    ledger = Ledger(path)
+    ledger.genesis(tokenomics.load().allocation, now=now)
+    funder, ecosystem = chart.wallet("funder"), chart.treasury("ecosystem")
+    ledger.open_accounts([funder, chart.wallet("stranger")])
+    ledger.transfer("start", ecosystem, funder, 1000, memo="a start", now=now)
     yield ledger
     ledger.close()
