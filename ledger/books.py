@@ -15,7 +15,7 @@
     (500, True)
     >>> ledger.close(); folder.cleanup()
 
-What holds, each line a property test in tests/ledger/test_books.py:
+What holds, each line a rule or invariant in tests/ledger/test_machine.py:
 
 1. Conservation: what all accounts hold, the burned account included, is the supply, always.
 2. No account is below zero. (The genesis account stands for the outside: it owes the supply.)
@@ -165,6 +165,7 @@ class Ledger:
 
         Raises:
             LedgerDamaged: Something does not agree; the message says what.
+            DatabaseDamaged: The file cannot be read.
         """
         with reading(self.engine) as connection:
             return reconcile(connection)

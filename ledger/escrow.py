@@ -10,7 +10,7 @@ A study's order is its id. A round releases part of the escrow; whatever no roun
 to the funder. Every step has a key: repeating a step returns the transfer it made the first time,
 also after the escrow ended.
 
-What holds, each line a property test in tests/ledger/test_escrow.py:
+What holds, each line a test in tests/ledger/test_escrow.py and test_machine.py:
 
 1. An escrow never pays more than was put in, and once ended it holds nothing.
 2. It ends at most once; a new step after the end is refused.

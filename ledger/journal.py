@@ -7,7 +7,7 @@ account and credits another with the same amount, so every transfer balances by 
 Legs apply in order and none may overdraw its account, even for a moment. Each row of the journal
 carries a SHA-256 over its content and the row before it.
 
-What holds, each line a property test in tests/ledger/test_books.py:
+What holds, each line a rule or invariant in tests/ledger/test_machine.py:
 
 1. Idempotency: one key names one transfer. The same content again returns the earlier transfer,
    other content is refused.

@@ -12,7 +12,7 @@ The transfer's key is the study and the round, its memo the hash of the receipts
 the commit leaves nothing, a crash after it is healed by settling again: the same receipts find the
 payment made, other receipts for a paid round are refused.
 
-What holds, each line a property test in tests/marketplace/test_settlement.py:
+What holds, each line a test in tests/marketplace (test_settlement.py, test_exactly_once.py):
 
 1. A round is paid at most once, by whichever process and however often it is settled.
 2. Escrow out = hospitals in + pools in, to the base unit.
