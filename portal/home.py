@@ -105,6 +105,11 @@ class Home:
         """Where the package's own synthetic images are."""
         return self.path / "data"
 
+    @property
+    def patients(self) -> Path:
+        """What patients keep on paper."""
+        return private_folder(self.path / "patients")
+
     def site(self, site: SiteId) -> Path:
         """One hospital's folder, closed to others."""
         return private_folder(self.path / "sites" / site)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final
@@ -18,7 +18,7 @@ from typing import Final
 from consent.grant import new_opening
 from consent.openings import OpeningStore
 from consent.purposes import category_mask, purpose_mask
-from consent.registry import GrantReceipt, Registry
+from consent.registry import Registry
 from consent.terms import Terms
 from fl_server.aggregation import first_steps
 from fl_server.store import ModelState, ServerStore
@@ -28,7 +28,7 @@ from portal.home import Home, Settings
 from portal.patients import Wishes
 from privacy.accounting import noise_multiplier_for
 from privacy.keys import SiteKeys
-from privacy.parameters import ParameterSet, parameter_set
+from privacy.parameters import parameter_set
 from privacy.signatures import signing_key
 from protocol.ids import GrantId, PatientId, SiteId, StudyId, number_of
 from protocol.messages import (
@@ -40,7 +40,7 @@ from protocol.messages import (
     canonical,
 )
 from protocol.units import day_number
-from records.dataset import Patient, StudyData
+from records.dataset import StudyData
 from storage.files import PRIVATE, write_whole
 from zk.circuit import circuit
 from zk.keys import VerificationKey
@@ -192,4 +192,50 @@ def _grant_all(
             for (patient, opening, _), receipt in zip(granted, receipts, strict=True)
         ]
     )
-    _keep_codes(home, site, granted, receipts)
+    _keep_codes(
+        home,
+        site,
+        {
+            patient: (receipt.grant, code.secret)
+            for (patient, _, code), receipt in zip(granted, receipts, strict=True)
+        },
+    )
+
+
+def _terms(terms: StudyTerms, founding: Founding, site: SiteId, purpose: str) -> Terms:
+    first_day = day_number(founding.today)
+    return Terms(
+        grants=purpose_mask([purpose]) | category_mask([founding.data.source.modality]),
+        site=number_of(site, bits=32),
+        dataset=number_of(terms.consent.dataset, bits=32),
+        study=number_of(terms.study, bits=64),
+        not_before=first_day,
+        expiry=first_day + GRANT_DAYS,
+    )
+
+
+def _keep_codes(
+    home: Home, site: SiteId, codes: Mapping[PatientId, tuple[GrantId, bytes]]
+) -> None:
+    """Keep what the patients of a site hold on paper: grant ids and withdrawal codes."""
+    papers = {
+        patient: {"grant": grant, "code": code.hex()} for patient, (grant, code) in codes.items()
+    }
+    write_whole(
+        home.patients / f"{site}.json", json.dumps(papers, indent=1).encode(), mode=PRIVATE
+    )
+
+
+def withdraw_due(home: Home, registry: Registry, wishes: Wishes, before_round: int) -> list[SiteId]:
+    """Let every patient withdraw who wants to before ``before_round``; return their sites.
+
+    A withdrawal handed in twice is withdrawn once.
+    """
+    due = [one for one in wishes.withdrawals if one.before_round == before_round]
+    for one in due:
+        papers = json.loads((home.patients / f"{one.site}.json").read_text())
+        paper = papers[one.patient]
+        registry.withdraw(
+            GrantId(paper["grant"]), bytes.fromhex(paper["code"]), now=datetime.now(UTC)
+        )
+    return [one.site for one in due]

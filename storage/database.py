@@ -67,8 +67,9 @@ def open_database(path: Path | str, metadata: sa.MetaData, *, private: bool = Fa
         engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": WAIT_SECONDS})
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
-    with _typed(engine):
-        metadata.create_all(engine)
+    # Under the write lock: two processes may open a new database at once.
+    with writing(engine) as connection:
+        metadata.create_all(connection)
     return engine
 
 

@@ -1,0 +1,252 @@
+"""The report of a run: ``report.json`` for machines, ``report.html`` for people, one file each.
+
+The page needs no network: styles and plots are inside it. Every number on it is in the JSON, and
+every number in the JSON was read from the parties' own stores after the run.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from portal.baselines import Baselines
+from portal.home import Home
+from portal.plots import curve_plot, epsilon_plot, payment_plot
+from privacy.accounting import DpSgdEvent, epsilon
+from protocol.messages import RoundClosed
+from protocol.units import TOTAL_SUPPLY, btt_text
+from storage.files import write_whole
+
+if TYPE_CHECKING:
+    from portal.demo import Run
+
+SUMMARY: Final = (
+    "sites",
+    "rounds",
+    "model_parameters",
+    "auc_federated",
+    "auc_single_site",
+    "auc_pooled",
+    "epsilon",
+    "delta",
+    "upload_bytes_per_parameter",
+    "upload_bytes",
+    "sum_exact",
+    "proofs_verified",
+    "updates_refused",
+    "patients_proven",
+    "paid_base_units",
+    "supply_base_units",
+    "receipts",
+    "seconds",
+    "data",
+    "seed",
+    "noise",
+    "engine",
+    "report",
+)
+"""What ``bithive demo --json`` prints; the rest is in ``report.json``."""
+
+
+def make_report(run: Run, baselines: Baselines, *, seconds: float) -> dict[str, Any]:
+    """Read the finished run from its stores."""
+    rounds = [_round(run, number) for number in range(1, run.terms.rounds + 1)]
+    sites = [_site(run, baselines, one.site, rounds) for one in run.terms.sites]
+    books = run.market.books()
+    head = run.market.head()
+    source = run.data.source
+    last = rounds[-1]
+    uploads = [size for one in rounds for size in one["upload_bytes"].values()]
+    return {
+        "sites": len(sites),
+        "rounds": run.terms.rounds,
+        "model_parameters": run.terms.training.parameters,
+        "auc_federated": last["auc"],
+        "auc_single_site": [site["auc_alone"] for site in sites],
+        "auc_pooled": round(baselines.pooled, 6),
+        "epsilon": max(site["epsilon"] for site in sites),
+        "delta": run.terms.privacy.delta,
+        "upload_bytes": max(uploads, default=0),
+        "upload_bytes_per_parameter": round(
+            max(uploads, default=0) / run.terms.training.parameters, 4
+        ),
+        "sum_exact": all(run.sums_exact[one["round"]] for one in rounds),
+        "proofs_verified": run.store.certificates(),
+        "updates_refused": sum(len(one["refused"]) for one in rounds),
+        "patients_proven": sum(site["patients_proven"] for site in sites),
+        "paid_base_units": books.paid,
+        "supply_base_units": books.supply,
+        "receipts": sum(len(one["receipts"]) for one in rounds),
+        "seconds": round(seconds, 1),
+        "data": source.name,
+        "seed": run.settings.seed,
+        "noise": "seeded" if run.settings.seed_noise else "system",
+        "engine": run.settings.engine,
+        "report": str(run.home.page),
+        "source": {
+            "title": source.title,
+            "synthetic": source.synthetic,
+            "unit": source.unit,
+            "task": source.task,
+            "positive": source.positive,
+            "negative": source.negative,
+            "licence": source.licence,
+            "note": source.note,
+            "test_patients": len(run.data.test),
+        },
+        "study": {
+            "id": run.terms.study,
+            "title": run.terms.title,
+            "network": run.terms.training.network,
+            "circuit": run.terms.consent.circuit,
+            "proof_key": run.verification_key.status,
+            "proof_key_hash": run.verification_key.hash,
+            "encryption": run.terms.encryption,
+            "sampling_rate": run.terms.privacy.sampling_rate,
+            "noise_multiplier": run.terms.privacy.noise_multiplier,
+            "clipping_norm": run.terms.privacy.clipping_norm,
+            "steps_per_round": run.terms.privacy.steps,
+            "accountant": run.terms.privacy.accountant,
+            "epsilon_limit": run.terms.privacy.epsilon,
+            "budget_base_units": books.budget,
+            "in_escrow_base_units": books.in_escrow,
+        },
+        "consent": {
+            "granted": run.wishes.count("grants"),
+            "refused": run.wishes.count("refuses"),
+            "granted_for_other_research": run.wishes.count("grants-other"),
+            "withdrawn": len(run.wishes.withdrawals),
+        },
+        "per_site": sites,
+        "per_round": rounds,
+        "curve": {
+            "federated": [one["auc"] for one in rounds],
+            "alone": {site: [round(x, 6) for x in c] for site, c in baselines.alone.items()},
+            "pooled": round(baselines.pooled, 6),
+        },
+        "audit": {
+            "size": head.size,
+            "root": head.root.hex(),
+            "signature": head.signature.hex(),
+            "key": run.market.audit.public_key.public_bytes_raw().hex(),
+        },
+        "registry": {
+            "epoch": run.registry.epoch().number,
+            "root": str(run.registry.epoch().root),
+        },
+        "balances": {name: str(amount) for name, amount in books.balances.items()},
+        "stage_seconds": {name: round(spent, 3) for name, spent in run.stages.items()},
+        "versions": {
+            name: version(name)
+            for name in ("flwr", "torch", "monai", "opacus", "tenseal", "py_ecc")
+        }
+        | {"python": platform.python_version()},
+    }
+
+
+def _round(run: Run, number: int) -> dict[str, Any]:
+    stored = run.store.round(number)
+    assert stored is not None
+    closed = stored.closed
+    assert closed is not None
+    return {
+        "round": number,
+        "auc": round(run.curve[number], 6),
+        "sum_exact": run.sums_exact[number],
+        "epoch": stored.plan.epoch.number,
+        "consent_root": str(stored.plan.epoch.root),
+        "receipts": [_receipt(closed, index) for index in range(len(closed.receipts))],
+        "refused": [
+            {"site": one.site, "code": one.code, "reason": one.reason} for one in closed.refused
+        ],
+        "upload_bytes": run.store.upload_bytes(number),
+    }
+
+
+def _receipt(closed: RoundClosed, index: int) -> dict[str, Any]:
+    receipt = closed.receipts[index]
+    return {
+        "site": receipt.site,
+        "proven_patients": receipt.proven_patients,
+        "gradients": receipt.gradients,
+        "epsilon_spent": float(receipt.epsilon_spent),
+        "certificates": len(receipt.certificates),
+        "ciphertext_sha256": receipt.ciphertext_sha256,
+    }
+
+
+def _site(
+    run: Run, baselines: Baselines, site: str, rounds: list[dict[str, Any]]
+) -> dict[str, Any]:
+    receipts = [
+        receipt for one in rounds for receipt in one["receipts"] if receipt["site"] == site
+    ]
+    books = run.market.ledger
+    wallet = books.balances(f"wallet:{site}").get(f"wallet:{site}", 0)
+    pool = f"pool:{run.terms.study}:{site}"
+    pooled = books.balances(pool).get(pool, 0)
+    privacy = run.terms.privacy
+    rounds_answered = len(receipts) + sum(
+        refusal["site"] == site and refusal["code"] != "no-answer"
+        for one in rounds
+        for refusal in one["refused"]
+    )
+    spent = DpSgdEvent(
+        privacy.sampling_rate, privacy.noise_multiplier, privacy.steps * rounds_answered
+    )
+    patients = run.data.sites[site]
+    return {
+        "site": site,
+        "patients": len(patients),
+        "positive": sum(patient.label for patient in patients),
+        "patients_proven": max((one["proven_patients"] for one in receipts), default=0),
+        "gradients": sum(one["gradients"] for one in receipts),
+        "rounds_counted": len(receipts),
+        "epsilon": round(epsilon([spent], privacy.delta, privacy.accountant), 6)
+        if rounds_answered
+        else 0.0,
+        "auc_alone": round(baselines.alone[site][-1], 6),
+        "hospital_base_units": wallet,
+        "patients_base_units": pooled,
+    }
+
+
+def summary(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a report that ``--json`` prints."""
+    return {key: report[key] for key in SUMMARY}
+
+
+def write_report(home: Home, report: dict[str, Any]) -> None:
+    """Write ``report.html``, then ``report.json``, whose presence says the run is finished."""
+    write_whole(home.page, page(report).encode())
+    write_whole(home.report, json.dumps(report, indent=2).encode())
+
+
+def page(report: dict[str, Any]) -> str:
+    """Return the report as one self-contained HTML page."""
+    environment = Environment(
+        loader=PackageLoader("portal"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["btt"] = lambda amount: _rounded_btt(int(amount))
+    environment.filters["exact_btt"] = lambda amount: btt_text(int(amount))
+    return environment.get_template("report.html").render(
+        report=report,
+        mean_alone=sum(report["auc_single_site"]) / len(report["auc_single_site"]),
+        total_supply=TOTAL_SUPPLY,
+        curve=curve_plot(report),
+        spending=epsilon_plot(report),
+        payments=payment_plot(report),
+    )
+
+
+def _rounded_btt(amount: int) -> str:
+    hundredths = amount // 10**16
+    return f"{hundredths // 100:,}.{hundredths % 100:02d}"
