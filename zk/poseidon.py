@@ -59,7 +59,8 @@ def poseidon(*inputs: int) -> int:
     for position, number in enumerate(inputs):
         if type(number) is not int or not 0 <= number < FIELD:
             raise NotInField(position)
-    return int(_hasher(len(inputs)).hash(inputs))
+    digest: str = _hasher(len(inputs)).hash_bytes_be([n.to_bytes(32, "big") for n in inputs])
+    return int(digest, 16)
 
 
 @cache
