@@ -34,7 +34,7 @@ import torch
 
 from consent.openings import OpeningStore
 from fl_client.coverage import Certifier, Selection, TooFewPatients, select
-from fl_client.egress import Outgoing, round_event, seal, train_round
+from fl_client.egress import Egress, Outgoing, round_event
 from fl_client.store import HeldKey, SiteStore
 from privacy.bfv import EncryptedSum, SecretKey, generate_key, open_sum
 from privacy.budget import PrivacyBudget
@@ -131,6 +131,14 @@ class Agent:
         if digest(self.terms) != self.settings.approved:
             raise PlanRefused("its terms are not those that were approved")
         self._lock = threading.Lock()
+        self._egress = Egress(
+            self.terms,
+            self.settings.site,
+            self.module,
+            self.loader,
+            self.parameters,
+            self.progress,
+        )
 
     def answer(self, frame: bytes) -> bytes:
         """Answer one frame; a refusal is an answer too, and says why."""
@@ -209,7 +217,7 @@ class Agent:
         return encode("taken", {"key_id": key_id})
 
     def _wrap_context(self, key_id: str, dealer: SiteId, recipient: SiteId) -> bytes:
-        names = "\n".join([self.terms.study, key_id, dealer, recipient])
+        names = f"{self.terms.study}\n{key_id}\n{dealer}\n{recipient}"
         return WRAP_CONTEXT + b"\n" + names.encode()
 
     def _key(self, key_id: str) -> SecretKey:
@@ -256,7 +264,12 @@ class Agent:
             ConsentError: The lane or epoch is not what the registry signed.
         """
         selections = select(
-            self.terms, self.settings.site, plan, chunks, self.openings, self.patients
+            self.terms,
+            self.settings.site,
+            plan,
+            chunks,
+            openings=self.openings,
+            patients=self.patients,
         )
         found = sum(len(selection.patients) for selection in selections)
         if found < self.settings.cohort_min:
@@ -266,28 +279,9 @@ class Agent:
     def _update(self, plan: RoundPlan, model: np.ndarray, patients: list[Patient]) -> Outgoing:
         """Train on the chosen patients and seal the update."""
         stream = self._stream(plan)
-        update = train_round(
-            self.terms,
-            plan,
-            self.settings.site,
-            self.module,
-            model,
-            patients,
-            self.loader,
-            stream.child("train"),
-            self.progress,
-        )
-        return seal(
-            self.terms,
-            plan,
-            self.settings.site,
-            update,
-            len(patients),
-            self.parameters,
-            self._key(plan.key_id),
-            stream.child("round"),
-            self.progress,
-        )
+        update = self._egress.train(plan, model, patients, stream.child("train"))
+        key = self._key(plan.key_id)
+        return self._egress.seal(plan, update, len(patients), key, stream.child("round"))
 
     def _stream(self, plan: RoundPlan) -> RandomStream:
         if self.settings.seed is None:

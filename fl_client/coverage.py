@@ -86,6 +86,7 @@ def select(
     site: SiteId,
     plan: RoundPlan,
     chunks: Sequence[ChunkState],
+    *,
     openings: OpeningStore,
     patients: Mapping[PatientId, Patient],
 ) -> list[Selection]:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,98 +63,87 @@ def round_event(terms: StudyTerms) -> DpSgdEvent:
     )
 
 
-def train_round(
-    terms: StudyTerms,
-    plan: RoundPlan,
-    site: SiteId,
-    module: torch.nn.Module,
-    model: NDArray[np.float32],
-    patients: Sequence[Patient],
-    loader: Loader,
-    stream: RandomStream,
-    progress: Progress,
-) -> NoisedUpdate:
-    """Read the chosen patients' records and train on them under differential privacy.
+@dataclass(frozen=True)
+class Egress:
+    """The stages of one site in one study. The weights of ``module`` are overwritten."""
 
-    Args:
-        terms: The study's, as approved by this site.
-        plan: The round's plan.
-        site: This site, for the progress.
-        module: A network of the study's architecture; its weights are overwritten.
-        model: ``(parameters,)`` the global weights of the round.
-        patients: The chosen patients; the loader opens the files of these only.
-        loader: Reads their records.
-        stream: Where sampling and noise come from.
-        progress: Told after each step.
+    terms: StudyTerms
+    site: SiteId
+    module: torch.nn.Module
+    loader: Loader
+    parameters: ParameterSet
+    progress: Progress
 
-    Returns:
-        The clipped, noised update, scaled by patients over the study's reference number.
-    """
-    privacy, training = terms.privacy, terms.training
-    started = time.thread_time()
-    arrays = loader.load(patients)
-    progress(Step("read", plan.round, site, seconds=time.thread_time() - started))
-    load_vector(module, model)
+    def train(
+        self,
+        plan: RoundPlan,
+        model: NDArray[np.float32],
+        patients: Sequence[Patient],
+        stream: RandomStream,
+    ) -> NoisedUpdate:
+        """Read the chosen patients' records and train on them under differential privacy.
 
-    started = time.thread_time()
-    trained = train_private(
-        module,
-        arrays.x,
-        arrays.y,
-        arrays.patient,
-        patients=len(patients),
-        sampling_rate=privacy.sampling_rate,
-        steps=privacy.steps,
-        noise_multiplier=privacy.noise_multiplier,
-        clipping_norm=privacy.clipping_norm,
-        lr=training.learning_rate,
-        reference_patients=training.reference_patients,
-        stream=stream,
-        augment=training.augment,
-        on_step=lambda done: progress(Step("train", plan.round, site, done, privacy.steps)),
-    )
-    progress(
-        Step(
-            "train",
-            plan.round,
-            site,
-            privacy.steps,
-            privacy.steps,
-            seconds=time.thread_time() - started,
-        )
-    )
-    return trained.update
+        Args:
+            plan: The round's plan.
+            model: ``(parameters,)`` the global weights of the round.
+            patients: The chosen patients; the loader opens the files of these only.
+            stream: Where sampling and noise come from.
 
+        Returns:
+            The clipped, noised update, scaled by patients over the study's reference number.
+        """
+        privacy, training = self.terms.privacy, self.terms.training
+        with self._measured("read", plan):
+            arrays = self.loader.load(patients)
+        load_vector(self.module, model)
+        with self._measured("train", plan, total=privacy.steps):
+            trained = train_private(
+                self.module,
+                arrays.x,
+                arrays.y,
+                arrays.patient,
+                patients=len(patients),
+                sampling_rate=privacy.sampling_rate,
+                steps=privacy.steps,
+                noise_multiplier=privacy.noise_multiplier,
+                clipping_norm=privacy.clipping_norm,
+                lr=training.learning_rate,
+                reference_patients=training.reference_patients,
+                stream=stream,
+                augment=training.augment,
+                on_step=lambda done: self.progress(
+                    Step("train", plan.round, self.site, done, privacy.steps)
+                ),
+            )
+        return trained.update
 
-def seal(
-    terms: StudyTerms,
-    plan: RoundPlan,
-    site: SiteId,
-    update: NoisedUpdate,
-    weight: int,
-    parameters: ParameterSet,
-    key: SecretKey,
-    stream: RandomStream,
-    progress: Progress,
-) -> Outgoing:
-    """Quantise, pack, mask and encrypt a noised update.
+    def seal(
+        self,
+        plan: RoundPlan,
+        update: NoisedUpdate,
+        weight: int,
+        key: SecretKey,
+        stream: RandomStream,
+    ) -> Outgoing:
+        """Quantise, pack, mask and encrypt a noised update.
 
-    Args:
-        terms: The study's.
-        plan: The round's plan, with the public step sizes.
-        site: This site, for the progress.
-        update: ``(parameters,)`` clipped and noised; mypy refuses any other update here.
-        weight: The proven number of patients; it rides encrypted in its own slot.
-        parameters: The encryption's parameter set.
-        key: The hospitals' group key.
-        stream: Where stochastic rounding draws from.
-        progress: Told when done.
-    """
-    started = time.thread_time()
-    steps = np.repeat(np.array(plan.steps), terms.training.tensor_sizes)
-    quantised = quantise(update, steps, parameters.value_bits, stream)
-    packed = pack(quantised, weight, parameters)
-    masked = apply_pads(packed, [])
-    encrypted = encrypt(masked, key)
-    progress(Step("encrypt", plan.round, site, seconds=time.thread_time() - started))
-    return Outgoing(encrypted, quantised.values.astype(np.int64), quantised.saturated)
+        Args:
+            plan: The round's plan, with the public step sizes.
+            update: ``(parameters,)`` clipped and noised; mypy refuses any other update here.
+            weight: The proven number of patients; it rides encrypted in its own slot.
+            key: The hospitals' group key.
+            stream: Where stochastic rounding draws from.
+        """
+        with self._measured("encrypt", plan):
+            steps = np.repeat(np.array(plan.steps), self.terms.training.tensor_sizes)
+            quantised = quantise(update, steps, self.parameters.value_bits, stream)
+            masked = apply_pads(pack(quantised, weight, self.parameters), [])
+            encrypted = encrypt(masked, key)
+        return Outgoing(encrypted, quantised.values.astype(np.int64), quantised.saturated)
+
+    @contextmanager
+    def _measured(self, stage: str, plan: RoundPlan, *, total: int = 1) -> Iterator[None]:
+        started = time.thread_time()
+        yield
+        spent = time.thread_time() - started
+        self.progress(Step(stage, plan.round, self.site, total, total, seconds=spent))

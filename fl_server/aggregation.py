@@ -87,6 +87,7 @@ def apply_sum(
     parameters: ParameterSet,
     before: ModelState,
     integers: NDArray[np.int64],
+    *,
     weight: int,
     sites: int,
 ) -> ModelState:

@@ -337,7 +337,9 @@ class Engine:
         receipts = tuple(contribution.receipt for contribution, _ in uploads.values())
         total = self._add(uploads, plan.round)
         integers, weight = self._open(plan, receipts, total)
-        after = apply_sum(self.terms, self.parameters, before, integers, weight, len(receipts))
+        after = apply_sum(
+            self.terms, self.parameters, before, integers, weight=weight, sites=len(receipts)
+        )
         countersigned = tuple(
             receipt.model_copy(
                 update={"server_signature": self.signing_key.sign(receipt.server_bytes())}

@@ -25,9 +25,22 @@ from models.networks import build, load_vector, to_vector
 from models.training import fit, patient_scores, predict
 from privacy.dpsgd import train_private
 from privacy.randomness import RandomStream
+from protocol.errors import RecordError
 from protocol.ids import SiteId
 from protocol.messages import StudyTerms
 from records.dataset import Arrays
+
+
+class OneClassHeldOut(RecordError):
+    """The held-out patients are all of one class, so no model can be judged on them."""
+
+    code = "one-class-held-out"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the held-out patients are all of one class, so AUC is undefined; give more records of "
+            "the other class"
+        )
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,20 @@ class Examined:
         module = build(network, input_shape, 0)
         load_vector(module, vector)
         scores = patient_scores(predict(module, self.arrays.x), self.arrays.patient)
-        return auc(self.labels, scores)
+        found = auc(self.labels, scores)
+        if found is None:
+            raise OneClassHeldOut
+        return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What every baseline shares: terms, first weights ``(parameters,)``, judge, noise seed."""
+
+    terms: StudyTerms
+    initial: NDArray[np.float32]
+    examined: Examined
+    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -56,12 +82,9 @@ class Baselines:
 
 
 def train_baselines(
-    terms: StudyTerms,
-    initial: NDArray[np.float32],
+    comparison: Comparison,
     sites: Mapping[SiteId, Arrays],
-    examined: Examined,
     *,
-    seed: int | None,
     pooled_epochs: int,
     processes: int,
     on_done: Callable[[str], None],
@@ -69,11 +92,9 @@ def train_baselines(
     """Train every baseline; return their held-out AUC.
 
     Args:
-        terms: The study's: network, privacy, rounds.
-        initial: ``(parameters,)`` the weights the federation started from.
+        comparison: What they share; its seed makes noise reproducible, None draws it from the
+            system.
         sites: Each site's consenting patients' records.
-        examined: The held-out patients.
-        seed: Makes noise reproducible; None draws it from the system.
         pooled_epochs: Passes over all records for the pooled model.
         processes: How many train at once.
         on_done: Told the name of each that is done.
@@ -83,12 +104,9 @@ def train_baselines(
     pooled = 0.0
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         jobs = {
-            pool.submit(_alone, terms, initial, site, arrays, examined, seed): site
-            for site, arrays in sites.items()
+            pool.submit(_alone, comparison, site, arrays): site for site, arrays in sites.items()
         }
-        all_records = pool.submit(
-            _pooled, terms, initial, tuple(sites.values()), examined, seed or 0, pooled_epochs
-        )
+        all_records = pool.submit(_pooled, comparison, tuple(sites.values()), pooled_epochs)
         for job in as_completed(jobs):
             alone[jobs[job]] = job.result()
             on_done(jobs[job])
@@ -97,18 +115,12 @@ def train_baselines(
     return Baselines({site: alone[site] for site in sorted(alone)}, pooled)
 
 
-def _alone(
-    terms: StudyTerms,
-    initial: NDArray[np.float32],
-    site: SiteId,
-    arrays: Arrays,
-    examined: Examined,
-    seed: int | None,
-) -> list[float]:
+def _alone(comparison: Comparison, site: SiteId, arrays: Arrays) -> list[float]:
     torch.set_num_threads(1)
+    terms, examined, seed = comparison.terms, comparison.examined, comparison.seed
     privacy, training = terms.privacy, terms.training
     module = build(training.network, training.input_shape, 0)
-    vector = initial.astype(np.float64)
+    vector = comparison.initial.astype(np.float64)
     momentum = np.zeros_like(vector)
     patients = int(arrays.patient.max()) + 1
     curve = []
@@ -143,23 +155,16 @@ def _alone(
     return curve
 
 
-def _pooled(
-    terms: StudyTerms,
-    initial: NDArray[np.float32],
-    sites: Sequence[Arrays],
-    examined: Examined,
-    seed: int,
-    epochs: int,
-) -> float:
+def _pooled(comparison: Comparison, sites: Sequence[Arrays], epochs: int) -> float:
     torch.set_num_threads(1)
-    training = terms.training
+    training, examined = comparison.terms.training, comparison.examined
     module = build(training.network, training.input_shape, 0)
-    load_vector(module, initial)
+    load_vector(module, comparison.initial)
     fit(
         module,
         np.concatenate([arrays.x for arrays in sites]),
         np.concatenate([arrays.y for arrays in sites]),
         epochs=epochs,
-        seed=seed,
+        seed=comparison.seed or 0,
     )
     return examined.auc_of(training.network, training.input_shape, to_vector(module))

@@ -11,8 +11,9 @@ A run is resumed by its home folder. Everything here may be repeated after a cra
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ from fl_server.inprocess import InProcessGrid
 from fl_server.store import ServerStore
 from fl_server.transport import GridTransport
 from models.recipes import Recipe, recipe_for
-from portal.baselines import Baselines, Examined, train_baselines
+from portal.baselines import Baselines, Comparison, Examined, train_baselines
 from portal.careless import CarelessAgent
 from portal.display import Display
 from portal.home import Home, Settings
@@ -42,18 +43,31 @@ from portal.patients import Wishes, draw_wishes
 from portal.report import make_report, write_report
 from portal.world import Founding, found, withdraw_due
 from privacy.signatures import signing_key
+from protocol.errors import ConfigurationError
 from protocol.ids import PatientId, SiteId
 from protocol.messages import RoundClosed, StudyTerms
-from protocol.progress import Step
+from protocol.progress import Progress, Step, silent
 from records.dataset import Loader, Patient, StudyData
-from records.sources import open_source
+from records.sources import PACKAGED, modality_of, open_source
 from storage.files import write_whole
-from zk.circuit import circuit
+from zk.circuit import CIRCUITS, circuit
 from zk.keys import VerificationKey, development_key
 from zk.prover import Prover
 
 PROCESSES: Final = 2
 """How many sites train at once, and how many proofs are made at once."""
+
+
+ENGINES: Final = ("in-process", "superlink")
+
+
+class OptionUnknown(ConfigurationError):
+    """An option was given a value that does not exist."""
+
+    code = "option-unknown"
+
+    def __init__(self, option: str, value: str, known: Sequence[str]) -> None:
+        super().__init__(f"{option} {value!r} does not exist; choose one of {', '.join(known)}")
 
 
 @dataclass
@@ -76,6 +90,7 @@ class Run:
     curve: dict[int, float] = field(default_factory=dict)
     sums_exact: dict[int, bool] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
+    watch: Progress = silent
 
     @property
     def seed_noise(self) -> int | None:
@@ -91,7 +106,43 @@ class Run:
         """Draw a step, and add its seconds to its stage."""
         if step.seconds:
             self.stages[step.stage] = self.stages.get(step.stage, 0.0) + step.seconds
-        self.display.step(step)
+        self.watch(step)
+
+
+def settings_for(
+    *,
+    data: str,
+    seed: int | None,
+    default_seed: int,
+    engine: str,
+    sites: int,
+    patients: int,
+    rounds: int | None,
+    circuit: str,
+    epsilon: float | None,
+) -> Settings:
+    """Return the settings of a run; what the user left open comes from the recipe of its data.
+
+    Raises:
+        OptionUnknown: An option has a value that does not exist.
+    """
+    if engine not in ENGINES:
+        raise OptionUnknown("--engine", engine, ENGINES)
+    if circuit not in CIRCUITS:
+        raise OptionUnknown("--circuit", circuit, CIRCUITS)
+    recipe = recipe_for(modality_of(data))
+    return Settings(
+        data=data if data in PACKAGED else str(Path(data).resolve()),
+        seed=default_seed if seed is None else seed,
+        seed_noise=seed is not None,
+        engine=engine,
+        sites=sites,
+        patients=patients,
+        rounds=recipe.rounds if rounds is None else rounds,
+        circuit=circuit,
+        epsilon=recipe.epsilon if epsilon is None else epsilon,
+        delta=recipe.delta,
+    )
 
 
 def run_demo(home: Home, settings: Settings, display: Display) -> dict[str, Any]:
@@ -176,6 +227,7 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
         Market(home.market, terms, clock),
         proving_key,
         VerificationKey.load(home.server / "verification_key.json"),
+        watch=display.step,
     )
 
 
@@ -221,9 +273,9 @@ def site_agent(run: Run, site: SiteId, prover: Prover) -> Agent:
         run.home.site(site),
         site,
         run.terms,
-        by_id(run.data.sites[site]),
-        run.loader,
-        prover,
+        patients=by_id(run.data.sites[site]),
+        loader=run.loader,
+        prover=prover,
         seed=run.seed_noise,
         keep_integers=True,
         progress=run.observe,
@@ -282,11 +334,7 @@ def compare(run: Run) -> Baselines:
         return Baselines(found_["alone"], found_["pooled"])
     consenting = {
         site: run.loader.load(
-            [
-                patient
-                for patient in patients
-                if run.wishes.decisions[site][patient.id] == "grants"
-            ]
+            [patient for patient in patients if run.wishes.decisions[site][patient.id] == "grants"]
         )
         for site, patients in run.data.sites.items()
     }
@@ -299,19 +347,14 @@ def compare(run: Run) -> Baselines:
 
     run.display.tick("comparison", 0, total, "training each site alone, and pooled")
     baselines = train_baselines(
-        run.terms,
-        run.store.model(0).vector,
+        Comparison(run.terms, run.store.model(0).vector, examined(run), run.seed_noise),
         consenting,
-        examined(run),
-        seed=run.seed_noise,
         pooled_epochs=run.recipe.pooled_epochs,
         processes=PROCESSES,
         on_done=on_done,
     )
     run.display.finish("comparison")
-    write_whole(
-        kept, json.dumps({"alone": baselines.alone, "pooled": baselines.pooled}).encode()
-    )
+    write_whole(kept, json.dumps({"alone": baselines.alone, "pooled": baselines.pooled}).encode())
     return baselines
 
 
@@ -350,10 +393,5 @@ def clock() -> datetime:
 
 def cache_folder() -> Path:
     """Return where proof keys are kept between runs: ``$XDG_CACHE_HOME/bithive``."""
-    import os  # noqa: PLC0415
-
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "bithive"
-
-
-Told = Callable[[str], None]

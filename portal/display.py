@@ -32,9 +32,8 @@ WORDS: Final = {
 class Display:
     """Draws steps; safe to call from several threads."""
 
-    def __init__(self, console: Console, *, rounds: int, quiet: bool = False) -> None:
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
-        self._rounds = rounds
         self._moving = console.is_terminal and not quiet
         self._quiet = quiet
         self._lock = threading.Lock()
@@ -69,7 +68,7 @@ class Display:
             if step.stage == "refuse":
                 self.say(f"  round {step.round}: [bold red]refused[/] {step.site}: {step.note}")
             if step.stage == "close":
-                self._bar("rounds", step.done, self._rounds, f"round {step.round} closed")
+                self._bar("rounds", step.done, step.total, f"round {step.round} closed")
             elif step.site is not None and step.stage in WORDS:
                 self._site(step.site, step)
 

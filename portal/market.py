@@ -118,9 +118,7 @@ class Market:
             for account, amount in self.ledger.balances(prefix).items()
         }
         pools = self.ledger.balances(f"pool:{self._terms.study}:")
-        wallets = {
-            one.site: balances.get(chart.wallet(one.site), 0) for one in self._terms.sites
-        }
+        wallets = {one.site: balances.get(chart.wallet(one.site), 0) for one in self._terms.sites}
         return Books(
             supply=self.ledger.supply(),
             budget=escrow.amount,

@@ -75,10 +75,19 @@ def epsilon_plot(report: dict[str, Any]) -> str:
             for one in report["per_round"]
         ]
         axes.step(
-            range(1, len(spent) + 1), spent, where="mid", color=FEDERATED, linewidth=2, label="spent"
+            range(1, len(spent) + 1),
+            spent,
+            where="mid",
+            color=FEDERATED,
+            linewidth=2,
+            label="spent",
         )
         axes.axhline(
-            report["study"]["epsilon_limit"], color=POOLED, linestyle="--", linewidth=1.4, label="limit"
+            report["study"]["epsilon_limit"],
+            color=POOLED,
+            linestyle="--",
+            linewidth=1.4,
+            label="limit",
         )
         axes.set_ylim(0, report["study"]["epsilon_limit"] * 1.15)
         axes.set_xlabel("round")
@@ -100,7 +109,9 @@ def payment_plot(report: dict[str, Any]) -> str:
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("BTT")
-        axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower center", bbox_to_anchor=(0.45, 1))
+        axes.legend(
+            frameon=False, fontsize=9, ncols=2, loc="lower center", bbox_to_anchor=(0.45, 1)
+        )
         return _svg(figure)
 
 
@@ -117,4 +128,6 @@ def _svg(figure: Figure) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # The page decides the width; the drawing keeps its proportions.
-    return re.sub(r'<svg([^>]*?) width="[^"]*"', r"<svg\1", re.sub(r' height="[^"]*pt"', "", text, count=1))
+    return re.sub(
+        r'<svg([^>]*?) width="[^"]*"', r"<svg\1", re.sub(r' height="[^"]*pt"', "", text, count=1)
+    )

@@ -182,9 +182,7 @@ def _receipt(closed: RoundClosed, index: int) -> dict[str, Any]:
 def _site(
     run: Run, baselines: Baselines, site: str, rounds: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    receipts = [
-        receipt for one in rounds for receipt in one["receipts"] if receipt["site"] == site
-    ]
+    receipts = [receipt for one in rounds for receipt in one["receipts"] if receipt["site"] == site]
     books = run.market.ledger
     wallet = books.balances(f"wallet:{site}").get(f"wallet:{site}", 0)
     pool = f"pool:{run.terms.study}:{site}"

@@ -214,16 +214,12 @@ def _terms(terms: StudyTerms, founding: Founding, site: SiteId, purpose: str) ->
     )
 
 
-def _keep_codes(
-    home: Home, site: SiteId, codes: Mapping[PatientId, tuple[GrantId, bytes]]
-) -> None:
+def _keep_codes(home: Home, site: SiteId, codes: Mapping[PatientId, tuple[GrantId, bytes]]) -> None:
     """Keep what the patients of a site hold on paper: grant ids and withdrawal codes."""
     papers = {
         patient: {"grant": grant, "code": code.hex()} for patient, (grant, code) in codes.items()
     }
-    write_whole(
-        home.patients / f"{site}.json", json.dumps(papers, indent=1).encode(), mode=PRIVATE
-    )
+    write_whole(home.patients / f"{site}.json", json.dumps(papers, indent=1).encode(), mode=PRIVATE)
 
 
 def withdraw_due(home: Home, registry: Registry, wishes: Wishes, before_round: int) -> list[SiteId]:

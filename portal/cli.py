@@ -1,0 +1,267 @@
+"""The ``bithive`` command: parse, call one function, print.
+
+Results go to standard output (one JSON object with ``--json``), words and bars to standard error.
+Exit 0 is done, 1 refused (``code: message``, no traceback), 2 misused.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from protocol.errors import BitHiveError
+from protocol.units import btt_text
+
+app = typer.Typer(
+    name="bithive",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Hospitals train a model together without showing anyone their patients.",
+)
+ledger = typer.Typer(no_args_is_help=True, help="The books of BTT.")
+audit = typer.Typer(no_args_is_help=True, help="The audit log.")
+site = typer.Typer(no_args_is_help=True, help="One hospital's agent.")
+app.add_typer(ledger, name="ledger")
+app.add_typer(audit, name="audit")
+app.add_typer(site, name="site")
+
+DEFAULT_HOME: Final = Path("bithive-home")
+DEFAULT_SEED: Final = 7
+words = Console(stderr=True)
+
+HomePath = Annotated[
+    Path, typer.Option("--home", help="The run's folder.", file_okay=False, show_default=True)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command(
+    epilog="Examples:  bithive demo  |  bithive demo --data wisconsin --json  |  "
+    "bithive demo --data ../shared/data/busi_breast_us --home busi"
+)
+def demo(
+    *,
+    data: Annotated[
+        str,
+        typer.Option(help="phantom (made here), wisconsin, or a folder of images or tables."),
+    ] = "phantom",
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the run here, and go on with it if it is unfinished. [bithive-home]",
+            file_okay=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Make the run reproducible. The noise is then reproducible too and hides "
+            "nothing: for demonstrations.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="in-process, or superlink: real Flower servers on this machine.")
+    ] = "in-process",
+    rounds: Annotated[int | None, typer.Option(min=1, max=500, help="Rounds to train.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(min=0.1, max=100, help="Privacy limit of the study, per site.")
+    ] = None,
+    sites: Annotated[int, typer.Option(min=3, max=16, help="Hospitals, where not natural.")] = 6,
+    patients: Annotated[
+        int, typer.Option(min=10, max=500, help="Patients per site of the phantom.")
+    ] = 64,
+    circuit: Annotated[
+        str, typer.Option(help="cover64 (64 patients a proof) or cover8 (small, for tests).")
+    ] = "cover64",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over in this home.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Six hospitals train together, are proven, encrypted and paid, in one command."""
+    from portal.demo import run_demo, settings_for
+    from portal.display import Display
+    from portal.home import Home
+    from portal.report import summary
+
+    where = Home(home or DEFAULT_HOME)
+    settings = settings_for(
+        data=data,
+        seed=seed,
+        default_seed=DEFAULT_SEED,
+        engine=engine,
+        sites=sites,
+        patients=patients,
+        rounds=rounds,
+        circuit=circuit,
+        epsilon=epsilon,
+    )
+    # Without --home a finished demonstration makes room for the next one; a named home is kept.
+    if fresh or (home is None and where.report.is_file()):
+        with where.lock():
+            where.clear()
+    report = run_demo(where, settings, Display(words, quiet=as_json and not words.is_terminal))
+    if as_json:
+        sys.stdout.write(json.dumps(summary(report)) + "\n")
+    else:
+        show(report)
+
+
+@ledger.command("balance", epilog="Example:  bithive ledger balance wallet:")
+def balance(
+    prefix: Annotated[str, typer.Argument(help="Accounts that start so.")] = "",
+    *,
+    home: HomePath = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Show balances."""
+    from portal.books import open_books
+
+    balances = open_books(home).balances(prefix)
+    if as_json:
+        printed = {name: str(amount) for name, amount in balances.items()}
+        sys.stdout.write(json.dumps(printed) + "\n")
+        return
+    table = Table("account", "balance")
+    table.columns[1].justify = "right"
+    for name, amount in balances.items():
+        table.add_row(name, btt_text(amount))
+    Console().print(table)
+
+
+@ledger.command("verify", epilog="Example:  bithive ledger verify --home bithive-home")
+def ledger_verify(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Derive every balance from the journal again and compare."""
+    from portal.books import open_books
+
+    report = open_books(home).verify()
+    found = {
+        "accounts": report.accounts,
+        "transfers": report.transfers,
+        "supply_base_units": report.supply,
+        "burned_base_units": report.burned,
+    }
+    _result(found, f"{report.transfers} transfers, supply {btt_text(report.supply)}", as_json)
+
+
+@audit.command("verify", epilog="Example:  bithive audit verify --home bithive-home")
+def audit_verify(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Find any changed, dropped or reordered entry of the audit log."""
+    from portal.books import open_audit
+
+    head = open_audit(home).verify()
+    found = {"size": head.size, "root": head.root.hex(), "signature": head.signature.hex()}
+    _result(found, f"{head.size} events, root {head.root.hex()}", as_json)
+
+
+@site.command("run", epilog="Example:  bithive site run north --home bithive-home")
+def site_run(
+    name: Annotated[str, typer.Argument(help="The site's name.")],
+    *,
+    home: HomePath = DEFAULT_HOME,
+    socket: Annotated[
+        Path | None, typer.Option(help="Where to listen. [HOME/sites/NAME/agent.sock]")
+    ] = None,
+) -> None:
+    """Serve one hospital's agent to its Flower SuperNode, until interrupted."""
+    from portal.resident import serve_site
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
+    )
+    serve_site(home, name, socket)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    try:
+        found = importlib.metadata.version("bithive")
+    except importlib.metadata.PackageNotFoundError:
+        found = "0.1.0 (from a clone)"
+    sys.stdout.write(f"bithive {found}\n")
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a run's table for a person."""
+    out = Console()
+    table = Table(title=report["study"]["title"], title_justify="left")
+    for heading in (
+        "site",
+        "patients",
+        "proven",
+        "AUC alone",
+        "epsilon",
+        "hospital",
+        "its patients",
+    ):
+        table.add_column(heading, justify="left" if heading == "site" else "right")
+    for one in report["per_site"]:
+        table.add_row(
+            one["site"],
+            str(one["patients"]),
+            str(one["patients_proven"]),
+            f"{one['auc_alone']:.3f}",
+            f"{one['epsilon']:.2f}",
+            _short(one["hospital_base_units"]),
+            _short(one["patients_base_units"]),
+        )
+    out.print(table)
+    mean = sum(report["auc_single_site"]) / report["sites"]
+    out.print(
+        f"held-out AUC  federated [bold]{report['auc_federated']:.3f}[/]   "
+        f"mean single site {mean:.3f}   pooled without privacy {report['auc_pooled']:.3f}",
+        highlight=False,
+    )
+    exact = "exact" if report["sum_exact"] else "[bold red]NOT EXACT[/]"
+    out.print(
+        f"epsilon {report['epsilon']:.2f} (delta {report['delta']:g}, unit: "
+        f"{report['source']['unit']})   opened sums {exact}   "
+        f"{report['proofs_verified']} proofs verified   "
+        f"{report['updates_refused']} updates refused",
+        highlight=False,
+    )
+    if report["noise"] == "seeded":
+        out.print("[yellow]noise was seeded: reproducible, and therefore not private[/]")
+    out.print(f"report: {report['report']}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command; turn expected errors into one line and exit code 1."""
+    _quiet_environment()
+    try:
+        app()
+    except BitHiveError as error:
+        words.print(f"[bold red]{error.code}[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        words.print("interrupted; run the same command again to go on", highlight=False)
+        sys.exit(130)
+
+
+def _quiet_environment() -> None:
+    """Set before the libraries load: Flower's calls home are off, threads are ours."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _result(found: dict[str, Any], sentence: str, as_json: bool) -> None:  # noqa: FBT001  # the option's value
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        Console().print(f"[green]sound[/]: {sentence}", highlight=False, soft_wrap=True)
+
+
+def _short(amount: int) -> str:
+    return f"{amount // 10**16 / 100:,.2f} BTT"

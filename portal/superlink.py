@@ -1,0 +1,298 @@
+"""Run the demonstration on real Flower servers: one SuperLink, a SuperNode and an agent per site.
+
+::
+
+    bithive demo ──▶ SuperLink (TLS, registered node keys) ◀── SuperNode ──▶ ClientApp ──▶ agent
+         │                  └─▶ ServerApp (the engine, its own process)        (unix socket)
+         └── watches the server's store; settles each closed round
+
+Every process listens on loopback only. Keys and certificates are made for this run and live in its
+home. The apps are the very files of this repository, bundled by ``flwr`` from the allow-list in
+``pyproject.toml``.
+
+References:
+    Flower 1.41 documentation: "Run Flower with the Deployment Engine", "Enable TLS connections",
+    "Authenticate SuperNodes".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from portal.certificates import make_certificates, make_node_key
+from protocol.errors import FederationError
+from protocol.progress import Step
+from storage.files import write_whole
+
+if TYPE_CHECKING:
+    from portal.demo import Run
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+START_SECONDS: Final = 120.0
+STOP_SECONDS: Final = 15.0
+POLL_SECONDS: Final = 0.25
+FEDERATION: Final = "bithive"
+
+
+class ServerFailed(FederationError):
+    """A Flower process did not start, or ended before the run did."""
+
+    code = "server-failed"
+
+    def __init__(self, name: str, log: Path) -> None:
+        self.name = name
+        super().__init__(f"{name} ended or did not start; its log is {log}; run again to resume")
+
+
+@dataclass
+class Processes:
+    """The processes of a run, their logs, and one way to stop them all."""
+
+    folder: Path
+    environment: Mapping[str, str]
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, *command: str) -> None:
+        """Start a process in its own group; its words go to ``NAME.log``."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(  # noqa: S603  # our own commands
+                command,
+                cwd=ROOT,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """See that all are alive.
+
+        Raises:
+            ServerFailed: One is not.
+        """
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                raise ServerFailed(name, self.folder / f"{name}.log")
+
+    def stop(self) -> None:
+        """Ask all to end, then end them."""
+        for process in self.running.values():
+            _signal(process, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in self.running.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal(process, signal.SIGKILL)
+                process.wait()
+
+
+def run_on_superlink(run: Run) -> None:
+    """Bring the servers up, start the Flower run, and settle rounds until the last is closed.
+
+    Raises:
+        ServerFailed: A process ended early.
+    """
+    if run.store.rounds_closed() == run.terms.rounds:
+        return
+    with servers(run) as (processes, port):
+        _start_run(run, processes, port)
+        _watch(run, processes)
+
+
+@contextlib.contextmanager
+def servers(run: Run) -> Iterator[tuple[Processes, int]]:
+    """Start SuperLink, agents and SuperNodes; stop them all at the end."""
+    folder = run.home.path / "flower"
+    shutil.rmtree(folder, ignore_errors=True)  # each start is a new Flower run
+    folder.mkdir(mode=0o700)
+    port = free_port()
+    processes = Processes(folder, _environment(folder))
+    certificates = make_certificates(folder / "certificates")
+    write_whole(
+        folder / "config.toml",
+        (
+            f'[superlink.{FEDERATION}]\naddress = "127.0.0.1:{port}"\n'
+            f'root-certificates = "{certificates.authority}"\n'
+        ).encode(),
+    )
+    try:
+        processes.start(
+            "superlink",
+            _tool("flower-superlink"),
+            "--ssl-ca-certfile",
+            str(certificates.authority),
+            "--ssl-certfile",
+            str(certificates.certificate),
+            "--ssl-keyfile",
+            str(certificates.key),
+            "--enable-supernode-auth",
+            "--database",
+            str(folder / "state.db"),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--disable-runtime-dependency-installation",
+        )
+        _wait_for_port(processes, port)
+        for one in run.terms.sites:
+            _start_site(run, processes, one.site, port, certificates.authority)
+        yield processes, port
+    finally:
+        processes.stop()
+
+
+def _start_site(run: Run, processes: Processes, site: str, port: int, authority: Path) -> None:
+    # A socket's path may hold about 100 bytes, so it does not lie in the home.
+    place = Path(_socket_folder(run.home.path)) / f"{site}.sock"
+    processes.start(
+        f"agent-{site}",
+        sys.executable,
+        "-m",
+        "portal",
+        "site",
+        "run",
+        site,
+        "--home",
+        str(run.home.path.resolve()),
+        "--socket",
+        str(place),
+    )
+    key = make_node_key(processes.folder / "nodes", site)
+    _flwr(processes, "supernode", "register", str(key.public), FEDERATION, "--name", site)
+    processes.start(
+        f"node-{site}",
+        _tool("flower-supernode"),
+        "--superlink",
+        f"127.0.0.1:{port}",
+        "--root-certificates",
+        str(authority),
+        "--auth-supernode-private-key",
+        str(key.private),
+        "--node-config",
+        f"agent='unix:{place}'",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(free_port()),
+    )
+
+
+def _start_run(run: Run, processes: Processes, port: int) -> None:
+    del port
+    home = run.home.server.resolve()
+    _flwr(processes, "run", str(ROOT), FEDERATION, "-c", f"home='{home}'")
+
+
+def _watch(run: Run, processes: Processes) -> None:
+    """Show and settle what the ServerApp closes, until the last round is settled."""
+    from portal.demo import after_close  # noqa: PLC0415  # the demonstration calls us
+
+    seen: set[tuple[int, str]] = set()
+    settled = 0
+    while settled < run.terms.rounds:
+        processes.check()
+        number = settled + 1
+        stored = run.store.round(number)
+        if stored is not None:
+            _show(run, number, seen)
+        if stored is not None and stored.closed is not None:
+            after_close(run, stored.closed)
+            run.store.settled(number)
+            run.observe(Step("close", number, None, number, run.terms.rounds))
+            settled = number
+            continue
+        time.sleep(POLL_SECONDS)
+
+
+def _show(run: Run, number: int, seen: set[tuple[int, str]]) -> None:
+    for site in run.store.upload_bytes(number):
+        if (number, site) not in seen:
+            seen.add((number, site))
+            run.observe(Step("verify", number, run.terms.sites[0].site.__class__(site)))
+    for refusal in run.store.refusals(number):
+        if (number, refusal.site) not in seen:
+            seen.add((number, refusal.site))
+            note = f"{refusal.code}: {refusal.reason}"
+            run.observe(Step("refuse", number, refusal.site, note=note))
+
+
+def _flwr(processes: Processes, *arguments: str) -> None:
+    log = processes.folder / "flwr.log"
+    with log.open("ab") as file:
+        done = subprocess.run(  # noqa: S603  # our own command
+            [_tool("flwr"), *arguments],
+            cwd=ROOT,
+            env=dict(processes.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=START_SECONDS,
+        )
+    if done.returncode != 0:
+        raise ServerFailed(f"flwr {arguments[0]}", log)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return the environment of the Flower processes: nothing calls home or installs anything."""
+    environment = dict(os.environ)
+    environment |= {
+        "FLWR_HOME": str(folder),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    return environment
+
+
+def _tool(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _socket_folder(home: Path) -> str:
+    import hashlib  # noqa: PLC0415
+    import tempfile  # noqa: PLC0415
+
+    name = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"bithive-{os.getuid()}-{name}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return str(folder)
+
+
+def free_port() -> int:
+    """Return a port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_port(processes: Processes, port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        processes.check()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(POLL_SECONDS)
+    raise ServerFailed("superlink", processes.folder / "superlink.log")
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
