@@ -1,0 +1,362 @@
+"""Encrypt packed updates at the hospitals, add them where no key is, open only the sum.
+
+The scheme is BFV [1] with one prime and no multiplication, so sums are exact. Hospitals share one
+secret key; uploads are encrypted under it symmetrically and carry a seed in place of their second
+polynomial, which halves them. The server's context is made from public parameters alone::
+
+    MaskedUpdate ── encrypt ─▶ EncryptedUpdate ── ServerContext.add ─▶ EncryptedSum ── open_sum ─▶
+     hospital        key          to server           no key              to hospitals    key
+
+    >>> from privacy.parameters import parameter_set
+    >>> self_test(parameter_set("packed-bfv-8"))
+
+What holds, each a test in tests/privacy/test_bfv.py or test_attacks.py:
+
+1. The opened sum is the sum mod t, slot for slot, for every cohort up to ``max_sites``.
+2. A server context holds no secret key, and adding is independent of order, byte for byte.
+3. Hostile bytes end in a typed error.
+4. Before decryption, ``open_sum`` refuses a ciphertext no sum of honest uploads can look like:
+   one with a polynomial that compresses below the entropy of uniform residues, such as
+   (0, floor(q/t)), whose decryption is the secret key; and one whose noise is more, or less,
+   than that of a sum.
+
+What does not hold: whoever knows an honest sum can add a crafted ciphertext to it and pass rule 4.
+Decryption then gives garbage, which ``packing.unpack`` refuses, and the hospital tells nothing
+but its refusal. Each such refusal may still teach a bit about the key; hospitals open each round
+once, and the group key is made anew when the cohort changes. A key id is a name, not a proof: a
+ciphertext under another key that names this one is found out by ``unpack`` too.
+
+References:
+    [1] Fan and Vercauteren, ePrint 2012/144; SEAL, https://github.com/microsoft/SEAL.
+    [2] TenSEAL: Benaissa et al., 2021, arXiv:2104.03152.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import numpy as np
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from tenseal import sealapi
+
+from privacy.masks import MaskedUpdate, apply
+from privacy.packing import SumCorrupt, pack, unpack
+from privacy.parameters import ParameterSet
+from privacy.quantisation import QuantisedUpdate
+from privacy.ring import LIBRARY_ERRORS, Ring, TensealIncompatible, ring
+from privacy.scratch import scratch_file
+from privacy.wire import MalformedCiphertext, vector_bytes, vector_size
+from protocol.errors import PrivacyError
+from protocol.ids import KeyId
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NOISE_BITS_MIN: Final = 2
+"""Noise budget a sum must have left: its largest noise is below a quarter of what decrypts."""
+_SEEDED_FRAME_BYTES: Final = 204  # what SEAL 4.3 adds to the words of a seeded ciphertext
+
+
+class ForeignKeyCiphertext(PrivacyError):
+    """A ciphertext names another key than the one it is to be added or opened under."""
+
+    code = "ciphertext-foreign-key"
+
+    def __init__(self, expected: KeyId, found: KeyId) -> None:
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"a ciphertext is under key {found} where {expected} is in use; its site must take "
+            "the group key of this study and send its update again"
+        )
+
+
+class ForeignParameters(PrivacyError):
+    """A ciphertext or update follows another parameter set."""
+
+    code = "ciphertext-foreign-parameters"
+
+    def __init__(self, expected: str, found: str) -> None:
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"a ciphertext or update follows {found} where the study's terms say {expected}; "
+            "its site must send it in the study's parameter set"
+        )
+
+
+class SecretKeyMalformed(PrivacyError):
+    """Bytes that should be a group key are not."""
+
+    code = "group-key-malformed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the group key cannot be read as a key of the study's parameter set; ask the site "
+            "that made it to hand it out again"
+        )
+
+
+@dataclass(frozen=True)
+class EncryptedUpdate:
+    """One site's update, as it travels; ``blob`` is a TenSEAL vector of seeded ciphertexts."""
+
+    blob: bytes
+    key_id: KeyId
+    parameters: str
+    length: int
+
+
+@dataclass(frozen=True)
+class EncryptedSum:
+    """The sum of ``sites`` updates; ``blob`` is a TenSEAL vector."""
+
+    blob: bytes
+    key_id: KeyId
+    parameters: str
+    length: int
+    sites: int
+
+
+class SecretKey:
+    """The hospitals' group key, held in memory; the server never gets it.
+
+    ``key_id`` names it in public: sixteen hexadecimal digits derived one way (HKDF, then SHA-256).
+    Python cannot wipe memory; the key is gone when the process is.
+    """
+
+    def __init__(self, secret: bytes, parameters: ParameterSet) -> None:
+        self._bytes = secret
+        self.parameters = parameters
+        self.key_id = _key_id(secret, parameters)
+        self.ring: Ring = ring(parameters)
+        self._key = sealapi.SecretKey()
+        try:
+            with scratch_file() as file:
+                file.write(secret)
+                self._key.load(self.ring.seal, file.path)
+        except LIBRARY_ERRORS as error:
+            raise SecretKeyMalformed from error
+
+    @classmethod
+    def from_bytes(cls, secret: bytes, parameters: ParameterSet) -> SecretKey:
+        """Return the key that ``to_bytes`` wrote.
+
+        Raises:
+            SecretKeyMalformed: It did not write these bytes.
+        """
+        return cls(secret, parameters)
+
+    def to_bytes(self) -> bytes:
+        """Return the secret, for ``keys.wrap`` and for a private file; nowhere else."""
+        return self._bytes
+
+    def encryptor(self) -> Any:
+        """Return SEAL's encryptor; it draws from the operating system, never from a seed."""
+        return sealapi.Encryptor(self.ring.seal, self._key)
+
+    def decryptor(self) -> Any:
+        """Return SEAL's decryptor."""
+        return sealapi.Decryptor(self.ring.seal, self._key)
+
+    def check(self, key_id: KeyId, parameters: str) -> None:
+        """Return if a ciphertext that names these is for this key.
+
+        Raises:
+            ForeignParameters: It follows another parameter set.
+            ForeignKeyCiphertext: It is under another key.
+        """
+        _check_names(self.parameters, self.key_id, parameters, key_id)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a group key is not pickled: wrap its bytes for each recipient")
+
+    def __repr__(self) -> str:
+        return f"SecretKey({self.key_id})"
+
+
+def generate_key(parameters: ParameterSet) -> SecretKey:
+    """Return a new group key, drawn by SEAL from the operating system's randomness."""
+    with scratch_file() as file:
+        sealapi.KeyGenerator(ring(parameters).seal).secret_key().save(file.path)
+        return SecretKey(file.read(), parameters)
+
+
+def encrypt(masked: MaskedUpdate, key: SecretKey) -> EncryptedUpdate:
+    """Encrypt one site's update.
+
+    Args:
+        masked: The update after the mask stage; mypy refuses any other.
+        key: The group key.
+
+    Raises:
+        ForeignParameters: The update was packed for another parameter set.
+    """
+    if masked.parameters != key.parameters:
+        raise ForeignParameters(key.parameters.name, masked.parameters.name)
+    encryptor = key.encryptor()
+    ciphertexts: list[bytes] = []
+    with scratch_file() as file:
+        for slots in masked.words.reshape(-1, key.parameters.ring_degree):
+            encryptor.encrypt_symmetric(key.ring.encode(slots)).save(file.path)
+            ciphertexts.append(file.read())
+    blob = vector_bytes(ciphertexts, key.parameters.ring_degree)
+    return EncryptedUpdate(blob, key.key_id, key.parameters.name, masked.length)
+
+
+class ServerContext:
+    """All a server needs to add ciphertexts. It is made without a key and can take none."""
+
+    def __init__(self, parameters: ParameterSet) -> None:
+        self.parameters = parameters
+        self._ring = ring(parameters)
+
+    def check(self, update: EncryptedUpdate) -> None:
+        """Return if ``update`` can be added.
+
+        It may still be under another key than it says; that shows when the sum is opened.
+
+        Raises:
+            ForeignParameters: It follows another parameter set.
+            MalformedCiphertext: It is truncated, of another length, level or form, or in clear.
+        """
+        self._load(update)
+
+    def add(
+        self, updates: Sequence[EncryptedUpdate], *, key_id: KeyId | None = None
+    ) -> EncryptedSum:
+        """Return the sum of the updates.
+
+        Args:
+            updates: One from each site, at least one.
+            key_id: The round's key; the first update's when not given.
+
+        Raises:
+            TooManySites: The sum could overflow.
+            ForeignKeyCiphertext: They do not all name one key.
+            ForeignParameters: One follows another parameter set.
+            MalformedCiphertext: One is broken, or not as long as the first.
+        """
+        self.parameters.check_sites(len(updates))
+        first = updates[0]
+        expected = key_id if key_id is not None else first.key_id
+        total: Any = None
+        for update in updates:
+            _check_names(self.parameters, expected, update.parameters, update.key_id)
+            if update.length != first.length:
+                raise MalformedCiphertext("its length is not that of the other updates")
+            vector = self._load(update)
+            try:
+                total = vector if total is None else total.add_(vector)
+            except LIBRARY_ERRORS as error:
+                raise MalformedCiphertext("TenSEAL does not add it") from error
+        return EncryptedSum(
+            blob=total.serialize(),
+            key_id=expected,
+            parameters=self.parameters.name,
+            length=first.length,
+            sites=len(updates),
+        )
+
+    def _load(self, update: EncryptedUpdate) -> Any:
+        _check_names(self.parameters, update.key_id, update.parameters, update.key_id)
+        return self._ring.load(update.blob, update.length, seeded=True)
+
+
+def open_sum(total: EncryptedSum, key: SecretKey) -> NDArray[np.uint64]:
+    """Decrypt a sum, after refusing everything that does not look like one.
+
+    The result goes to ``masks.remove``, where there are masks, and then to ``packing.unpack``,
+    which checks it against the number of sites; nothing of it leaves the hospital before that.
+
+    Args:
+        total: From the server; hostile.
+        key: The group key.
+
+    Returns:
+        ``(ciphertexts * ring_degree,)`` slots, integers below t.
+
+    Raises:
+        ForeignKeyCiphertext: It names another key.
+        ForeignParameters: It follows another parameter set.
+        TooManySites: It claims more sites than fields have room for.
+        MalformedCiphertext: It is broken or crafted, or its noise is not that of a sum.
+    """
+    key.check(total.key_id, total.parameters)
+    key.parameters.check_sites(total.sites)
+    ciphertexts = key.ring.load(total.blob, total.length, seeded=False).ciphertext()
+    decryptor = key.decryptor()
+    with scratch_file() as file:
+        for ciphertext in ciphertexts:
+            key.ring.check_uniform(ciphertext, file)
+            _check_noise(decryptor.invariant_noise_budget(ciphertext), key.parameters)
+    words = []
+    for ciphertext in ciphertexts:
+        plaintext = sealapi.Plaintext()
+        decryptor.decrypt(ciphertext, plaintext)
+        words.append(key.ring.decode(plaintext))
+    return np.concatenate(words)
+
+
+def upload_bytes(length: int, parameters: ParameterSet) -> int:
+    """Return the size of an encrypted update of ``length`` values, in bytes.
+
+    Examples:
+        >>> from privacy.parameters import parameter_set
+        >>> upload_bytes(1_000_000, parameter_set("packed-bfv-8"))
+        2044638
+    """
+    each = 8 * parameters.ring_degree + _SEEDED_FRAME_BYTES
+    return vector_size(parameters.ciphertexts(length), each, parameters.ring_degree)
+
+
+def self_test(parameters: ParameterSet) -> None:
+    """Encrypt, add, open and compare; run it before the first round of a process.
+
+    Raises:
+        TensealIncompatible: The sum is not exact, or the bytes are not laid out as expected.
+    """
+    key, server, length = generate_key(parameters), ServerContext(parameters), 5
+    extremes = np.array([1, -1, 0, 1, -1], dtype=np.int16) * parameters.value_max
+    packed = pack(QuantisedUpdate(extremes, parameters.value_bits, 0), 3, parameters)
+    sites = parameters.max_sites
+    try:
+        updates = [encrypt(apply(packed, []), key) for _ in range(sites)]
+        opened = open_sum(server.add(updates), key)
+        sums, weight = unpack(opened, length, sites, parameters)
+    except (MalformedCiphertext, SumCorrupt, *LIBRARY_ERRORS) as error:
+        raise TensealIncompatible(f"a self-test failed ({error})") from error
+    if weight != 3 * sites or not np.array_equal(sums, sites * extremes.astype(np.int64)):
+        raise TensealIncompatible("a sum it made is not exact")
+    if len(updates[0].blob) != upload_bytes(length, parameters):
+        raise TensealIncompatible("its ciphertexts have another size than this version's")
+
+
+def _check_names(
+    parameters: ParameterSet, key_id: KeyId, found_parameters: str, found_key: KeyId
+) -> None:
+    if found_parameters != parameters.name:
+        raise ForeignParameters(parameters.name, found_parameters)
+    if found_key != key_id:
+        raise ForeignKeyCiphertext(key_id, found_key)
+
+
+def _check_noise(budget: int, parameters: ParameterSet) -> None:
+    """Refuse too much noise, which may decrypt wrongly, and too little, which nobody's sum has.
+
+    Fresh noise has a standard deviation of 3.2 in each of N coefficients, so its largest is above
+    4 and the budget of an honest ciphertext at most bits(q) - bits(t) - 3.
+    """
+    most = sum(parameters.coeff_modulus_bits) - parameters.plain_modulus_bits - 3
+    if not NOISE_BITS_MIN <= budget <= most:
+        raise MalformedCiphertext("its noise is not that of a sum of fresh ciphertexts")
+
+
+def _key_id(secret: bytes, parameters: ParameterSet) -> KeyId:
+    info = b"bithive group key id\n" + parameters.name.encode()
+    public = HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(secret)
+    return KeyId(hashlib.sha256(public).hexdigest()[:16])
