@@ -111,6 +111,7 @@ class Egress:
                 reference_patients=training.reference_patients,
                 stream=stream,
                 augment=training.augment,
+                views=training.views,
                 on_step=lambda done: self.progress(
                     Step("train", plan.round, self.site, done, privacy.steps)
                 ),

@@ -29,16 +29,18 @@ def serve(answer: Answer, path: Path, stop: Event) -> None:
         StorageFailed: The socket cannot be made (a path of more than 100 bytes, say).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    unready = path.with_suffix(".tmp")
+    unready.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         mask = os.umask(0o177)  # the socket is born with mode 0600
         try:
-            listener.bind(str(path))
+            listener.bind(str(unready))
         except OSError as error:
             raise StorageFailed(f"the agent's socket {path.name}", str(error)) from error
         finally:
             os.umask(mask)
         listener.listen(8)
+        unready.replace(path)  # whoever sees the name is answered
         listener.settimeout(POLL_SECONDS)
         while not stop.is_set():
             try:

@@ -145,6 +145,7 @@ def _alone(comparison: Comparison, site: SiteId, arrays: Arrays) -> list[float]:
             reference_patients=training.reference_patients,
             stream=stream,
             augment=training.augment,
+            views=training.views,
         )
         mean = trained.update.vector / (patients / training.reference_patients)
         momentum = training.server_momentum * momentum + mean

@@ -55,7 +55,6 @@ OTHER_PURPOSE: Final = "POA"
 """DUO:0000011, population origins or ancestry research: what a narrow grant here allows."""
 ENCRYPTION: Final = "packed-bfv-8"
 SECRET_BYTES: Final = 32
-REFERENCE_PATIENTS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,12 @@ def study_terms(
             network=recipe.network,
             input_shape=data.input_shape,
             tensor_sizes=tensor_sizes(module),
-            reference_patients=REFERENCE_PATIENTS,
+            reference_patients=recipe.reference_patients,
             learning_rate=recipe.lr,
             server_learning_rate=recipe.server_lr,
             server_momentum=recipe.server_momentum,
             augment=recipe.augment,
+            views=recipe.views,
         ),
         privacy=PrivacyTerms(
             epsilon=settings.epsilon,

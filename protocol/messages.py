@@ -177,7 +177,10 @@ class PrivacyTerms(Message):
 
 
 class TrainingTerms(Message):
-    """The model and how it is trained; learning rates are per step and per round."""
+    """The model and how it is trained; learning rates are per step and per round.
+
+    ``views`` is how many of a drawn patient's records are averaged into her one gradient.
+    """
 
     network: Slug
     input_shape: Annotated[tuple[int, ...], Field(min_length=1, max_length=4)]
@@ -187,6 +190,7 @@ class TrainingTerms(Message):
     server_learning_rate: Annotated[float, Field(gt=0, le=1e4)]
     server_momentum: Annotated[float, Field(ge=0, lt=1)]
     augment: bool
+    views: Annotated[int, Field(ge=1, le=64)] = 1
 
     @property
     def parameters(self) -> int:

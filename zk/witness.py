@@ -15,6 +15,7 @@ References:
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -247,6 +248,8 @@ def _calculator(circuit: Circuit) -> _Calculator:
         import wasmtime  # noqa: PLC0415 - optional: only whoever proves needs it
     except ImportError as error:
         raise ProverMissing("wasmtime") from error
+    # Freed before the interpreter takes the library apart, which it would complain about.
+    atexit.register(_calculator.cache_clear)
     engine = wasmtime.Engine()
     return _Calculator(
         engine=engine,

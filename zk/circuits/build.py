@@ -21,7 +21,6 @@ import argparse
 import hashlib
 import json
 import lzma
-import os
 import shutil
 import subprocess
 import sys
@@ -198,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
             text = json.dumps(compile_circuits(HERE / "build"), indent=2, sort_keys=True)
             draft = manifest.with_suffix(".draft")
             draft.write_text(text + "\n")
-            os.replace(draft, manifest)
+            draft.replace(manifest)
     except (CompilerMissing, CircuitNotReproduced) as refusal:
         sys.stderr.write(f"{refusal.code}: {refusal}\n")
         return 1
