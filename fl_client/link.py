@@ -74,7 +74,8 @@ def ask(address: str, frame: bytes) -> bytes:
 def send(connection: socket.socket, frame: bytes) -> None:
     """Write one frame and its length."""
     connection.sendall(len(frame).to_bytes(LENGTH_BYTES, "big"))
-    connection.sendall(frame)
+    if frame:  # the peer may have answered an empty frame, and gone, already
+        connection.sendall(frame)
 
 
 def receive(connection: socket.socket) -> bytes:
