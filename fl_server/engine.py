@@ -310,7 +310,9 @@ class Engine:
             self._refuse(site, plan.round, error.code, str(error))
             return
         self.store.accept(contribution, admitted.update.blob, list(admitted.statements))
-        self.progress(Step("verify", plan.round, site, seconds=time.thread_time() - started))
+        spent = time.thread_time() - started
+        self.progress(Step("gate", plan.round, site, seconds=spent - admitted.proof_seconds))
+        self.progress(Step("verify", plan.round, site, seconds=admitted.proof_seconds))
 
     def _admit(
         self, site: SiteId, reply: Frame, plan: RoundPlan, lane: tuple[ChunkState, ...]

@@ -23,6 +23,7 @@ References:
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -44,7 +45,7 @@ from protocol.messages import (
 from zk.cover import CoverStatement, Scope, context_of
 from zk.groth16 import verify_many
 from zk.keys import VerificationKey
-from zk.merkle import MerkleTree
+from zk.merkle import root_of
 
 PROOFS_BATCH_MAX: Final = 64
 
@@ -97,11 +98,15 @@ class ProvenTooMuch(ProofError):
 
 @dataclass(frozen=True)
 class Admitted:
-    """A contribution that passed: its ciphertext, and the statements newly verified for it."""
+    """A contribution that passed.
+
+    ``statements`` were newly verified for it, which took ``proof_seconds`` of processor time.
+    """
 
     receipt: Receipt
     update: EncryptedUpdate
     statements: tuple[str, ...]
+    proof_seconds: float
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,9 @@ class Gate:
             raise ProvenTooMuch(receipt.site, receipt.proven_patients, proven)
         if receipt.gradients != self.terms.privacy.gradients(proven):
             raise ContributionRefused(receipt.site, "its number of gradients does not follow")
+        started = time.thread_time()
         fresh = self._verify(contribution.certificates, statements, known)
+        proof_seconds = time.thread_time() - started
         update = EncryptedUpdate(
             blob=ciphertext,
             key_id=contribution.key_id,
@@ -160,7 +167,7 @@ class Gate:
             length=contribution.length,
         )
         self.context.check(update)
-        return Admitted(receipt, update, fresh)
+        return Admitted(receipt, update, fresh, proof_seconds)
 
     def _check_origin(self, receipt: Receipt, plan: RoundPlan) -> None:
         identity = self.terms.identity(receipt.site)
@@ -205,7 +212,7 @@ class Gate:
     def _check_certificates(
         self, contribution: Contribution, lane: Sequence[ChunkState]
     ) -> list[CoverStatement]:
-        roots = {state.chunk: chunk_root(state.leaves) for state in lane}
+        roots = {state.chunk: root_of(state.leaves) for state in lane}
         receipt = contribution.receipt
         statements: list[CoverStatement] = []
         seen: set[int] = set()
@@ -264,11 +271,3 @@ def scope_of(terms: StudyTerms, site: SiteId, chunk: int) -> Scope:
         through_day=consent.through_day,
         context=context_of(PROTOCOL_VERSION, consent.registry, consent.key_hash, chunk),
     )
-
-
-def chunk_root(leaves: Sequence[int]) -> int:
-    """Return the Poseidon Merkle root of one chunk's leaves (a power of two of them)."""
-    depth = len(leaves).bit_length() - 1
-    tree = MerkleTree(depth)
-    tree.set_many(dict(enumerate(leaves)))
-    return tree.root

@@ -54,8 +54,8 @@ from zk.circuit import CIRCUITS, circuit
 from zk.keys import VerificationKey, development_key
 from zk.prover import Prover
 
-PROCESSES: Final = 2
-"""How many sites train at once, and how many proofs are made at once."""
+PROCESSES = 2
+"""How many sites train at once, how many proofs are made at once, how many baselines train."""
 
 
 ENGINES: Final = ("in-process", "superlink")
@@ -293,12 +293,14 @@ def after_close(run: Run, closed: RoundClosed) -> None:
         return
     settlement = run.market.settle(closed)
     run.observe(Step("settle", closed.round, None, seconds=time.thread_time() - started))
+    started = time.thread_time()
     run.sums_exact[closed.round] = sum_is_exact(run, closed)
     state = run.store.model(closed.round)
     training = run.terms.training
     run.curve[closed.round] = examined(run).auc_of(
         training.network, training.input_shape, state.vector
     )
+    run.observe(Step("judge", closed.round, None, seconds=time.thread_time() - started))
     withdrawn = withdraw_due(run.home, run.registry, run.wishes, closed.round + 1)
     run.display.say(
         f"round {closed.round}/{run.terms.rounds}: {len(closed.receipts)} updates, "

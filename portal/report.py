@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from ledger import chart
 from portal.baselines import Baselines
 from portal.home import Home
 from portal.plots import curve_plot, epsilon_plot, payment_plot
 from privacy.accounting import DpSgdEvent, epsilon
+from protocol.ids import SiteId
 from protocol.messages import RoundClosed
 from protocol.units import TOTAL_SUPPLY, btt_text
 from storage.files import write_whole
@@ -180,13 +182,13 @@ def _receipt(closed: RoundClosed, index: int) -> dict[str, Any]:
 
 
 def _site(
-    run: Run, baselines: Baselines, site: str, rounds: list[dict[str, Any]]
+    run: Run, baselines: Baselines, site: SiteId, rounds: list[dict[str, Any]]
 ) -> dict[str, Any]:
     receipts = [receipt for one in rounds for receipt in one["receipts"] if receipt["site"] == site]
     books = run.market.ledger
-    wallet = books.balances(f"wallet:{site}").get(f"wallet:{site}", 0)
-    pool = f"pool:{run.terms.study}:{site}"
-    pooled = books.balances(pool).get(pool, 0)
+    wallet, pool = chart.wallet(site), chart.pool(run.terms.study, site)
+    hospital = books.balances(wallet).get(wallet, 0)
+    of_patients = books.balances(pool).get(pool, 0)
     privacy = run.terms.privacy
     rounds_answered = len(receipts) + sum(
         refusal["site"] == site and refusal["code"] != "no-answer"
@@ -208,8 +210,8 @@ def _site(
         if rounds_answered
         else 0.0,
         "auc_alone": round(baselines.alone[site][-1], 6),
-        "hospital_base_units": wallet,
-        "patients_base_units": pooled,
+        "hospital_base_units": hospital,
+        "patients_base_units": of_patients,
     }
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from consent.grant import new_opening
 from consent.openings import OpeningStore
-from consent.purposes import category_mask, purpose_mask
+from consent.purposes import category_mask, granted_mask, purpose_mask
 from consent.registry import Registry
 from consent.terms import Terms
 from fl_server.aggregation import first_steps
@@ -205,7 +205,7 @@ def _grant_all(
 def _terms(terms: StudyTerms, founding: Founding, site: SiteId, purpose: str) -> Terms:
     first_day = day_number(founding.today)
     return Terms(
-        grants=purpose_mask([purpose]) | category_mask([founding.data.source.modality]),
+        grants=granted_mask([purpose]) | category_mask([founding.data.source.modality]),
         site=number_of(site, bits=32),
         dataset=number_of(terms.consent.dataset, bits=32),
         study=number_of(terms.study, bits=64),
