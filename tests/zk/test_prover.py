@@ -79,6 +79,7 @@ def test_a_proving_key_that_cannot_be_read_is_refused(cover8, vk, chunk, tmp_pat
         _prove(job)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_reported_and_replaced(cover8, keys, chunk):
     with Prover(cover8, *keys) as fragile:
         fragile.warm()
