@@ -1,0 +1,80 @@
+"""The registry's public log: every change of a leaf, from which anybody rebuilds the tree.
+
+    >>> entry = LogEntry(sequence=1, index=0, leaf=7, epoch=1, at="2026-11-21T09:30:00+00:00")
+    >>> from zk.merkle import MerkleTree
+    >>> rebuild([]) == MerkleTree(TREE_DEPTH).root != rebuild([entry])
+    True
+
+An index has a short life: empty, then one leaf, then empty for good. A log in which a withdrawn
+leaf lives again, or a leaf is exchanged, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.errors import ConsentError
+from zk.merkle import MerkleTree
+from zk.poseidon import FIELD
+
+TREE_DEPTH: Final = 20
+"""A million leaves. Part of what a root means: it never changes."""
+
+
+class LogInconsistent(ConsentError):
+    """A registry's log does what no registry may do."""
+
+    code = "consent-log-inconsistent"
+
+    def __init__(self, sequence: int, why: str) -> None:
+        self.sequence = sequence
+        self.why = why
+        super().__init__(
+            f"entry {sequence} of the consent log is not possible: {why}; "
+            "compare the log with another copy and do not rely on its root"
+        )
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One leaf was set (a grant) or became 0 (its withdrawal)."""
+
+    sequence: int
+    """From 1, without gaps."""
+    index: int
+    leaf: int
+    epoch: int
+    """Number of the first epoch whose root has this change."""
+    at: str
+    """ISO 8601, UTC."""
+
+
+def rebuild(log: Iterable[LogEntry]) -> int:
+    """Return the root that the log leads to.
+
+    Args:
+        log: From the first entry on; hostile.
+
+    Raises:
+        LogInconsistent: Entries are missing or out of order, or an index lives twice.
+    """
+    leaves: dict[int, int] = {}
+    epoch = 0
+    for expected, entry in enumerate(log, start=1):
+        if entry.sequence != expected:
+            raise LogInconsistent(entry.sequence, f"entry {expected} should stand in its place")
+        if entry.epoch < epoch:
+            raise LogInconsistent(expected, "its epoch is before that of the entry before it")
+        if not 0 <= entry.index < 1 << TREE_DEPTH or not 0 <= entry.leaf < FIELD:
+            raise LogInconsistent(expected, "it has no place in the tree")
+        if entry.leaf != 0 and entry.index in leaves:
+            raise LogInconsistent(expected, "its place was used before")
+        if entry.leaf == 0 and not leaves.get(entry.index):
+            raise LogInconsistent(expected, "it takes out a leaf that is not there")
+        leaves[entry.index] = entry.leaf
+        epoch = entry.epoch
+    tree = MerkleTree(TREE_DEPTH)
+    tree.set_many(leaves)
+    return tree.root

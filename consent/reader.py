@@ -1,0 +1,191 @@
+"""Reading a registry: lanes, leaves, roots and paths, as of its newest signed epoch.
+
+All of it is public. A reader needs no key and believes the database only as far as it leads to
+what the registry signed. Readers and writers may share the database, from any number of processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+import sqlalchemy as sa
+
+from consent.history import History, SignedEpoch, read_log
+from consent.lanes import Lane, LaneUnknown, read_lanes
+from consent.log import TREE_DEPTH, LogEntry
+from consent.store import REGISTRY
+from protocol.errors import ConsentError
+from storage.database import name_of, reading
+
+FORMAT: Final = 1
+"""Of the database; another one is refused."""
+
+
+class RegistryMissing(ConsentError):
+    """There is no registry at the place it should be read from."""
+
+    code = "registry-missing"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{name} holds no consent registry; create it or name the right file")
+
+
+class AnotherRegistry(ConsentError):
+    """The database belongs to a registry of another name, key or format."""
+
+    code = "another-registry"
+
+    def __init__(self, name: str, what: str) -> None:
+        self.name = name
+        super().__init__(
+            f"the consent registry in {name} has another {what} than it should; "
+            "name the right file or the right key"
+        )
+
+
+class RegistryReader:
+    """What anybody may ask of a registry."""
+
+    def __init__(
+        self, engine: sa.Engine, *, registry_id: str | None, public_key: bytes | None
+    ) -> None:
+        """Read the registry and hold it against what it signed.
+
+        Args:
+            engine: Over a database with the tables of ``consent.store``.
+            registry_id: Its name, where the caller knows it.
+            public_key: Its key, 32 raw bytes, where the caller knows it.
+
+        Raises:
+            RegistryMissing: The tables are empty.
+            AnotherRegistry: It has another name, key or format.
+            RegistryDamaged: It was altered or cut short.
+        """
+        self._engine = engine
+        self._name = name_of(engine)
+        self._lock = threading.RLock()
+        self._held = 0
+        self._history: History | None = None
+        with reading(engine) as connection:
+            row = connection.execute(sa.select(REGISTRY)).first()
+        if row is None:
+            raise RegistryMissing(self._name)
+        for what, found, expected in (
+            ("format", row.format, FORMAT),
+            ("name", row.id, registry_id),
+            ("key", row.public_key, public_key),
+        ):
+            if expected is not None and found != expected:
+                raise AnotherRegistry(self._name, what)
+        self.id: str = row.id
+        self.public_key: bytes = row.public_key
+        self.epoch()
+
+    def close(self) -> None:
+        """Close the database; what was changed is on the disk already."""
+        self._engine.dispose()
+
+    def epoch(self) -> SignedEpoch:
+        """Return the newest signed state."""
+        return self._current().epoch
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[SignedEpoch]:
+        """Hold this instance at one epoch: all that is read inside belongs to it.
+
+        Nothing can be changed through this instance meanwhile; others may go on.
+        """
+        with self._lock:
+            epoch = self.epoch()
+            self._held += 1
+            try:
+                yield epoch
+            finally:
+                self._held -= 1
+
+    def lanes(self) -> list[Lane]:
+        """Return all lanes in the order of their chunks."""
+        with reading(self._engine) as connection:
+            return read_lanes(connection)
+
+    def lane_of_chunk(self, chunk: int) -> Lane:
+        """Return the lane that a chunk belongs to.
+
+        Raises:
+            LaneUnknown: It belongs to none.
+        """
+        for lane in self.lanes():
+            if chunk in lane.chunks:
+                return lane
+        raise LaneUnknown(f"chunk {chunk}")
+
+    def leaves(self, lane: Lane) -> list[int]:
+        """Return the leaves of a lane in order; 0 where nothing is, or nothing any more."""
+        with self._lock:
+            tree = self._current().tree
+            return [tree.leaf(index) for index in lane.indices]
+
+    def live_count(self, lane: Lane) -> int:
+        """Return how many grants of a lane are live."""
+        return sum(leaf != 0 for leaf in self.leaves(lane))
+
+    def chunk_leaves(self, chunk: int) -> list[int]:
+        """Return the leaves of a chunk in order.
+
+        Raises:
+            LaneUnknown: The chunk belongs to no lane.
+        """
+        lane = self.lane_of_chunk(chunk)
+        start = (chunk - lane.first_chunk) * lane.chunk_size
+        return self.leaves(lane)[start : start + lane.chunk_size]
+
+    def chunk_root(self, chunk: int) -> int:
+        """Return the node of the tree that covers a chunk, which a certificate proves about.
+
+        Raises:
+            LaneUnknown: The chunk belongs to no lane.
+        """
+        level = self.lane_of_chunk(chunk).chunk_level
+        with self._lock:
+            return self._current().tree.node(level, chunk)
+
+    def chunk_path(self, chunk: int) -> list[int]:
+        """Return the siblings from a chunk's node up to the root, lowest first.
+
+        Raises:
+            LaneUnknown: The chunk belongs to no lane.
+        """
+        level = self.lane_of_chunk(chunk).chunk_level
+        with self._lock:
+            return self._current().tree.path(chunk, level=level)
+
+    def leaf_path(self, index: int) -> list[int]:
+        """Return the siblings from a leaf up to the root, for whoever holds its receipt."""
+        assert 0 <= index < 1 << TREE_DEPTH
+        with self._lock:
+            return self._current().tree.path(index)
+
+    def log(self) -> list[LogEntry]:
+        """Return every change of a leaf since the beginning; ``consent.log.rebuild`` replays it."""
+        with reading(self._engine) as connection:
+            return read_log(connection)
+
+    def _current(self) -> History:
+        with self._lock:
+            if self._held and self._history is not None:
+                return self._history
+            with reading(self._engine) as connection:
+                return self._caught_up(connection)
+
+    def _caught_up(self, connection: sa.Connection) -> History:
+        history, self._history = self._history, None  # a history that fails is not kept
+        if history is None:
+            history = History.load(connection, self._name, self.id, self.public_key)
+        else:
+            history.catch_up(connection)
+        self._history = history
+        return history

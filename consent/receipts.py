@@ -1,0 +1,99 @@
+"""Receipts: what a patient keeps to show that a grant was published, or withdrawn.
+
+Each is signed by the registry over a label and its fields as canonical JSON. A receipt names no
+patient: it names a leaf, which its owner can look up in the registry's public log at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from protocol.errors import ConsentError
+from protocol.ids import GrantId
+
+
+class NotSignedByRegistry(ConsentError):
+    """A receipt or epoch does not carry the registry's signature, or was changed since."""
+
+    code = "not-signed-by-registry"
+
+    def __init__(self, what: str, registry: str) -> None:
+        self.what = what
+        self.registry = registry
+        super().__init__(
+            f"the {what} does not carry the signature of the registry {registry}; "
+            "do not rely on it and fetch it from the registry again"
+        )
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What the registry signs: the fields of a subclass, under its label."""
+
+    label: ClassVar[str]
+    registry: str
+    signature: bytes
+
+    def signed_bytes(self) -> bytes:
+        """Return the label, a line feed, and the other fields as sorted, compact JSON.
+
+        Numbers that may pass 2^53 are written as decimal strings.
+        """
+        fields = {name: value for name, value in asdict(self).items() if name != "signature"}
+        body = json.dumps(
+            {name: _portable(name, value) for name, value in fields.items()},
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+        return f"bithive {self.label}\n{body}".encode()
+
+    def signed_by(self, key: Ed25519PrivateKey) -> Self:
+        """Return it with the signature of ``key``."""
+        return replace(self, signature=key.sign(self.signed_bytes()))
+
+    def check(self, public_key: bytes) -> None:
+        """Return if the signature is that of the registry's key, 32 raw bytes.
+
+        Raises:
+            NotSignedByRegistry: It is not.
+        """
+        try:
+            Ed25519PublicKey.from_public_bytes(public_key).verify(
+                self.signature, self.signed_bytes()
+            )
+        except (InvalidSignature, ValueError) as error:
+            raise NotSignedByRegistry(self.label, self.registry) from error
+
+
+@dataclass(frozen=True)
+class GrantReceipt(Signed):
+    """The registry has published ``leaf`` at ``index``; it counts from ``epoch`` on."""
+
+    label = "grant receipt"
+    grant: GrantId
+    index: int
+    leaf: int
+    epoch: int
+    at: str
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True)
+class WithdrawalReceipt(Signed):
+    """The registry has taken the leaf at ``index`` out; from ``epoch`` on nothing covers it."""
+
+    label = "withdrawal receipt"
+    grant: GrantId
+    index: int
+    epoch: int
+    at: str
+    """ISO 8601, UTC."""
+
+
+def _portable(name: str, value: Any) -> Any:
+    return str(value) if name in {"leaf", "root"} else value

@@ -1,0 +1,126 @@
+"""The registry's tables: lanes, grants, leaf changes and epochs. No name of a patient, ever.
+
+Leaves and roots are 32-byte BLOBs, big-endian: SQLite's integers end at 64 bits. The log and the
+epochs are append-only: triggers refuse an update or a delete. Of a grant only the withdrawal is
+ever written later.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import (
+    DDL,
+    Column,
+    Dialect,
+    Engine,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+    event,
+)
+
+from storage.database import open_database, writing
+
+ELEMENT_BYTES: Final = 32
+
+
+class Element(TypeDecorator[int]):
+    """A field element as 32 big-endian bytes."""
+
+    impl = LargeBinary(ELEMENT_BYTES)
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Write an element."""
+        return None if value is None else value.to_bytes(ELEMENT_BYTES, "big")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> int | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Read an element."""
+        return None if value is None else int.from_bytes(value, "big")
+
+
+METADATA: Final = MetaData()
+
+REGISTRY: Final = Table(
+    "registry",
+    METADATA,
+    Column("format", Integer, primary_key=True),
+    Column("id", String, nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+)
+NUMBERS: Final = Table(
+    "numbers",
+    METADATA,
+    Column("kind", String, primary_key=True),
+    Column("number", String, primary_key=True),  # hexadecimal, as terms have it
+    Column("name", String, nullable=False),
+)
+LANES: Final = Table(
+    "lanes",
+    METADATA,
+    Column("first_chunk", Integer, primary_key=True, autoincrement=False),
+    Column("chunk_count", Integer, nullable=False),
+    Column("chunk_size", Integer, nullable=False),
+    Column("study", String, nullable=False),
+    Column("site", String, nullable=False),
+    Column("dataset", String, nullable=False),
+    UniqueConstraint("study", "site", "dataset"),
+)
+EPOCHS: Final = Table(
+    "epochs",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=False),  # from 0
+    Column("root", Element, nullable=False),
+    Column("at", String, nullable=False),  # ISO 8601, UTC
+    Column("signature", LargeBinary, nullable=False),
+)
+GRANTS: Final = Table(
+    "grants",
+    METADATA,
+    Column("place", Integer, primary_key=True, autoincrement=False),  # index of the leaf
+    Column("grant", String, unique=True, nullable=False),
+    Column("lane", ForeignKey("lanes.first_chunk"), index=True, nullable=False),
+    Column("leaf", Element, unique=True, nullable=False),
+    Column("revoke_hash", LargeBinary, nullable=False),
+    Column("withdrawn_epoch", ForeignKey("epochs.number")),
+)
+CHANGES: Final = Table(
+    "changes",
+    METADATA,
+    Column("sequence", Integer, primary_key=True, autoincrement=False),  # from 1
+    Column("place", ForeignKey("grants.place"), nullable=False),
+    Column("leaf", Element, nullable=False),
+    Column("epoch", ForeignKey("epochs.number"), nullable=False),
+)
+
+for _table in (EPOCHS, CHANGES):
+    for _change in ("UPDATE", "DELETE"):
+        event.listen(
+            _table,
+            "after_create",
+            DDL(  # type: ignore[no-untyped-call] # SQLAlchemy left its annotation out
+                f"CREATE TRIGGER {_table.name}_refuse_{_change.lower()} BEFORE {_change} "
+                f"ON {_table.name} BEGIN SELECT RAISE(ABORT, '{_table.name} is append-only'); END"
+            ),
+        )
+
+
+def open_tables(database: str | Path | Engine) -> Engine:
+    """Open the registry's tables, in a file, in memory (``":memory:"``) or beside others.
+
+    Raises:
+        DatabaseDamaged: The file is there and is not a sound SQLite database.
+        StorageError: The file cannot be created or written.
+    """
+    if isinstance(database, Engine):
+        with writing(database) as connection:
+            METADATA.create_all(connection)
+        return database
+    return open_database(database, METADATA)
