@@ -96,7 +96,7 @@ def measure(config: Config, folder: Path) -> dict[str, Any]:
         stages[step.stage] = stages.get(step.stage, 0.0) + step.seconds
 
     run.watch = add
-    demo.PROCESSES = 1
+    run.processes = 1
     children = _child_seconds()
     started, wall = time.process_time(), time.monotonic()
     demo.run_in_process(run)

@@ -54,7 +54,7 @@ from zk.circuit import CIRCUITS, circuit
 from zk.keys import VerificationKey, development_key
 from zk.prover import Prover
 
-PROCESSES = 2
+PROCESSES: Final = 2
 """How many sites train at once, how many proofs are made at once, how many baselines train."""
 
 
@@ -91,6 +91,7 @@ class Run:
     sums_exact: dict[int, bool] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     watch: Progress = silent
+    processes: int = PROCESSES
 
     @property
     def seed_noise(self) -> int | None:
@@ -235,7 +236,7 @@ def run_in_process(run: Run) -> None:
     """Run the Flower apps on a grid inside this process."""
     with agents_in_process(run) as addresses:
         grid = InProcessGrid(
-            client_app, [{"agent": address} for address in addresses], threads=PROCESSES
+            client_app, [{"agent": address} for address in addresses], threads=run.processes
         )
         try:
             assemble(
@@ -254,8 +255,9 @@ def agents_in_process(run: Run) -> Iterator[list[str]]:
     """Open every site's agent here; yield their addresses."""
     names: list[str] = []
     with Prover(
-        circuit(run.settings.circuit), run.proving_key, run.verification_key, workers=PROCESSES
+        circuit(run.settings.circuit), run.proving_key, run.verification_key, workers=run.processes
     ) as prover:
+        prover.warm()  # the workers load the key while the agents open
         try:
             for site in sorted(run.data.sites):
                 agent = site_agent(run, site, prover)
@@ -352,7 +354,7 @@ def compare(run: Run) -> Baselines:
         Comparison(run.terms, run.store.model(0).vector, examined(run), run.seed_noise),
         consenting,
         pooled_epochs=run.recipe.pooled_epochs,
-        processes=PROCESSES,
+        processes=run.processes,
         on_done=on_done,
     )
     run.display.finish("comparison")

@@ -21,13 +21,26 @@ that raises it. Each has a ``code`` that never changes: exit messages, HTTP prob
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class BitHiveError(Exception):
     """An expected failure: one sentence that a person can act on, and a stable code."""
 
     code: ClassVar[str] = "bithive"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes with message and facts, whatever the constructor takes."""
+        return _revived, (type(self), self.args, self.__dict__.copy())
+
+
+def _revived(
+    kind: type[BitHiveError], arguments: tuple[Any, ...], facts: dict[str, Any]
+) -> BitHiveError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, *arguments)
+    error.__dict__.update(facts)
+    return error
 
 
 class ConfigurationError(BitHiveError):

@@ -53,9 +53,6 @@ class ProofInvalid(ProofError):
         self.index = index
         super().__init__(f"proof {index} does not hold: {reason}; prove again from current state")
 
-    def __reduce__(self) -> tuple[type[ProofInvalid], tuple[str, int]]:
-        return type(self), (self.reason, self.index)
-
 
 @dataclass(frozen=True)
 class _Proof:

@@ -106,9 +106,6 @@ class ProverMissing(ConfigurationError):
             "`pip install 'bithive[prover]'`"
         )
 
-    def __reduce__(self) -> tuple[type[ProverMissing], tuple[str]]:
-        return type(self), (self.package,)
-
 
 @dataclass(frozen=True)
 class VerificationKey:

@@ -47,9 +47,6 @@ class ProverFailed(ProofError):
             f"no proof was made: {reason}; check that proving and verification key belong together"
         )
 
-    def __reduce__(self) -> tuple[type[ProverFailed], tuple[str]]:
-        return type(self), (self.reason,)
-
 
 @dataclass(frozen=True, repr=False)
 class _Job:

@@ -68,9 +68,6 @@ class WitnessRefused(ProofError):
             "live, open to their leaves and allow the scope"
         )
 
-    def __reduce__(self) -> tuple[type[WitnessRefused], tuple[str]]:
-        return type(self), (self.reason,)
-
 
 @dataclass(frozen=True)
 class _Calculator:
