@@ -42,6 +42,7 @@ def add(chosen, rows, weights):
     return (total % chosen.plain_modulus).astype(np.uint64)
 
 
+@settings(max_examples=60)
 @given(cohorts())
 def test_the_sum_of_packed_updates_is_the_packed_sum(cohort):
     chosen, rows, weights = cohort
@@ -62,6 +63,7 @@ def test_the_largest_cohort_at_the_largest_values_does_not_overflow(name, sign):
         assert weight == sites * WEIGHT_MAX
 
 
+@settings(max_examples=60)
 @given(cohorts())
 def test_packing_agrees_with_its_slow_twin(cohort):
     chosen, rows, weights = cohort
@@ -86,6 +88,7 @@ def slow_pack(chosen, row, weight):
     return [slot % chosen.plain_modulus for slot in slots]
 
 
+@settings(max_examples=60)
 @given(cohorts(), st.integers(1, 16))
 def test_a_sum_opened_as_one_of_another_number_of_sites_is_refused(cohort, claimed):
     chosen, rows, weights = cohort
@@ -94,6 +97,7 @@ def test_a_sum_opened_as_one_of_another_number_of_sites_is_refused(cohort, claim
             unpack(add(chosen, rows, weights), len(rows[0]), claimed, chosen)
 
 
+@settings(max_examples=60)
 @given(cohorts(), st.data())
 def test_a_changed_check_word_or_unused_slot_is_refused(cohort, data):
     chosen, rows, weights = cohort
