@@ -10,7 +10,7 @@ Somebody who holds the key could sign another history. Others notice by comparin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,16 +85,15 @@ class History:
     def load(
         cls, connection: sa.Connection, name: str, registry: str, public_key: bytes
     ) -> History:
-        """Read everything and hold it against the signed root and the grants.
+        """Read everything, hold it against the signed root, and the log against the grants.
 
         Raises:
             RegistryDamaged: They disagree.
         """
         history = cls.before(name, registry, public_key)
         history.catch_up(connection)
-        live = sa.select(GRANTS.c.place, GRANTS.c.leaf).where(GRANTS.c.withdrawn_epoch.is_(None))
-        if {row.place: row.leaf for row in connection.execute(live)} != history.tree.leaves():
-            raise RegistryDamaged(name, "its grants are not the leaves of its tree")
+        if _grants_of(read_log(connection)) != _grants(connection):
+            raise RegistryDamaged(name, "its grants are not those of its log")
         return history
 
     def catch_up(self, connection: sa.Connection) -> None:
@@ -173,3 +172,18 @@ def read_log(connection: sa.Connection) -> list[LogEntry]:
         LogEntry(sequence=row.sequence, index=row.place, leaf=row.leaf, epoch=row.epoch, at=row.at)
         for row in rows
     ]
+
+
+def _grants(connection: sa.Connection) -> dict[int, tuple[int, int | None]]:
+    """Return by index the leaf of each grant and the epoch of its withdrawal."""
+    rows = connection.execute(sa.select(GRANTS))
+    return {row.place: (row.leaf, row.withdrawn_epoch) for row in rows}
+
+
+def _grants_of(log: Sequence[LogEntry]) -> dict[int, tuple[int, int | None]]:
+    """Return what ``_grants`` should be after this log."""
+    grants: dict[int, tuple[int, int | None]] = {}
+    for entry in log:
+        leaf, _ = grants.get(entry.index, (0, None))
+        grants[entry.index] = (entry.leaf, None) if entry.leaf else (leaf, entry.epoch)
+    return grants

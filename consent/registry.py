@@ -22,8 +22,13 @@ What holds (tests/consent/test_registry_machine.py, test_registry.py):
 1. The root is that of a tree built anew from the log, after any interleaving of writers.
 2. A withdrawal with the right code succeeds, and its leaf, place and grant never live again.
 3. Epochs are numbered without gaps, each is signed, and the last one's root is the tree's.
-4. Opened again, the registry is the same; if the file was altered, it is refused.
+4. Opened again, the registry is the same; a file in which a leaf, a grant, the log or the newest
+   epoch was altered is refused.
 5. The file holds no patient's number and nothing from which one could be computed.
+
+Not signed are lanes and the hashes of withdrawal codes: whoever can write to the database could put
+another hash in place and so hinder a withdrawal. The patient's receipt shows that the grant was
+hers; her own signature over the hash comes with grants made in a browser.
 """
 
 from __future__ import annotations
