@@ -114,13 +114,13 @@ def _totals(report: dict[str, Any]) -> dict[str, int]:
 
 
 def rounded_btt(amount: int) -> str:
-    """Write base units as BTT with two decimals, rounded down.
+    """Write base units as BTT with two decimals, to the nearest.
 
     Examples:
         >>> rounded_btt(1_234_567_800_000_000_000_000)
-        '1,234.56'
+        '1,234.57'
     """
-    hundredths = amount // 10**16
+    hundredths = (amount + 5 * 10**15) // 10**16
     return f"{hundredths // 100:,}.{hundredths % 100:02d}"
 
 

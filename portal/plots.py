@@ -28,8 +28,8 @@ GRID: Final = "#e6ebef"
 FEDERATED: Final = "#0b6b7d"
 LIMIT: Final = "#b8500c"
 HOSPITAL: Final = "#0b6b7d"
-PATIENTS: Final = "#6fb7c6"
-STYLE: Final = {
+PATIENTS: Final = "#4fa3b5"
+STYLE: Final[dict[Any, Any]] = {
     "font.family": "sans-serif",
     "font.size": 9.5,
     "axes.edgecolor": FAINT,
@@ -50,6 +50,9 @@ STYLE: Final = {
     "legend.borderaxespad": 0.2,
     "svg.fonttype": "none",  # text stays text: it can be selected, and read aloud
 }
+DASHES: Final = (0, (5, 3))
+DOTS_MAX: Final = 15
+"""Rounds at most for which each one gets a dot on its curve."""
 NAME_MAX: Final = 16
 """Letters of a site's name beside its bar; the table has the whole name."""
 CHANCE_SHOWN_BELOW: Final = 0.7
@@ -63,40 +66,35 @@ def curve_plot(report: dict[str, Any], *, narrow: bool = False) -> str:
     alone = list(curve["alone"].values())
     mean = [sum(values) / len(values) for values in zip(*alone, strict=True)]
     with mpl.rc_context(STYLE | {"svg.hashsalt": f"curve {narrow}"}):
-        figure, axes = _axes(*((4.5, 4.1) if narrow else (9.4, 3.9)))
-        dots = "o" if len(rounds) <= 15 else ""
-        for index, values in enumerate(alone):
-            label = "one site alone, same privacy" if index == 0 else None
-            axes.plot(rounds, values, color=ALONE, linewidth=1, marker=dots, ms=2, label=label)
-        axes.plot(rounds, mean, color=FAINT, linewidth=2, marker=dots, ms=4, label="mean of those")
-        axes.axhline(
-            curve["pooled"],
-            color=LIMIT,
-            linestyle=(0, (5, 3)),
-            linewidth=1.5,
-            label="pooled, without privacy",
+        figure, axes = _axes(*((4.0, 3.8) if narrow else (8.6, 3.2)))
+        dots = "o" if len(rounds) <= DOTS_MAX else ""
+        alone_lines = [
+            axes.plot(rounds, values, color=ALONE, linewidth=1, marker=dots, ms=2)[0]
+            for values in alone
+        ]
+        [mean_line] = axes.plot(rounds, mean, color=FAINT, linewidth=2, marker=dots, ms=4)
+        pooled_line = axes.axhline(curve["pooled"], color=LIMIT, linestyle=DASHES, linewidth=1.5)
+        [federated_line] = axes.plot(
+            rounds, curve["federated"], color=FEDERATED, linewidth=2.8, marker=dots, ms=5.5
         )
-        axes.plot(
-            rounds,
-            curve["federated"],
-            color=FEDERATED,
-            linewidth=2.8,
-            marker=dots,
-            ms=5.5,
-            label="federated, private",
-        )
-        lowest = min(min(values) for values in [*alone, curve["federated"], [curve["pooled"]]])
-        if lowest < CHANCE_SHOWN_BELOW:
-            axes.axhline(0.5, color=FAINT, linestyle=":", linewidth=1.2, label="chance")
-        axes.set_ylabel("AUC on held-out " + ("images" if _of_images(report) else "patients"))
+        legend = {
+            "federated, private": federated_line,
+            "pooled, no privacy": pooled_line,
+            "one site alone": alone_lines[0],
+            "mean of those": mean_line,
+        }
+        if min(curve["pooled"], *curve["federated"], *mean) < CHANCE_SHOWN_BELOW:
+            legend["chance"] = axes.axhline(0.5, color=FAINT, linestyle=":", linewidth=1.2)
+        axes.margins(y=0.06)
+        axes.set_ylabel(f"AUC on held-out {report['source']['unit']}s")
         _number_rounds(axes, report["rounds"])
-        _legend_above(axes, columns=1 if narrow else 5, reverse=True)
-        finding = (
+        _legend_above(figure, legend, columns=1 if narrow else len(legend))
+        return _svg(
+            figure,
             f"Learning curves over {report['rounds']} rounds. At the end: federated "
             f"{report['auc_federated']:.3f}, mean of the sites alone {mean[-1]:.3f}, "
-            f"pooled without privacy {curve['pooled']:.3f}."
+            f"pooled without privacy {curve['pooled']:.3f}.",
         )
-        return _svg(figure, finding)
 
 
 def epsilon_plot(report: dict[str, Any]) -> str:
@@ -112,25 +110,17 @@ def epsilon_plot(report: dict[str, Any]) -> str:
         )
     )
     with mpl.rc_context(STYLE | {"svg.hashsalt": "epsilon"}):
-        figure, axes = _axes(4.7, 3.0)
+        figure, axes = _axes(4.3, 2.7)
         rounds = range(1, len(spent) + 1)
         axes.fill_between(rounds, spent, color=FEDERATED, alpha=0.1, linewidth=0)
-        axes.plot(
-            rounds,
-            spent,
-            color=FEDERATED,
-            linewidth=2.4,
-            marker="o" if len(spent) <= 15 else "",
-            ms=5,
-            label="spent, largest of all sites",
-        )
-        axes.axhline(
-            limit, color=LIMIT, linestyle=(0, (5, 3)), linewidth=1.5, label=f"limit, {limit:g}"
-        )
-        axes.set_ylim(0, max(limit, *spent, 0) * 1.08)
+        dots = "o" if len(spent) <= DOTS_MAX else ""
+        [line] = axes.plot(rounds, spent, color=FEDERATED, linewidth=2.4, marker=dots, ms=5)
+        cap = axes.axhline(limit, color=LIMIT, linestyle=DASHES, linewidth=1.5)
+        axes.set_ylim(0, max(limit, *spent) * 1.08)
         axes.set_ylabel("epsilon (ε)")
         _number_rounds(axes, len(spent))
-        _legend_above(axes, columns=2)
+        legend = {"spent, largest of all sites": line, f"limit, {limit:g}": cap}
+        _legend_above(figure, legend, columns=2)
         return _svg(
             figure,
             f"Epsilon after each round: {spent[-1]:.2f} of at most {limit:g} after the last.",
@@ -143,35 +133,32 @@ def payment_plot(report: dict[str, Any]) -> str:
     hospital = [site["hospital_base_units"] / 1e18 for site in sites]
     patients = [site["patients_base_units"] / 1e18 for site in sites]
     with mpl.rc_context(STYLE | {"svg.hashsalt": "payment"}):
-        figure, axes = _axes(4.7, max(3.0, 0.9 + 0.3 * len(sites)))
+        figure, axes = _axes(4.3, max(2.7, 0.9 + 0.27 * len(sites)))
         places = range(len(sites))
-        axes.barh(places, hospital, height=0.62, color=HOSPITAL, label="hospital")
-        axes.barh(
-            places,
-            patients,
-            left=hospital,
-            height=0.62,
-            color=PATIENTS,
-            edgecolor="white",
-            linewidth=0.8,
-            label="its patients",
-        )
+        legend = {
+            "hospital": axes.barh(places, hospital, height=0.62, color=HOSPITAL),
+            "its patients": axes.barh(
+                places,
+                patients,
+                left=hospital,
+                height=0.62,
+                color=PATIENTS,
+                edgecolor="white",
+                linewidth=0.8,
+            ),
+        }
         axes.set_yticks(places, [_short(site["site"]) for site in sites])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
         axes.spines["bottom"].set_visible(False)
         axes.set_xlabel("BTT")
-        _legend_above(axes, columns=2)
+        _legend_above(figure, legend, columns=2)
         return _svg(
             figure,
             f"Payments: {sum(hospital):,.2f} BTT to {len(sites)} hospitals, "
             f"{sum(patients):,.2f} BTT to their patients.",
         )
-
-
-def _of_images(report: dict[str, Any]) -> bool:
-    return bool(report["source"]["unit"] == "image")
 
 
 def _short(name: str) -> str:
@@ -192,15 +179,15 @@ def _number_rounds(axes: Axes, rounds: int) -> None:
     axes.set_xticks([number for number in range(1, rounds + 1) if number % step == 0 or step == 1])
 
 
-def _legend_above(axes: Axes, *, columns: int, reverse: bool = False) -> None:
+def _legend_above(figure: Figure, lines: dict[str, Any], *, columns: int) -> None:
     """Put the legend where no curve can be."""
-    axes.legend(
+    figure.legend(
+        list(lines.values()),
+        list(lines),
         ncols=columns,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.02),
-        columnspacing=1.4,
+        loc="outside upper left",
+        columnspacing=1.6,
         handlelength=1.8,
-        reverse=reverse,
     )
 
 

@@ -11,16 +11,13 @@ import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from ledger import chart
 from portal.baselines import Baselines
 from portal.home import Home
-from portal.plots import curve_plot, epsilon_plot, payment_plot
+from portal.page import page
 from privacy.accounting import DpSgdEvent, epsilon
 from protocol.ids import SiteId
 from protocol.messages import RoundClosed
-from protocol.units import TOTAL_SUPPLY, btt_text
 from storage.files import write_whole
 
 if TYPE_CHECKING:
@@ -224,29 +221,3 @@ def write_report(home: Home, report: dict[str, Any]) -> None:
     """Write ``report.html``, then ``report.json``, whose presence says the run is finished."""
     write_whole(home.page, page(report).encode())
     write_whole(home.report, json.dumps(report, indent=2).encode())
-
-
-def page(report: dict[str, Any]) -> str:
-    """Return the report as one self-contained HTML page."""
-    environment = Environment(
-        loader=PackageLoader("portal"),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["btt"] = lambda amount: _rounded_btt(int(amount))
-    environment.filters["exact_btt"] = lambda amount: btt_text(int(amount))
-    return environment.get_template("report.html").render(
-        report=report,
-        mean_alone=sum(report["auc_single_site"]) / len(report["auc_single_site"]),
-        total_supply=TOTAL_SUPPLY,
-        curve=curve_plot(report),
-        spending=epsilon_plot(report),
-        payments=payment_plot(report),
-    )
-
-
-def _rounded_btt(amount: int) -> str:
-    hundredths = amount // 10**16
-    return f"{hundredths // 100:,}.{hundredths % 100:02d}"
