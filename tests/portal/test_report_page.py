@@ -268,6 +268,8 @@ def test_heads_and_roots_to_check_stand_on_the_page(usual):
     for value in (*list(report["audit"].values())[1:], report["registry"]["root"]):
         assert str(value) in usual.text
     assert report["study"]["proof_key_hash"] in usual.text
+    for command in ("bithive audit verify", "bithive ledger verify"):
+        assert command in usual.text
 
 
 def test_a_development_key_says_what_it_means(usual):
