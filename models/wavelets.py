@@ -44,6 +44,9 @@ CELL: Final = 4
 NORM: Final = 4.0
 """Of an image's maps. Beside them a bias, whose gradient is as large as that of a map of norm 1,
 takes a seventeenth of the squared gradient and so of the clipping norm."""
+WINDOW: Final = 1.5
+"""Standard deviation in cells of the local average that ends the stem [2]. Wider forgives a lesion
+for being elsewhere than in training, narrower keeps where things are."""
 _HIGHEST_FREQUENCY: Final = 2.0  # radians per pixel; pi is the highest an image can hold
 _LOG_BANDWIDTH: Final = math.log(0.65)  # two octaves wide at half height, as in [3]
 _ANGULAR_WIDTH: Final = 0.8  # of the spacing of the orientations: neighbours overlap by half
@@ -60,6 +63,8 @@ class WaveletStem(nn.Module):
     """
 
     filters: Tensor
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, input_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -68,8 +73,10 @@ class WaveletStem(nn.Module):
         assert min(height, width) >= 32
         assert height % CELL == 0
         assert width % CELL == 0
-        # Follows from the shape, so it is not part of the model's state.
+        # All three follow from the shape, so they are not part of the model's state.
         self.register_buffer("filters", _filters(height, width), persistent=False)
+        self.register_buffer("rows", _window(height // CELL), persistent=False)
+        self.register_buffer("columns", _window(width // CELL), persistent=False)
         self.output_shape = (CHANNELS, height // CELL, width // CELL)
 
     @torch.no_grad()
@@ -78,6 +85,7 @@ class WaveletStem(nn.Module):
         spectrum = torch.fft.fft2(images[:, 0])  # (batch, height, width)
         bands = [_band(spectrum, self.filters[scale], _frequency(scale)) for scale in range(SCALES)]
         maps = torch.cat(bands, dim=1)  # (batch, 63, height / 4, width / 4)
+        maps = self.rows @ maps @ self.columns.mT
         norms = maps.flatten(1).norm(dim=1).clamp(min=_TINY)
         return maps * (NORM / norms)[:, None, None, None]
 
@@ -96,6 +104,13 @@ def _band(spectrum: Tensor, filters: Tensor, frequency: float) -> Tensor:
     if pool > 1:
         energy, signed = functional.avg_pool2d(energy, pool), functional.avg_pool2d(signed, pool)
     return torch.cat([_normalise(energy), _ISOTROPIC_WEIGHT * _normalise(signed)], dim=1)
+
+
+def _window(cells: int) -> Tensor:
+    """Return the ``(cells, cells)`` matrix that averages along one side, each row summing to 1."""
+    place = torch.arange(cells, dtype=torch.float64)
+    weights = torch.exp(-((place[:, None] - place[None, :]) / WINDOW).square() / 2)
+    return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
 def _every(spectrum: Tensor, stride: int) -> Tensor:

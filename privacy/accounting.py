@@ -44,7 +44,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from protocol.errors import PrivacyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Accountant = Literal["prv", "rdp"]
 
@@ -52,7 +52,8 @@ STEPS_MAX: Final = 1_000_000
 """More steps than this in one event is a mistake, and would keep the accountant busy for hours."""
 _NOISE_MULTIPLIER_MAX: Final = 10_000.0
 _NOISE_MULTIPLIER_MIN: Final = 0.1  # below it, float arithmetic in the accountants overflows
-_ORDERS: Final = [1 + x / 10.0 for x in range(1, 100)] + list(range(11, 64)) + [128.0, 256.0, 512.0]
+_ORDERS: Final = [1.25, 1.5, 1.75, 2.5, 3.5, *map(float, range(2, 64)), 128.0, 256.0, 512.0]
+"""Renyi orders tried; whole ones are quicker, and any selection gives a valid bound."""
 
 
 class ImpossibleEvent(PrivacyError):
@@ -158,20 +159,30 @@ def noise_multiplier_for(
     if not (epsilon_limit > 0.0 and math.isfinite(epsilon_limit)):
         raise ImpossibleEvent("epsilon_limit", epsilon_limit, "positive and finite")
 
-    def cost(noise_multiplier: float) -> float:
-        return epsilon([DpSgdEvent(sampling_rate, noise_multiplier, steps)], delta, accountant)
+    def fits(noise_multiplier: float, by: Accountant) -> bool:
+        event = DpSgdEvent(sampling_rate, noise_multiplier, steps)
+        return epsilon([event], delta, by) <= epsilon_limit
 
-    # RDP brackets the answer cheaply; each PRV evaluation is a Fourier transform.
-    low, high = _NOISE_MULTIPLIER_MIN, 1.0
-    while epsilon([DpSgdEvent(sampling_rate, high, steps)], delta, "rdp") > epsilon_limit:
-        low, high = high, high * 2.0
+    high = 1.0
+    while not fits(high, "rdp"):
+        high *= 2.0
         if high > _NOISE_MULTIPLIER_MAX:
             raise EpsilonUnreachable(epsilon_limit, delta)
-    if accountant == "prv":
-        low = max(low * 0.75, _NOISE_MULTIPLIER_MIN)  # PRV needs at most a little less than RDP
+    high = _smallest(_NOISE_MULTIPLIER_MIN, high, lambda noise: fits(noise, "rdp"))
+    if accountant == "rdp":
+        return high
+    # PRV needs a little less noise than RDP; a Fourier transform an answer, so start close.
+    low = high
+    while low > _NOISE_MULTIPLIER_MIN and fits(low, "prv"):
+        low, high = max(0.9 * low, _NOISE_MULTIPLIER_MIN), low
+    return _smallest(low, high, lambda noise: fits(noise, "prv"))
+
+
+def _smallest(low: float, high: float, fits: Callable[[float], bool]) -> float:
+    """Return a number at most 0.1 % above the smallest that fits; ``high`` does."""
     while high / low > 1.001:
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if cost(middle) <= epsilon_limit else (middle, high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
     return high
 
 
