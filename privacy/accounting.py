@@ -153,8 +153,8 @@ def noise_multiplier_for(
         EpsilonUnreachable: Even the largest noise costs more than the limit.
 
     Examples:
-        >>> round(noise_multiplier_for(8.0, 1e-5, 0.5, 20), 2)
-        1.55
+        >>> round(noise_multiplier_for(8.0, 1e-5, 0.5, 20), 1)
+        1.6
     """
     if not (epsilon_limit > 0.0 and math.isfinite(epsilon_limit)):
         raise ImpossibleEvent("epsilon_limit", epsilon_limit, "positive and finite")
