@@ -1,9 +1,9 @@
 """Make a synthetic ultrasound study: real DICOM files of patients who do not exist.
 
 Every file says in its header that it is synthetic. A picture is layered tissue seen by a simple
-B-mode model: echo strength in decibels, fully developed speckle (the magnitude of a circular
-complex Gaussian field smoothed by the probe's point spread, so Rayleigh distributed), attenuation
-with depth, log compression to 8 bits. A positive patient has one lesion, darker than its
+B-mode model: echo strength in decibels, fully developed speckle (a circular complex Gaussian field
+smoothed by the probe's point spread, its magnitude Rayleigh distributed; two directions are
+compounded), attenuation with depth, log compression to 8 bits. A positive patient has one lesion, darker than its
 surroundings, of irregular outline and with a shadow below, in each of her views; everyone has
 vessels, fat lobules and shadows that a careless reader takes for one. Sites differ in gain, dynamic
 range, speckle, attenuation and in how many of their patients are positive.
@@ -55,6 +55,8 @@ SIDE: Final = 64
 """Rows and columns: what a network sees, so that nothing is spent on pixels it would lose."""
 VIEWS: Final = 3
 """Instances per patient."""
+LOOKS: Final = 2
+"""Directions whose echoes are averaged, as machines do to calm the speckle."""
 PATIENTS_PER_SITE: Final = 64
 TEST_PATIENTS: Final = 150
 """Held out, dealt evenly over the sites."""
@@ -177,10 +179,7 @@ def draw_view(machine: Scanner, *, lesion: bool, generator: Generator) -> NDArra
         echo -= _ligament_shadow(down, across, generator)
     if lesion:
         echo -= _lesion(down, across, generator)
-    field = generator.standard_normal((SIDE, SIDE)) + 1j * generator.standard_normal((SIDE, SIDE))
-    field = _smooth(field, machine.speckle_axial, machine.speckle_lateral)
-    speckle = np.abs(field) / np.sqrt(np.mean(np.abs(field) ** 2))
-    decibel = echo + 20 * np.log10(speckle + 1e-3) + machine.gain_db
+    decibel = echo + 10 * np.log10(_speckle(machine, generator) + 1e-4) + machine.gain_db
     shown = 0.72 + decibel / machine.dynamic_range_db
     return np.asarray(np.clip(np.round(255 * shown), 0, 255), dtype=np.uint8)
 
@@ -193,7 +192,7 @@ def _tissue(
 ) -> NDArray[np.float64]:
     """Echo strength in decibels of fat, gland and muscle layers with lobules."""
     lobules = np.asarray(_smooth(generator.standard_normal((SIDE, SIDE)), 3.5, 6.0).real)
-    echo = np.asarray(3.0 * lobules / lobules.std() - machine.attenuation_db * down / SIDE)
+    echo = np.asarray(2.75 * lobules / lobules.std() - machine.attenuation_db * down / SIDE)
     for depth, step in ((10, 4.0), (46, -3.0)):
         level = depth + generator.uniform(-4, 4)
         edge = level + 3 * np.sin(across / generator.uniform(8, 16) + generator.uniform(0, 6.3))
@@ -229,7 +228,7 @@ def _lesion(
 ) -> NDArray[np.float64]:
     """Decibels taken by a dark mass of irregular outline and by the shadow below it."""
     row, column = generator.uniform(20, 46), generator.uniform(14, 50)
-    radius = generator.uniform(4.5, 9.0)
+    radius = generator.uniform(5.5, 10.0)
     tall = generator.uniform(0.75, 1.35)
     angle = np.arctan2(down - row, across - column)
     outline = np.ones_like(down)
@@ -237,9 +236,20 @@ def _lesion(
         phase = generator.uniform(0, 2 * np.pi)
         outline += generator.uniform(0, 0.16) * np.cos(waves * angle + phase)
     reach = np.hypot((down - row) / tall, (across - column) * tall) / (radius * outline)
-    mass = generator.uniform(5, 12) * _sigmoid(5 * (1 - reach))
+    mass = generator.uniform(7, 14) * _sigmoid(5 * (1 - reach))
     below = _sigmoid((down - row - radius) / 2) * np.exp(-(((across - column) / radius) ** 2))
-    return np.asarray(mass + generator.uniform(1, 5) * below)
+    return np.asarray(mass + generator.uniform(2, 6) * below)
+
+
+def _speckle(machine: Scanner, generator: Generator) -> NDArray[np.float64]:
+    """Intensity of fully developed speckle, mean 1, compounded of ``LOOKS`` directions."""
+    intensity = np.zeros((SIDE, SIDE))
+    for _ in range(LOOKS):
+        real, imaginary = generator.standard_normal((2, SIDE, SIDE))
+        field = _smooth(real + 1j * imaginary, machine.speckle_axial, machine.speckle_lateral)
+        power = np.abs(field) ** 2
+        intensity += power / power.mean() / LOOKS
+    return intensity
 
 
 def _smooth(field: NDArray[Any], axial: float, lateral: float) -> NDArray[np.complex128]:
