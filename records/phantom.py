@@ -3,10 +3,10 @@
 Every file says in its header that it is synthetic. A picture is layered tissue seen by a simple
 B-mode model: echo strength in decibels, fully developed speckle (a circular complex Gaussian field
 smoothed by the probe's point spread, its magnitude Rayleigh distributed; two directions are
-compounded), attenuation with depth, log compression to 8 bits. A positive patient has one lesion, darker than its
-surroundings, of irregular outline and with a shadow below, in each of her views; everyone has
-vessels, fat lobules and shadows that a careless reader takes for one. Sites differ in gain, dynamic
-range, speckle, attenuation and in how many of their patients are positive.
+compounded), attenuation with depth, log compression to 8 bits. A positive patient has one lesion,
+darker than its surroundings, of irregular outline and with a shadow below, in each of her views;
+everyone has vessels, fat lobules and shadows that a careless reader takes for one. Sites differ in
+gain, dynamic range, speckle, attenuation and in how many of their patients are positive.
 
 The pictures teach nothing about medicine. They let everyone run the whole system, on files that
 a PACS would take, without anyone's records.
@@ -309,16 +309,14 @@ def _write(folder: Path, wanted: dict[str, int], progress: Callable[[int, int], 
         writer.writerow(("file", "label", "patient", "site", "split"))
         done = 0
         for patient in _patients(wanted):
-            place = folder / patient.site
-            place.mkdir(parents=True, exist_ok=True)
-            for view, content in enumerate(_instances(patient, wanted["seed"]), start=1):
-                path = place / f"{patient.name}-{view}.dcm"
+            paths = _paths(folder, patient)
+            paths[0].parent.mkdir(parents=True, exist_ok=True)
+            for path, content in zip(paths, _instances(patient, wanted["seed"]), strict=True):
                 _replace(path, content)
                 digest.update(hashlib.sha256(content).digest())
-                name = f"{patient.site}/{path.name}"
-                writer.writerow(
-                    (name, LABELS[patient.lesion], patient.name, patient.site, patient.split)
-                )
+                name = path.relative_to(folder).as_posix()
+                label = LABELS[patient.lesion]
+                writer.writerow((name, label, patient.name, patient.site, patient.split))
                 done += 1
                 progress(done, done)
         manifest = table.getvalue().encode()
@@ -345,8 +343,18 @@ def _replace(path: Path, content: bytes, *, durable: bool = False) -> None:
 
 
 def _is_there(folder: Path, wanted: dict[str, int]) -> bool:
-    """Return whether ``folder`` holds this very study, to the last byte."""
+    """Return whether ``folder`` holds this very study, to the last byte.
+
+    The first patient is drawn again and compared, so that a folder from an older drawing is
+    noticed even by whoever forgot to raise ``VERSION``.
+    """
+    first = next(_patients(wanted))
     try:
+        for path, content in zip(
+            _paths(folder, first), _instances(first, wanted["seed"]), strict=True
+        ):
+            if path.read_bytes() != content:
+                return False
         marker = json.loads((folder / MARKER).read_bytes())
         manifest = (folder / MANIFEST).read_bytes()
         digest = hashlib.sha256()
@@ -357,6 +365,12 @@ def _is_there(folder: Path, wanted: dict[str, int]) -> bool:
     except (OSError, ValueError):
         return False
     return bool(marker == {**wanted, "sha256": digest.hexdigest()})
+
+
+def _paths(folder: Path, patient: _Drawn) -> list[Path]:
+    """Where a patient's instances lie, in the order they are drawn."""
+    place = folder / patient.site
+    return [place / f"{patient.name}-{view}.dcm" for view in range(1, VIEWS + 1)]
 
 
 def _instances(patient: _Drawn, seed: int) -> Iterator[bytes]:
