@@ -1,15 +1,11 @@
 """Make a synthetic ultrasound study: real DICOM files of patients who do not exist.
 
-Every file says in its header that it is synthetic. A picture is layered tissue seen by a simple
-B-mode model: echo strength in decibels, fully developed speckle (a circular complex Gaussian field
-smoothed by the probe's point spread, its magnitude Rayleigh distributed; two directions are
-compounded), attenuation with depth, log compression to 8 bits. A positive patient has one lesion,
-darker than its surroundings, of irregular outline and with a shadow below, in each of her views;
-everyone has vessels, fat lobules and shadows that a careless reader takes for one. Sites differ in
-gain, dynamic range, speckle, attenuation and in how many of their patients are positive.
+Every file says in its header that it is synthetic; ``records.bmode`` draws what it shows. A
+positive patient has a lesion in each of her views. Sites differ in their machines and in how many
+of their patients are positive; the test is half and half.
 
-The pictures teach nothing about medicine. They let everyone run the whole system, on files that
-a PACS would take, without anyone's records.
+The files are what a PACS would take, so that everyone can run the whole system without anyone's
+records. They lie beside a ``manifest.csv`` and are read back like any other folder of images.
 
 What holds, each line a property test in tests/records/test_phantom.py:
 
@@ -18,8 +14,7 @@ What holds, each line a property test in tests/records/test_phantom.py:
 3. Every file names itself synthetic in four elements and reads back as it was drawn.
 
 References:
-    Wagner, Smith, Sandrik, Lopez, Statistics of Speckle in Ultrasound B-Scans, IEEE Trans. Sonics
-    and Ultrasonics 30(3), 1983, section II (Rayleigh magnitude). DICOM PS3.3 A.6 (US Image IOD),
+    DICOM PS3.3 A.6 (US Image IOD),
     C.8.5.6 (US Image module), PS3.5 B.2 (UIDs from UUIDs).
 """
 
@@ -39,6 +34,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundImageStorage
 
 from protocol.errors import storage_error
+from records.bmode import SIDE, VERSION, draw_view, scanner
 from records.dataset import Source, StudyData
 from records.folder import read_folder
 from records.manifest import MANIFEST
@@ -48,20 +44,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from numpy.random import Generator
     from numpy.typing import NDArray
 
-SIDE: Final = 64
-"""Rows and columns: what a network sees, so that nothing is spent on pixels it would lose."""
 VIEWS: Final = 3
 """Instances per patient."""
-LOOKS: Final = 2
-"""Directions whose echoes are averaged, as machines do to calm the speckle."""
 PATIENTS_PER_SITE: Final = 64
 TEST_PATIENTS: Final = 150
 """Held out, dealt evenly over the sites."""
-VERSION: Final = 1
-"""Of the drawing. Raise it when any pixel or header changes, and old folders are written again."""
 MARKER: Final = "phantom.json"
 LABELS: Final = ("clear", "lesion")
 SYNTHETIC: Final = "SYNTHETIC: drawn by a program, shows no person"
@@ -82,21 +71,6 @@ SOURCE: Final = Source(
         "anything is diagnosed."
     ),
 )
-
-
-@dataclass(frozen=True)
-class Scanner:
-    """How one site's machine and patients differ from another's."""
-
-    gain_db: float
-    dynamic_range_db: float
-    speckle_axial: float
-    """Point spread along the beam, pixels (standard deviation)."""
-    speckle_lateral: float
-    attenuation_db: float
-    """From the top of the picture to its bottom."""
-    prevalence: float
-    """Share of patients who have a lesion."""
 
 
 def write_phantom(
@@ -148,119 +122,6 @@ def write_phantom(
     if not _is_there(folder, wanted):
         _write(folder, wanted, written)
     return read_folder(folder, seed=seed, positive=LABELS[1], source=SOURCE, progress=read)
-
-
-def scanner(site: int, seed: int) -> Scanner:
-    """Return the machine and patients of the site numbered ``site``.
-
-    The prevalence is spread evenly over 0.3 to 0.7, so that neighbours differ for any number of
-    sites; the rest is drawn.
-    """
-    generator = np.random.default_rng([seed, VERSION, site])
-    # Multiples of the golden ratio, modulo 1, cover the interval evenly from the first few on.
-    even = (0.5 + site * 0.6180339887498949) % 1
-    return Scanner(
-        gain_db=float(generator.uniform(-6, 6)),
-        dynamic_range_db=float(generator.uniform(48, 66)),
-        speckle_axial=float(generator.uniform(0.5, 0.9)),
-        speckle_lateral=float(generator.uniform(0.9, 1.7)),
-        attenuation_db=float(generator.uniform(4, 14)),
-        prevalence=0.3 + 0.4 * even,
-    )
-
-
-def draw_view(machine: Scanner, *, lesion: bool, generator: Generator) -> NDArray[np.uint8]:
-    """Draw one picture, ``(64, 64)``, row 0 at the skin."""
-    down, across = np.mgrid[0:SIDE, 0:SIDE].astype(np.float64)
-    echo = _tissue(down, across, machine, generator)
-    for _ in range(int(generator.integers(1, 4))):
-        echo -= _vessel(down, across, generator)
-    if generator.random() < 0.5:
-        echo -= _ligament_shadow(down, across, generator)
-    if lesion:
-        echo -= _lesion(down, across, generator)
-    decibel = echo + 10 * np.log10(_speckle(machine, generator) + 1e-4) + machine.gain_db
-    shown = 0.72 + decibel / machine.dynamic_range_db
-    return np.asarray(np.clip(np.round(255 * shown), 0, 255), dtype=np.uint8)
-
-
-def _tissue(
-    down: NDArray[np.float64],
-    across: NDArray[np.float64],
-    machine: Scanner,
-    generator: Generator,
-) -> NDArray[np.float64]:
-    """Echo strength in decibels of fat, gland and muscle layers with lobules."""
-    lobules = np.asarray(_smooth(generator.standard_normal((SIDE, SIDE)), 3.5, 6.0).real)
-    echo = np.asarray(2.75 * lobules / lobules.std() - machine.attenuation_db * down / SIDE)
-    for depth, step in ((10, 4.0), (46, -3.0)):
-        level = depth + generator.uniform(-4, 4)
-        edge = level + 3 * np.sin(across / generator.uniform(8, 16) + generator.uniform(0, 6.3))
-        echo = echo + step * _sigmoid(down - edge)
-        echo = echo + 6.0 * np.exp(-((down - edge) ** 2) / 2)  # fascia, bright and thin
-    return np.asarray(echo)
-
-
-def _vessel(
-    down: NDArray[np.float64], across: NDArray[np.float64], generator: Generator
-) -> NDArray[np.float64]:
-    """Decibels taken by a small, smooth, dark ellipse without a shadow."""
-    row, column = generator.uniform(14, 56), generator.uniform(6, 58)
-    high, wide = generator.uniform(1.2, 2.6), generator.uniform(2.5, 6.0)
-    reach = np.sqrt(((down - row) / high) ** 2 + ((across - column) / wide) ** 2)
-    return np.asarray(generator.uniform(8, 16) * _sigmoid(6 * (1 - reach)))
-
-
-def _ligament_shadow(
-    down: NDArray[np.float64], across: NDArray[np.float64], generator: Generator
-) -> NDArray[np.float64]:
-    """Decibels taken by a narrow shadow that begins anywhere and runs to the bottom."""
-    row, column = generator.uniform(8, 40), generator.uniform(6, 58)
-    slope, wide = generator.uniform(-0.25, 0.25), generator.uniform(1.5, 4.0)
-    aside = (across - column - slope * (down - row)) / wide
-    return np.asarray(
-        generator.uniform(4, 9) * _sigmoid((down - row) / 2) * np.exp(-(aside**2) / 2)
-    )
-
-
-def _lesion(
-    down: NDArray[np.float64], across: NDArray[np.float64], generator: Generator
-) -> NDArray[np.float64]:
-    """Decibels taken by a dark mass of irregular outline and by the shadow below it."""
-    row, column = generator.uniform(20, 46), generator.uniform(14, 50)
-    radius = generator.uniform(5.5, 10.0)
-    tall = generator.uniform(0.75, 1.35)
-    angle = np.arctan2(down - row, across - column)
-    outline = np.ones_like(down)
-    for waves in (2, 3, 5, 7):
-        phase = generator.uniform(0, 2 * np.pi)
-        outline += generator.uniform(0, 0.16) * np.cos(waves * angle + phase)
-    reach = np.hypot((down - row) / tall, (across - column) * tall) / (radius * outline)
-    mass = generator.uniform(7, 14) * _sigmoid(5 * (1 - reach))
-    below = _sigmoid((down - row - radius) / 2) * np.exp(-(((across - column) / radius) ** 2))
-    return np.asarray(mass + generator.uniform(2, 6) * below)
-
-
-def _speckle(machine: Scanner, generator: Generator) -> NDArray[np.float64]:
-    """Intensity of fully developed speckle, mean 1, compounded of ``LOOKS`` directions."""
-    intensity = np.zeros((SIDE, SIDE))
-    for _ in range(LOOKS):
-        real, imaginary = generator.standard_normal((2, SIDE, SIDE))
-        field = _smooth(real + 1j * imaginary, machine.speckle_axial, machine.speckle_lateral)
-        power = np.abs(field) ** 2
-        intensity += power / power.mean() / LOOKS
-    return intensity
-
-
-def _smooth(field: NDArray[Any], axial: float, lateral: float) -> NDArray[np.complex128]:
-    """Convolve with a Gaussian point spread, wrapping around, by its Fourier transform."""
-    turns = 2 * np.pi * np.fft.fftfreq(SIDE)
-    passes = np.exp(-np.add.outer((axial * turns) ** 2, (lateral * turns) ** 2) / 2)
-    return np.fft.ifft2(np.fft.fft2(field) * passes)
-
-
-def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(0.5 * (1 + np.tanh(values / 2)))
 
 
 @dataclass(frozen=True)
@@ -435,7 +296,7 @@ def _encode(pixels: NDArray[np.uint8], patient: _Drawn, view: int, name: str) ->
         "BitsStored": 8,
         "HighBit": 7,
         "PixelRepresentation": 0,
-        # "an image that is a quality control or phantom image" (PS3.3 C.7.6.1)
+        # The standard's own way to say that the object is a phantom (PS3.3 C.7.6.1).
         "QualityControlImage": "YES",
         "BurnedInAnnotation": "NO",
         "LossyImageCompression": "00",
