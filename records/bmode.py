@@ -11,9 +11,9 @@ nothing about medicine.
     >>> picture.shape, picture.dtype.name
     ((64, 64), 'uint8')
 
-The strengths are set so that the task is neither trivial nor hopeless: a small network, trained
+The strengths are set so that the task is neither trivial nor hopeless: a small CNN, trained
 without privacy on 64 patients of one site with three pictures each, ranks held-out patients with an
-AUC of about 0.8, and on those of six sites of about 0.95.
+AUC of about 0.8, and on those of six sites of about 0.9.
 
 References:
     Wagner, Smith, Sandrik, Lopez, Statistics of Speckle in Ultrasound B-Scans, IEEE Trans. Sonics

@@ -17,11 +17,8 @@ References:
 
 from __future__ import annotations
 
-import logging
 import math
 import struct
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
@@ -32,10 +29,9 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 
 from protocol.errors import RecordError
-from records.files import BYTES_MAX, FileTruncated, NotAnImage, TooLarge, read_bytes
+from records.files import BYTES_MAX, FileTruncated, NotAnImage, TooLarge, quiet, read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -85,6 +81,8 @@ _TAGS: Final = [
     "RescaleSlope",
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
     "PixelData",
 ]
 
@@ -151,7 +149,7 @@ def decode_instance(content: bytes, path: Path, *, frame: int = 0) -> Instance:
         raise FileTruncated(path, "it is empty")
     if not looks_like_dicom(content):
         raise NotDicom(path, "the mark DICM is not at byte 128")
-    with _quiet():
+    with quiet():
         syntax = _transfer_syntax(content, path)
         if syntax in DEFLATED_SYNTAXES:
             raise PixelsUndecodable(path, syntax)
@@ -195,20 +193,6 @@ class _Shape:
     bits_stored: int
     signed: bool
     photometric: str
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the library neither warn nor log: both may quote header values."""
-    logger = logging.getLogger("pydicom")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = before
 
 
 def _transfer_syntax(content: bytes, path: Path) -> str:
@@ -271,6 +255,8 @@ def _shape(dataset: Any, path: Path) -> _Shape:
 
 def _check_length(dataset: Any, shape: _Shape, syntax: str, path: Path) -> None:
     """Refuse pixels that are absent or, if they are not compressed, fewer than promised."""
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        raise NotAnImage(path, "its pixels are measured values and not shades of grey")
     if "PixelData" not in dataset:
         raise FileTruncated(path, "it ends before its pixels")
     if pydicom.uid.UID(syntax).is_encapsulated:

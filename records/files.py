@@ -7,16 +7,24 @@ at the hospital, and only an error's ``code`` may be sent on.
 
 from __future__ import annotations
 
+import logging
 import stat
+import threading
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from protocol.errors import RecordError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 BYTES_MAX: Final = 256 * 2**20
 """Bytes in one record file. The largest uncompressed mammogram is below 64 MiB."""
+
+_QUIET: Final = threading.Lock()
+"""Warning filters belong to the whole process: two threads changing them would undo each other."""
 
 
 class FileMissing(RecordError):
@@ -101,3 +109,20 @@ def read_bytes(path: Path, *, limit: int = BYTES_MAX) -> bytes:
     if len(content) > limit:
         raise TooLarge(path, "bytes", max(len(content), path.stat().st_size), limit)
     return content
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let decoders warn nobody, and the DICOM library log nothing: it may quote header values.
+
+    One thread at a time; decoding holds the interpreter for most of its millisecond anyway.
+    """
+    logger = logging.getLogger("pydicom")
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = logger.disabled
+        logger.disabled = True
+        try:
+            yield
+        finally:
+            logger.disabled = before

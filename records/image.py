@@ -13,7 +13,6 @@ What holds, each line a property test in tests/records/test_image.py:
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
@@ -23,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from records.dataset import Arrays, ImageFile, arrays_of
 from records.dicom import COLUMNS_MAX, ROWS_MAX, decode_instance, looks_like_dicom
-from records.files import FileTruncated, NotAnImage, TooLarge
+from records.files import FileTruncated, NotAnImage, TooLarge, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,8 +73,7 @@ def _decode_picture(content: bytes, path: Path) -> NDArray[np.float32]:
     if not content:
         raise FileTruncated(path, "it is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's bomb warning: our own limits are lower
+        with quiet():
             picture = Image.open(BytesIO(content), formats=FORMATS)
             columns, rows = picture.size
             if columns > COLUMNS_MAX:

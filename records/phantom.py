@@ -14,8 +14,7 @@ What holds, each line a property test in tests/records/test_phantom.py:
 3. Every file names itself synthetic in four elements and reads back as it was drawn.
 
 References:
-    DICOM PS3.3 A.6 (US Image IOD),
-    C.8.5.6 (US Image module), PS3.5 B.2 (UIDs from UUIDs).
+    DICOM PS3.3 A.6 (US Image IOD), C.8.5.6 (US Image module), PS3.5 B.2 (UIDs from UUIDs).
 """
 
 from __future__ import annotations

@@ -194,7 +194,8 @@ def prepare(values: Sequence[float | None], columns: Sequence[Column]) -> NDArra
         for value, column in zip(values, columns, strict=True)
         for feature in _features(value, column)
     ]
-    return np.clip(np.array(features, dtype=np.float32), -FEATURE_MAX, FEATURE_MAX)
+    bounded = np.clip(np.array(features), -FEATURE_MAX, FEATURE_MAX)
+    return np.asarray(bounded, dtype=np.float32)
 
 
 def read_wisconsin(*, sites: int = 6, seed: int, alpha: float = 1.0) -> StudyData:
