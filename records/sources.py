@@ -15,7 +15,7 @@ The words win over folders of the same name; write ``./phantom`` for the folder.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from protocol.errors import RecordError
 from records.folder import read_folder
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PHANTOM: Final = "phantom"
 WISCONSIN_NAME: Final = "wisconsin"
+PACKAGED: Final = frozenset({PHANTOM, WISCONSIN_NAME})
+"""The words: what can be opened without a path."""
 DICOM_SUFFIXES: Final = frozenset({".dcm", ".dicom", ".ima"})
 
 
@@ -110,12 +112,36 @@ def open_source(
     return _open_path(spec, sites=sites, seed=seed, progress=progress)
 
 
+def modality_of(spec: str) -> Literal["image", "table"]:
+    """Return what kind of records ``spec`` names; lists a folder at most and opens no record.
+
+    Raises:
+        SourceMissing, SourceUnknown: As for ``open_source``.
+
+    Examples:
+        >>> modality_of("phantom"), modality_of("wisconsin")
+        ('image', 'table')
+    """
+    if spec == PHANTOM:
+        return "image"
+    if spec == WISCONSIN_NAME:
+        return "table"
+    return _modality_of_folder(spec)
+
+
 def _open_path(
     spec: str, *, sites: int, seed: int, progress: Progress | None
 ) -> tuple[StudyData, Loader]:
     path = Path(spec).expanduser()
+    if _modality_of_folder(spec) == "image":
+        return read_folder(path, sites=sites, seed=seed, progress=progress), ImageLoader()
+    return read_heart(path, seed=seed), TableLoader(HEART)
+
+
+def _modality_of_folder(spec: str) -> Literal["image", "table"]:
+    """Tell a folder of images from one of tables by the names in it."""
     try:
-        names = [entry.name for entry in path.iterdir()]
+        names = [entry.name for entry in Path(spec).expanduser().iterdir()]
     except NotADirectoryError as error:
         raise SourceUnknown(spec, "is not a folder") from error
     except FileNotFoundError as error:
@@ -123,9 +149,9 @@ def _open_path(
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceUnknown(spec, "cannot be opened") from error
     if MANIFEST in names:
-        return read_folder(path, sites=sites, seed=seed, progress=progress), ImageLoader()
+        return "image"
     if any(name.startswith("processed.") and name.endswith(".data") for name in names):
-        return read_heart(path, seed=seed), TableLoader(HEART)
+        return "table"
     if any(Path(name).suffix.lower() in DICOM_SUFFIXES for name in names):
         raise SourceUnknown(spec, "holds DICOM files but no table that says what they show")
     raise SourceUnknown(spec, "holds nothing that can be read as a study")

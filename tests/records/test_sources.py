@@ -3,7 +3,14 @@
 import pytest
 
 from records.image import ImageLoader
-from records.sources import SitesOutOfRange, SourceMissing, SourceUnknown, open_source
+from records.sources import (
+    PACKAGED,
+    SitesOutOfRange,
+    SourceMissing,
+    SourceUnknown,
+    modality_of,
+    open_source,
+)
 from records.tables import TableLoader
 
 
@@ -69,3 +76,17 @@ def test_an_empty_folder_is_unknown(tmp_path):
 def test_an_impossible_number_of_sites_is_refused(tmp_path, sites):
     with pytest.raises(SitesOutOfRange):
         open_source("wisconsin", home=tmp_path, seed=1, sites=sites)
+
+
+@pytest.mark.parametrize("spec", sorted(PACKAGED))
+def test_the_kind_of_packaged_records_is_known_before_they_are_opened(tmp_path, spec):
+    study, _ = open_source(spec, home=tmp_path, seed=1, sites=2, patients_per_site=2)
+    assert modality_of(spec) == study.source.modality
+
+
+def test_the_kind_of_a_folder_is_told_by_the_names_in_it(tmp_path, plain_study):
+    assert modality_of(str(plain_study)) == "image"
+    (tmp_path / "processed.va.data").write_text("")
+    assert modality_of(str(tmp_path)) == "table"
+    with pytest.raises(SourceMissing):
+        modality_of(str(tmp_path / "gone"))
