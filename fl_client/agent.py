@@ -33,10 +33,10 @@ import numpy as np
 import torch
 
 from consent.openings import OpeningStore
-from fl_client.coverage import Certifier, Selection, TooFewPatients, select
+from fl_client.coverage import Certifier, CohortTooSmall, Selection, select
 from fl_client.egress import Egress, Outgoing, round_event
 from fl_client.store import HeldKey, SiteStore
-from privacy.bfv import EncryptedSum, SecretKey, generate_key, open_sum
+from privacy.bfv import EncryptedSum, SecretKey, generate_key, open_sum, self_test
 from privacy.budget import PrivacyBudget
 from privacy.keys import SiteKeys, unwrap, wrap
 from privacy.packing import unpack
@@ -128,6 +128,7 @@ class Agent:
     progress: Progress = silent
 
     def __post_init__(self) -> None:
+        self_test(self.parameters)
         if digest(self.terms) != self.settings.approved:
             raise PlanRefused("its terms are not those that were approved")
         self._lock = threading.Lock()
@@ -260,7 +261,7 @@ class Agent:
         """Choose this round's patients from what their consent allows.
 
         Raises:
-            TooFewPatients: Fewer than the site's minimum.
+            CohortTooSmall: Fewer than the site's minimum.
             ConsentError: The lane or epoch is not what the registry signed.
         """
         selections = select(
@@ -273,7 +274,7 @@ class Agent:
         )
         found = sum(len(selection.patients) for selection in selections)
         if found < self.settings.cohort_min:
-            raise TooFewPatients(found, self.settings.cohort_min)
+            raise CohortTooSmall(found, self.settings.cohort_min)
         return selections
 
     def _update(self, plan: RoundPlan, model: np.ndarray, patients: list[Patient]) -> Outgoing:
@@ -351,6 +352,8 @@ class Agent:
             self._key(asked.key_id),
         )
         integers, weight = unpack(words, asked.length, len(asked.receipts), self.parameters)
+        if weight != sum(receipt.proven_patients for receipt in asked.receipts):
+            raise PlanRefused("the sum holds another weight than its receipts prove")
         opened = integers.astype("<i8").tobytes()
         opening = Opening(
             study=asked.study,

@@ -51,10 +51,10 @@ class LaneForged(ConsentError):
         )
 
 
-class TooFewPatients(ConsentError):
+class CohortTooSmall(ConsentError):
     """So few patients consent that a round would be about them rather than about many."""
 
-    code = "too-few-patients"
+    code = "cohort-too-small"
 
     def __init__(self, found: int, needed: int) -> None:
         self.found = found

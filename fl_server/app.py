@@ -42,7 +42,7 @@ class ServerFolderIncomplete(ConfigurationError):
         self.folder = folder
         super().__init__(
             f"the server folder {folder} lacks {missing}; give the folder that "
-            "`bithive study create` or `bithive demo` prepared"
+            "`bithive demo` prepared"
         )
 
 

@@ -25,6 +25,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -37,7 +38,7 @@ from fl_server.gate import Admitted, Gate
 from fl_server.lanes import lane_states
 from fl_server.store import ModelState, ServerStore
 from fl_server.transport import Transport
-from privacy.bfv import EncryptedSum, EncryptedUpdate, ServerContext
+from privacy.bfv import EncryptedSum, EncryptedUpdate, ServerContext, self_test
 from privacy.parameters import ParameterSet
 from privacy.signatures import check_signature
 from protocol.errors import BitHiveError, FederationError
@@ -61,6 +62,7 @@ from protocol.messages import (
     read,
 )
 from protocol.progress import Progress, Step, silent
+from protocol.units import day_number
 from zk.keys import VerificationKey
 
 NO_PLAN: Final = "0" * 64
@@ -127,10 +129,12 @@ class Engine:
     after_close: Callable[[RoundClosed], None]
     progress: Progress = silent
     deadlines: Deadlines = field(default_factory=Deadlines)
+    today: Callable[[], int] = lambda: day_number(datetime.now(UTC).date())
 
     def __post_init__(self) -> None:
+        self_test(self.parameters)
         self._context = ServerContext(self.parameters)
-        self._gate = Gate(self.terms, self.verification_key, self._context)
+        self._gate = Gate(self.terms, self.verification_key, self._context, self.today)
         self._nodes: dict[SiteId, int] = {}
         self._key_id = KeyId("")
 
@@ -245,7 +249,8 @@ class Engine:
     def _plan(
         self, number: int, before: ModelState
     ) -> tuple[RoundPlan, dict[SiteId, tuple[ChunkState, ...]]]:
-        epoch = self.registry.epoch()
+        with self.registry.snapshot() as epoch:  # no withdrawal between the root and the lanes
+            lanes = lane_states(self.registry, self.terms)
         previous = self.store.round(number - 1)
         plan = RoundPlan(
             study=self.terms.study,
@@ -264,9 +269,7 @@ class Engine:
             previous=NO_PLAN if previous is None else digest(previous.plan),
         )
         signature = self.signing_key.sign(plan.signed_bytes())
-        return plan.model_copy(update={"signature": signature}), lane_states(
-            self.registry, self.terms
-        )
+        return plan.model_copy(update={"signature": signature}), lanes
 
     def _collect(
         self, plan: RoundPlan, lanes: Mapping[SiteId, tuple[ChunkState, ...]], before: ModelState

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -114,12 +114,13 @@ class Gate:
     """The server's conditions for one study.
 
     ``verification_key`` is the one the study's terms name; whether a development key may serve
-    was decided when it was loaded (``zk.keys.check_allowed``).
+    was decided when it was loaded (``zk.keys.check_allowed``). ``today`` gives the day number.
     """
 
     terms: StudyTerms
     verification_key: VerificationKey
     context: ServerContext
+    today: Callable[[], int]
 
     def admit(
         self,
@@ -212,6 +213,11 @@ class Gate:
     def _check_certificates(
         self, contribution: Contribution, lane: Sequence[ChunkState]
     ) -> list[CoverStatement]:
+        consent = self.terms.consent
+        if not consent.from_day <= self.today() <= consent.through_day:
+            raise ContributionRefused(
+                contribution.receipt.site, "the study's days of consent have passed"
+            )
         roots = {state.chunk: root_of(state.leaves) for state in lane}
         receipt = contribution.receipt
         statements: list[CoverStatement] = []

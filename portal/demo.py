@@ -307,7 +307,7 @@ def after_close(run: Run, closed: RoundClosed) -> None:
     run.display.say(
         f"round {closed.round}/{run.terms.rounds}: {len(closed.receipts)} updates, "
         f"AUC {run.curve[closed.round]:.3f}, paid {settlement.paid / 10**18:,.2f} BTT"
-        + (f", {len(withdrawn)} consent withdrawn after it" if withdrawn else "")
+        + (f", consent withdrawn after it: {len(withdrawn)}" if withdrawn else "")
     )
 
 

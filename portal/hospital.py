@@ -72,6 +72,7 @@ def open_agent(
             dataset=terms.consent.dataset,
             epsilon_limit=terms.privacy.epsilon,
             delta=terms.privacy.delta,
+            accountant=terms.privacy.accountant,
         ),
         certifier=Certifier(terms, store, prover),
         store=store,

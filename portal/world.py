@@ -53,6 +53,7 @@ STUDY_PURPOSE: Final = "HMB"
 """DUO:0000006, health, medical or biomedical research."""
 OTHER_PURPOSE: Final = "POA"
 """DUO:0000011, population origins or ancestry research: what a narrow grant here allows."""
+ACCOUNTANT: Final = "prv"
 ENCRYPTION: Final = "packed-bfv-8"
 SECRET_BYTES: Final = 32
 
@@ -109,7 +110,9 @@ def study_terms(
     settings, recipe, data = founding.settings, founding.recipe, founding.data
     module = build(recipe.network, data.input_shape, settings.seed)
     steps = recipe.steps * settings.rounds
-    noise = noise_multiplier_for(settings.epsilon, settings.delta, recipe.sampling_rate, steps)
+    noise = noise_multiplier_for(
+        settings.epsilon, settings.delta, recipe.sampling_rate, steps, ACCOUNTANT
+    )
     first_day = day_number(founding.today)
     return StudyTerms(
         study=StudyId(f"study-{data.source.name}"),
@@ -135,7 +138,7 @@ def study_terms(
             noise_multiplier=noise,
             clipping_norm=recipe.clipping_norm,
             steps=recipe.steps,
-            accountant="rdp",
+            accountant=ACCOUNTANT,
         ),
         consent=ConsentTerms(
             registry=REGISTRY,

@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pydantic_core import from_json
+
 from protocol.errors import FederationError
 
 MAGIC: Final = b"BHF1"
@@ -87,8 +89,9 @@ def decode(frame: bytes) -> Frame:
     if length > HEADER_BYTES_MAX or start + length > len(frame):
         raise MalformedFrame("its header is cut off")
     try:
-        header = json.loads(frame[start : start + length])
-    except (ValueError, RecursionError) as error:
+        # Not json.loads: deep nesting is an error here whatever the recursion limit is set to.
+        header = from_json(frame[start : start + length], allow_inf_nan=False)
+    except ValueError as error:
         raise MalformedFrame("its header is not JSON") from error
     kind, body, sizes = _checked_header(header)
     blobs: dict[str, bytes] = {}

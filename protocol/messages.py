@@ -29,6 +29,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    model_validator,
 )
 
 from protocol.errors import FederationError
@@ -198,6 +199,10 @@ class TrainingTerms(Message):
         return sum(self.tensor_sizes)
 
 
+CERTIFICATE_DAYS_MAX: Final = 31
+"""A certificate covers at most a month, so that expiry dates are looked at again."""
+
+
 class ConsentTerms(Message):
     """What a patient must have agreed to, and the registry and circuit that show it.
 
@@ -212,6 +217,12 @@ class ConsentTerms(Message):
     through_day: Annotated[int, Field(ge=0, lt=2**16)]
     circuit: Literal["cover8", "cover64"]
     key_hash: Digest
+
+    @model_validator(mode="after")
+    def _short(self) -> ConsentTerms:
+        if not 0 <= self.through_day - self.from_day <= CERTIFICATE_DAYS_MAX:
+            raise ValueError(f"a certificate covers at most {CERTIFICATE_DAYS_MAX} days")
+        return self
 
 
 class StudyTerms(Message):

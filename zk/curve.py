@@ -12,11 +12,19 @@ References:
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final, TypeAlias
 
-from py_ecc import optimized_bn128 as bn
-
 from protocol.errors import ProofError
+
+# Importing py_ecc raises Python's recursion limit so far that deeply nested JSON from outside
+# would overflow the C stack instead of raising RecursionError; put the limit back.
+_LIMIT: Final = sys.getrecursionlimit()
+from py_ecc import optimized_bn128 as bn  # noqa: E402  # between reading and restoring the limit
+
+sys.setrecursionlimit(_LIMIT)
+library: Final = bn
+"""py_ecc's optimised BN254, for whoever computes with points."""
 
 MODULUS: Final[int] = bn.field_modulus
 """q of the coordinates."""

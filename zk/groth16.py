@@ -32,11 +32,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from py_ecc import optimized_bn128 as bn
-
 from protocol.errors import ProofError
 from zk.cover import CoverStatement
 from zk.curve import ORDER, Affine1, Affine2, Point, PointMalformed, g1, g2
+from zk.curve import library as bn
 from zk.keys import VerificationKey
 
 PROOF_BYTES: Final = 256
