@@ -14,7 +14,7 @@ SOURCES := $(PACKAGES) experiments tests
 
 # The stamp is newer than the lock file when .venv holds what the lock file names.
 $(STAMP): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or newer and give it as PYTHON=python3.x" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11, or give it as PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock $(PIP_ARGS)
 	@printf '#!/bin/sh\nPYTHONPATH="%s$${PYTHONPATH:+:$$PYTHONPATH}" exec "%s/python" -m portal "$$@"\n' "$(CURDIR)" "$(CURDIR)/$(BIN)" > $(BIN)/bithive
@@ -30,7 +30,7 @@ demo: $(STAMP) ## six hospitals train together, are proven, encrypted and paid (
 
 .PHONY: test
 test: $(STAMP) ## all tests, the slow ones and real servers too
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadfile $(ARGS)
 
 .PHONY: check
 check: format-check lint types layers fast ## what must pass before a commit, under three minutes
