@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import resource
 import sys
 import tempfile
@@ -167,6 +168,7 @@ def fedavg_seconds(run: demo.Run, rounds: int) -> float:
     grid = InProcessGrid(app, [{"index": index} for index in arrays], threads=1)
     module = build(training.network, training.input_shape, run.settings.seed)
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=2, min_available_nodes=2)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     started = time.process_time()
     strategy.start(
         grid=grid,
