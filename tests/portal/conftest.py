@@ -1,0 +1,111 @@
+"""What the tests of the command share: starting it as a user does, and one finished small run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    *("--data", "phantom", "--sites", "3", "--patients", "12", "--rounds", "3"),
+    *("--circuit", "cover8", "--seed", "1", "--json"),
+)
+"""A run of seconds in which the careless site (north) has a patient who withdraws."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that ended: where it lives, what it printed, what its report says."""
+
+    home: Path
+    printed: dict[str, Any]
+    report: dict[str, Any]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "portal", *map(str, arguments)]
+
+
+def run_command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        **options,
+    )
+
+
+def run_small(home: Path) -> Finished:
+    done = run_command("demo", "--home", home, *SMALL)
+    assert done.returncode == 0, done.stderr
+    return Finished(home, json.loads(done.stdout), json.loads((home / "report.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def bithive():
+    """Run the command with arguments, to its end."""
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def start():
+    """Start the small run in a home, and go on without it."""
+    started = []
+
+    def begin(home: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command("demo", "--home", home, *SMALL),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Return the options of the small run."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def again(tmp_path_factory):
+    """Run the small run to its end in a home, which is new where none is given."""
+    return lambda home=None: run_small(home or tmp_path_factory.mktemp("run") / "home")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """One small run, made once for all tests that only look."""
+    return run_small(tmp_path_factory.mktemp("finished") / "home")
+
+
+@pytest.fixture(scope="session")
+def real():
+    """Return the path of a folder of real data, or skip."""
+
+    def find(name: str) -> Path:
+        base = Path(os.environ.get("BITHIVE_TEST_DATA", ROOT.parent / "shared" / "data"))
+        if not (base / name).is_dir():
+            pytest.skip(f"no real data at {base / name}; set BITHIVE_TEST_DATA to have it tested")
+        return base / name
+
+    return find
