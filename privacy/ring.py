@@ -139,5 +139,3 @@ def ring(parameters: ParameterSet) -> Ring:
         return Ring(parameters, seal, sealapi.BatchEncoder(seal), keyless)
     except LIBRARY_ERRORS as error:
         raise TensealIncompatible("it does not take our parameters") from error
-
-
