@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow  # a process a test, and runs of their own
+
 ONE_LINE = re.compile(r"\A[a-z]+(-[a-z]+)*: [^\n]+\n\Z")
 DEMO = ("demo", "--circuit", "cover8", "--rounds", "1", "--sites", "3", "--json")
 

@@ -11,6 +11,8 @@ from fl_server.store import ServerStore
 from ledger.books import Ledger
 from portal.market import BUDGET, RESEARCHER
 
+pytestmark = pytest.mark.slow  # a process a test, and runs of their own
+
 PATIENCE = 300
 """Seconds until a wait is given up."""
 
