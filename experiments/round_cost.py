@@ -34,7 +34,7 @@ from flwr.serverapp.strategy import FedAvg
 from rich.console import Console
 from rich.table import Table
 
-from experiments.recorded import record
+from experiments._recorded import record
 from fl_server.inprocess import InProcessGrid
 from models.networks import build
 from portal import demo

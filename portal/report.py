@@ -15,7 +15,7 @@ from ledger import chart
 from portal.baselines import Baselines
 from portal.home import Home
 from portal.page import page
-from privacy.accounting import DpSgdEvent, epsilon
+from privacy.budget import PrivacyBudget
 from protocol.ids import SiteId
 from protocol.messages import RoundClosed
 from storage.files import write_whole
@@ -187,13 +187,13 @@ def _site(
     hospital = books.balances(wallet).get(wallet, 0)
     of_patients = books.balances(pool).get(pool, 0)
     privacy = run.terms.privacy
-    rounds_answered = len(receipts) + sum(
-        refusal["site"] == site and refusal["code"] != "no-answer"
-        for one in rounds
-        for refusal in one["refused"]
-    )
-    spent = DpSgdEvent(
-        privacy.sampling_rate, privacy.noise_multiplier, privacy.steps * rounds_answered
+    # The hospital's own account: it also holds rounds whose update was refused or never opened.
+    budget = PrivacyBudget(
+        run.home.site(site) / "budget.db",
+        dataset=run.terms.consent.dataset,
+        epsilon_limit=privacy.epsilon,
+        delta=privacy.delta,
+        accountant=privacy.accountant,
     )
     patients = run.data.sites[site]
     return {
@@ -203,9 +203,7 @@ def _site(
         "patients_proven": max((one["proven_patients"] for one in receipts), default=0),
         "gradients": sum(one["gradients"] for one in receipts),
         "rounds_counted": len(receipts),
-        "epsilon": round(epsilon([spent], privacy.delta, privacy.accountant), 6)
-        if rounds_answered
-        else 0.0,
+        "epsilon": round(budget.spent(), 6),
         "auc_alone": round(baselines.alone[site][-1], 6),
         "hospital_base_units": hospital,
         "patients_base_units": of_patients,
