@@ -22,7 +22,7 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +68,9 @@ def main() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(config, Path(folder))
-    record("round_cost", config, rows, seconds=time.monotonic() - started)
+    # The folder's name, not where it lies on this machine.
+    named = replace(config, data=Path(config.data).name)
+    record("round_cost", named, rows, seconds=time.monotonic() - started)
     if options.json:
         sys.stdout.write(json.dumps(rows) + "\n")
     else:
