@@ -18,12 +18,14 @@ References:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 from portal.certificates import make_certificates, make_node_key
 from protocol.errors import FederationError
+from protocol.ids import SiteId
 from protocol.progress import Step
 from storage.files import write_whole
 
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from portal.demo import Run
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-START_SECONDS: Final = 120.0
+START_SECONDS: Final = 300.0
 STOP_SECONDS: Final = 15.0
 POLL_SECONDS: Final = 0.25
 FEDERATION: Final = "bithive"
@@ -107,13 +110,13 @@ def run_on_superlink(run: Run) -> None:
     """
     if run.store.rounds_closed() == run.terms.rounds:
         return
-    with servers(run) as (processes, port):
-        _start_run(run, processes, port)
+    with servers(run) as processes:
+        _start_run(run, processes)
         _watch(run, processes)
 
 
 @contextlib.contextmanager
-def servers(run: Run) -> Iterator[tuple[Processes, int]]:
+def servers(run: Run) -> Iterator[Processes]:
     """Start SuperLink, agents and SuperNodes; stop them all at the end."""
     folder = run.home.path / "flower"
     shutil.rmtree(folder, ignore_errors=True)  # each start is a new Flower run
@@ -148,16 +151,19 @@ def servers(run: Run) -> Iterator[tuple[Processes, int]]:
             "--disable-runtime-dependency-installation",
         )
         _wait_for_port(processes, port)
-        for one in run.terms.sites:
-            _start_site(run, processes, one.site, port, certificates.authority)
-        yield processes, port
+        places = {one.site: _start_agent(run, processes, one.site) for one in run.terms.sites}
+        _wait_for_agents(processes, places)  # a SuperNode asks its agent once
+        for site, place in places.items():
+            _start_node(processes, site, place, port, certificates.authority)
+        yield processes
     finally:
         processes.stop()
 
 
-def _start_site(run: Run, processes: Processes, site: str, port: int, authority: Path) -> None:
+def _start_agent(run: Run, processes: Processes, site: str) -> Path:
     # A socket's path may hold about 100 bytes, so it does not lie in the home.
     place = Path(_socket_folder(run.home.path)) / f"{site}.sock"
+    place.unlink(missing_ok=True)
     processes.start(
         f"agent-{site}",
         sys.executable,
@@ -171,6 +177,20 @@ def _start_site(run: Run, processes: Processes, site: str, port: int, authority:
         "--socket",
         str(place),
     )
+    return place
+
+
+def _wait_for_agents(processes: Processes, places: Mapping[SiteId, Path]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not all(place.exists() for place in places.values()):
+        processes.check()
+        if time.monotonic() > deadline:
+            late = next(site for site, place in places.items() if not place.exists())
+            raise ServerFailed(f"agent-{late}", processes.folder / f"agent-{late}.log")
+        time.sleep(POLL_SECONDS)
+
+
+def _start_node(processes: Processes, site: str, place: Path, port: int, authority: Path) -> None:
     key = make_node_key(processes.folder / "nodes", site)
     _flwr(processes, "supernode", "register", str(key.public), FEDERATION, "--name", site)
     processes.start(
@@ -191,8 +211,7 @@ def _start_site(run: Run, processes: Processes, site: str, port: int, authority:
     )
 
 
-def _start_run(run: Run, processes: Processes, port: int) -> None:
-    del port
+def _start_run(run: Run, processes: Processes) -> None:
     home = run.home.server.resolve()
     _flwr(processes, "run", str(ROOT), FEDERATION, "-c", f"home='{home}'")
 
@@ -222,7 +241,7 @@ def _show(run: Run, number: int, seen: set[tuple[int, str]]) -> None:
     for site in run.store.upload_bytes(number):
         if (number, site) not in seen:
             seen.add((number, site))
-            run.observe(Step("verify", number, run.terms.sites[0].site.__class__(site)))
+            run.observe(Step("verify", number, SiteId(site)))
     for refusal in run.store.refusals(number):
         if (number, refusal.site) not in seen:
             seen.add((number, refusal.site))
@@ -267,9 +286,6 @@ def _tool(name: str) -> str:
 
 
 def _socket_folder(home: Path) -> str:
-    import hashlib  # noqa: PLC0415
-    import tempfile  # noqa: PLC0415
-
     name = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"bithive-{os.getuid()}-{name}"
     folder.mkdir(mode=0o700, exist_ok=True)
