@@ -43,7 +43,7 @@ from privacy.packing import unpack
 from privacy.parameters import ParameterSet
 from privacy.randomness import RandomStream
 from privacy.signatures import check_signature
-from protocol.errors import BitHiveError, FederationError, PrivacyError
+from protocol.errors import BitHiveError, ConsentError, FederationError, PrivacyError
 from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import PatientId, SiteId
 from protocol.messages import (
@@ -159,7 +159,7 @@ class Agent:
                 return door(request)
         except BitHiveError as error:
             log.warning("refused: %s", error.code)
-            return encode("refused", {"code": error.code, "reason": str(error)})
+            return encode("refused", {"code": error.code, "reason": _outward(error)})
 
     # Who we are, and the group key
 
@@ -409,6 +409,17 @@ class Agent:
         )
         if len(plan.steps) != len(self.terms.training.tensor_sizes) or min(plan.steps) <= 0:
             raise PlanRefused("the plan's step sizes do not fit the model")
+
+
+def _outward(error: BitHiveError) -> str:
+    """Return what may be said outside of why this hospital refused.
+
+    Only errors about messages and consent say their facts: those of records, storage and keys may
+    name a file, or tell a forger which check failed, so they say what kind of trouble it was.
+    """
+    if isinstance(error, FederationError | ConsentError):
+        return str(error)
+    return (type(error).__doc__ or error.code).splitlines()[0]
 
 
 def decimal_text(value: float) -> str:
