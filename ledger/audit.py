@@ -2,7 +2,7 @@
 
 Each event is one canonical JSON record and one leaf of an RFC 6962 tree; the log signs the tree's
 head after every event. Whoever kept an earlier head can later check that the log still begins
-with it (``ledger.merkle.check_consistency``), so history can be hidden from nobody who looked.
+with it (``storage.merkle.check_consistency``), so history can be hidden from nobody who looked.
 
     >>> from tempfile import TemporaryDirectory
     >>> folder = TemporaryDirectory()
@@ -35,10 +35,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from sqlalchemy import Connection, Engine, func, insert, select
 
 from ledger.canonical import JSON, canonical_json
-from ledger.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
 from ledger.store import AUDIT, open_tables
 from protocol.errors import LedgerError
 from storage.database import reading, writing
+from storage.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
 
 RECORD_BYTES_MAX: Final = 64 * 1024
 KIND: Final = re.compile(r"[a-z][a-z0-9-]{0,59}")

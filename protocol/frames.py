@@ -17,7 +17,7 @@ error, and never allocates more than it was given.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -102,6 +102,32 @@ def decode(frame: bytes) -> Frame:
     if at != len(frame) or len(blobs) != len(sizes):
         raise MalformedFrame("its blobs do not fill it")
     return Frame(kind, body, blobs)
+
+
+def join_parts(parts: Sequence[bytes]) -> bytes:
+    """Return one blob of many parts, each preceded by its length in 4 bytes, big-endian.
+
+    >>> split_parts(join_parts([b"ab", b""]), 2)
+    [b'ab', b'']
+    """
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def split_parts(blob: bytes, count: int) -> list[bytes]:
+    """Return the ``count`` parts of a blob that ``join_parts`` made.
+
+    Raises:
+        MalformedFrame: It has another number of parts, or they do not fill it.
+    """
+    parts: list[bytes] = []
+    at = 0
+    while at < len(blob) and len(parts) < count:
+        size = int.from_bytes(blob[at : at + 4], "big")
+        parts.append(blob[at + 4 : at + 4 + size])
+        at += 4 + size
+    if at != len(blob) or len(parts) != count:
+        raise MalformedFrame("a blob has another number of parts than were due")
+    return parts
 
 
 def _checked_header(header: object) -> tuple[str, dict[str, Any], list[tuple[str, int]]]:

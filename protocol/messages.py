@@ -7,11 +7,13 @@ real numbers that are signed as decimal text.
 
 The order of a round::
 
-    RoundPlan ──▶ site ──▶ Contribution (signed) ──▶ gate ──▶ OpenRequest ──▶ site ──▶ Opening
-                                                      │                                   │
-                                                      └── Refusal            Receipt (countersigned)
-                                                                                          │
-                                                                            RoundClosed ──▶ market
+    RoundCall ──▶ site ──▶ RoundKey (signed) ─┐
+    RoundPlan with the roster ──▶ site ──▶ Contribution (signed) ──▶ gate ──▶ the secure sum
+                                                      │              (protocol/summation.py)
+                                                      └── Refusal                │
+                                                                 Receipt (countersigned)
+                                                                                 │
+                                                                   RoundClosed ──▶ market
 """
 
 from __future__ import annotations
@@ -87,6 +89,7 @@ Element = Annotated[
     PlainSerializer(str, return_type=str, when_used="json"),
 ]
 Decimal = Annotated[str, Field(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?$")]
+GroupKeyId = Annotated[KeyId, Field(pattern=r"^[0-9a-f]{16}$")]
 Count = Annotated[int, Field(ge=0, le=2**40)]
 Round = Annotated[int, Field(ge=1, le=ROUNDS_MAX)]
 
@@ -226,7 +229,11 @@ class ConsentTerms(Message):
 
 
 class StudyTerms(Message):
-    """Everything a hospital reads before it takes part; fixed for the whole study."""
+    """Everything a hospital reads before it takes part; fixed for the whole study.
+
+    ``opening`` says who can decrypt a sum: every hospital that holds the group key, or only a
+    quorum of them together. A new group key is made after ``key_rounds`` rounds at the latest.
+    """
 
     version: Literal[1] = PROTOCOL_VERSION
     study: Study
@@ -239,6 +246,8 @@ class StudyTerms(Message):
     consent: ConsentTerms
     encryption: Slug
     sites_min: Annotated[int, Field(ge=SITES_MIN, le=SITES_MAX)] = SITES_MIN
+    opening: Literal["members", "threshold"] = "members"
+    key_rounds: Annotated[int, Field(ge=1, le=ROUNDS_MAX)] = 10
 
     def identity(self, site: SiteId) -> SiteIdentity | None:
         """Return the registered identity of ``site``, or None where it does not take part."""
@@ -263,32 +272,112 @@ class ChunkState(Message):
     siblings: Annotated[tuple[Element, ...], Field(max_length=32)]
 
 
-class RoundPlan(Message):
-    """The server's signed call for one round; the model rides beside it as a blob.
+class RoundCall(Message):
+    """The server's signed call for round keys; masks are agreed between ``sites`` alone.
 
-    ``steps`` are the public quantisation step sizes, one per tensor of the model.
-    ``previous`` is the digest of the last closed round's plan, zeros for the first.
+    ``previous`` is the digest of the last round's manifest, zeros for the first.
+    """
+
+    study: Study
+    terms: Digest
+    round: Round
+    sites: Annotated[tuple[Site, ...], Field(min_length=SITES_MIN, max_length=SITES_MAX)]
+    previous: Digest
+    signature: Signature = b""
+
+    @model_validator(mode="after")
+    def _sorted(self) -> RoundCall:
+        if list(self.sites) != sorted(set(self.sites)):
+            raise ValueError("the sites of a call are sorted and named once")
+        return self
+
+    def signed_bytes(self) -> bytes:
+        """Return what the server signs."""
+        return b"bithive round call\n" + canonical(self, without=frozenset({"signature"}))
+
+
+class RoundKey(Message):
+    """A site's signed answer to a call: what the others need to know of its round secrets.
+
+    ``public_key`` is X25519's and ``seed_sha256`` commits to its self seed. Shares of both ride
+    beside it, sealed to each other site of the call.
+    """
+
+    study: Study
+    round: Round
+    call: Digest
+    site: Site
+    public_key: Key32
+    seed_sha256: Digest
+    signature: Signature = b""
+
+    def signed_bytes(self) -> bytes:
+        """Return what the site signs."""
+        return b"bithive round key\n" + canonical(self, without=frozenset({"signature"}))
+
+
+class RoundPlan(Message):
+    """The server's signed plan of one round; the model rides beside it as a blob.
+
+    ``steps`` are the public quantisation step sizes, one per tensor of the model. ``roster`` are
+    the round keys of the sites whose masks cancel, sorted by site. ``previous`` is the digest of
+    the last round's manifest, zeros for the first.
     """
 
     study: Study
     terms: Digest
     round: Round
     model: Digest
-    key_id: Annotated[KeyId, Field(pattern=r"^[0-9a-f]{16}$")]
+    key_id: GroupKeyId
     steps: Annotated[tuple[float, ...], Field(min_length=1, max_length=10_000)]
     epoch: Epoch
+    call: Digest
+    roster: Annotated[tuple[RoundKey, ...], Field(min_length=SITES_MIN, max_length=SITES_MAX)]
     previous: Digest
     signature: Signature = b""
+
+    @property
+    def sites(self) -> tuple[SiteId, ...]:
+        """The sites of the roster, in its order."""
+        return tuple(key.site for key in self.roster)
+
+    @model_validator(mode="after")
+    def _sorted(self) -> RoundPlan:
+        if list(self.sites) != sorted(set(self.sites)):
+            raise ValueError("the roster of a plan is sorted and names a site once")
+        return self
 
     def signed_bytes(self) -> bytes:
         """Return what the server signs."""
         return b"bithive round plan\n" + canonical(self, without=frozenset({"signature"}))
 
 
+class Manifest(Message):
+    """What became of a round, signed by the server; each names the one before it.
+
+    ``commitment`` and ``integers_sha256`` are zeros where the round closed without an update, and
+    ``model_sha256`` is the model after it.
+    """
+
+    study: Study
+    round: Round
+    plan: Digest
+    commitment: Digest
+    integers_sha256: Digest
+    model_sha256: Digest
+    previous: Digest
+    signature: Signature = b""
+
+    def signed_bytes(self) -> bytes:
+        """Return what the server signs."""
+        return b"bithive manifest\n" + canonical(self, without=frozenset({"signature"}))
+
+
 class TrainRequest(Message):
-    """A plan together with the state of the lane of the site it is sent to."""
+    """A plan, the lane of the site it is sent to, and the manifest the plan goes on from."""
 
     plan: RoundPlan
+    manifest: Manifest | None = None
     chunks: Annotated[tuple[ChunkState, ...], Field(max_length=4096)]
 
 
@@ -340,7 +429,7 @@ class Contribution(Message):
 
     receipt: Receipt
     encryption: Slug
-    key_id: Annotated[KeyId, Field(pattern=r"^[0-9a-f]{16}$")]
+    key_id: GroupKeyId
     length: Annotated[int, Field(ge=1, le=10**9)]
     certificates: Annotated[tuple[CoverageCertificate, ...], Field(max_length=4096)]
 
@@ -354,38 +443,6 @@ class Refusal(Message):
     reason: Annotated[str, Field(max_length=1000)]
 
 
-class OpenRequest(Message):
-    """The server's call to open the sum of one round; the encrypted sum rides beside it."""
-
-    study: Study
-    round: Round
-    key_id: Annotated[KeyId, Field(pattern=r"^[0-9a-f]{16}$")]
-    sum_sha256: Digest
-    length: Annotated[int, Field(ge=1, le=10**9)]
-    receipts: Annotated[tuple[Receipt, ...], Field(min_length=1, max_length=SITES_MAX)]
-    signature: Signature = b""
-
-    def signed_bytes(self) -> bytes:
-        """Return what the server signs."""
-        return b"bithive open\n" + canonical(self, without=frozenset({"signature"}))
-
-
-class Opening(Message):
-    """A site's signed statement of what it decrypted; the sums ride beside it as a blob."""
-
-    study: Study
-    round: Round
-    site: Site
-    sum_sha256: Digest
-    integers_sha256: Digest
-    weight: Count
-    signature: Signature = b""
-
-    def signed_bytes(self) -> bytes:
-        """Return what the site signs."""
-        return b"bithive opening\n" + canonical(self, without=frozenset({"signature"}))
-
-
 class RoundClosed(Message):
     """What the server announces when a round is over; the market settles it."""
 
@@ -393,5 +450,6 @@ class RoundClosed(Message):
     round: Round
     server_key: Key32
     model_sha256: Digest
+    manifest: Digest
     receipts: Annotated[tuple[Receipt, ...], Field(max_length=SITES_MAX)]
     refused: Annotated[tuple[Refusal, ...], Field(max_length=SITES_MAX)] = ()

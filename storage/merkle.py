@@ -11,7 +11,7 @@ binary digits name, largest first.
     >>> check_inclusion(root(leaves), 3, 1, leaves[1], inclusion_proof(leaves, 1))
     >>> check_consistency(2, root(leaves[:2]), 3, root(leaves), consistency_proof(leaves, 2))
 
-What holds, each line a property test in tests/ledger/test_merkle.py:
+What holds, each line a property test in tests/storage/test_merkle.py:
 
 1. The root, grown entry by entry, equals the recursive definition.
 2. Every proof of a true claim is accepted; a proof for another entry, place or tree is refused.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ledger.merkle import (
+from storage.merkle import (
     EMPTY_ROOT,
     Frontier,
     HistoryDisagrees,
