@@ -14,7 +14,8 @@ a stream says so in ``secret``, and whoever promises privacy must look.
 What holds, each line a test in tests/privacy/test_randomness.py:
 
 1. The bytes are the AES-256-CTR keystream of the key, counter starting at zero (SP 800-38A).
-2. Reading ``a`` then ``b`` bytes gives the first ``a + b`` bytes of the keystream.
+2. Reading ``a`` then ``b`` bytes gives the first ``a + b`` bytes of the keystream, and so it is
+   with the integers of ``below`` under one bound.
 3. Equal seeds and labels give equal streams; any difference gives an unrelated stream.
 4. ``below`` is exactly uniform: words that would favour small results are thrown away.
 5. A stream is not continued in a forked process, where it would repeat its parent's numbers.
@@ -148,7 +149,8 @@ class RandomStream:
         """Return ``(n,)`` integers, exactly uniform over 0 .. ``bound`` - 1.
 
         Words are cut to the bits ``bound`` needs and kept when they are below it, so each draw
-        is kept with probability above one half.
+        is kept with probability of at least one half. No word is read and not looked at: reading
+        ``a`` then ``b`` integers gives the first ``a + b``, however a pad is cut into pieces.
 
         Args:
             bound: 1 to 2**64.
@@ -159,11 +161,15 @@ class RandomStream:
         found: list[NDArray[np.uint64]] = []
         missing = n
         while missing > 0:
-            drawn = self.words(missing + missing // 8 + 8) >> shift
-            if bound < 2**64:
+            drawn = self.words(missing) >> shift
+            # One pass finds that nothing is to be thrown away, which close below a power of two
+            # is nearly always so.
+            if int(drawn.max()) >= bound:
                 drawn = drawn[drawn < np.uint64(bound)]
-            found.append(drawn[:missing])
-            missing -= found[-1].size
+            found.append(drawn)
+            missing -= drawn.size
+        if len(found) == 1:
+            return found[0]
         return np.concatenate(found) if found else np.empty(0, dtype=np.uint64)
 
     def bernoulli(self, p: float, n: int) -> NDArray[np.bool_]:

@@ -109,6 +109,21 @@ def test_integers_stay_below_their_bound(bound, n):
     assert all(int(x) < bound for x in drawn)
 
 
+@given(st.integers(1, 2**64), st.lists(st.integers(0, 30), max_size=5))
+def test_reading_integers_in_pieces_gives_the_same_integers(bound, pieces):
+    whole = RandomStream.from_seed(16).below(bound, sum(pieces)).tolist()
+    stream = RandomStream.from_seed(16)
+    assert [x for n in pieces for x in stream.below(bound, n).tolist()] == whole
+
+
+@given(st.integers(1, 2**64))
+def test_integers_are_the_words_that_fit_cut_to_the_bits_of_their_bound(bound):
+    shift = 64 - max(1, (bound - 1).bit_length())
+    cut = [word >> shift for word in RandomStream.from_seed(17).words(400).tolist()]
+    expected = [word for word in cut if word < bound][:50]  # 400 words hold 50 that fit
+    assert RandomStream.from_seed(17).below(bound, 50).tolist() == expected
+
+
 @pytest.mark.parametrize("bound", [2, 3, 6, 257])
 def test_integers_are_uniform(bound):
     counts = np.bincount(RandomStream.from_seed(14).below(bound, 60_000), minlength=bound)
