@@ -2,22 +2,41 @@
 
 A slot is an integer mod t. Packed into it are ``fields`` signed values v_0, v_1, ... as one signed
 number, v_0 + v_1 2^f + v_2 2^2f + ..., taken mod t. Nothing marks a field as negative: a negative
-field borrows from the one above it. Sums of such numbers are the packed sums, and as every summed
-field stays inside f bits the fields come apart again from the lowest up, each giving back what it
-borrowed. One slot of ciphertext i, the first, is a check word of value i + 1; one slot of the
-first ciphertext is the site's weight; unused fields and slots are zero::
+field borrows from the one above it. Sums of such numbers are the packed sums, and where every
+summed field stays inside f bits the fields come apart again from the lowest up, each giving back
+what it borrowed. One slot of ciphertext i, the first, is a check word of value i + 1; the first
+ciphertext also has a slot with the site's weight and one with the check sum of its values; unused
+fields and slots are zero::
 
-    ciphertext 0   | 1 | weight | word 0    | word 1    | ...
-    ciphertext 1   | 2 | word N-2 | ...               ... | 0 | 0 |
+    ciphertext 0   | 1 | weight | check sum | word 0 | word 1 | ...
+    ciphertext 1   | 2 | word N-3 | ...                     ... | 0 | 0 |
+
+The check sum is c = r_0 v_0 + r_1 v_1 + ... mod t over the values v_k of the update, in its order.
+The r_k are public: the k-th four bytes, little-endian, of a keystream that the parameter set's
+name fixes. Check sums add up as values do, so the sum's check sum must be that of the values which
+come apart. This is what finds fields that overflowed, possible from more than ``field_max //
+value_max`` sites on:
+
+- If no summed field leaves its f bits, they come apart exactly and the check sum agrees, always.
+- If one does, the values that come apart are not the summed ones: they differ by e, an integer
+  vector with some e_k not 0. Both are far below t/2, and t is prime, so e_k has an inverse mod t
+  and the check sums agree only if r_k = -(sum of r_j e_j over j != k) / e_k mod t. Whatever the
+  other r_j are, that is at most one of the 2**32 < t values of r_k. So an overflow, of one field
+  or of several that cancel in a plain sum, passes with a probability of at most 2**-32, over r
+  uniform and independent of the updates.
+
+Honest updates are independent of r. A site that chooses its values knowing r can make an overflow
+that passes; it gains nothing on just sending a wrong update, against which packing has no answer.
 
 Opened under the wrong key, or after somebody changed a ciphertext without knowing what it does
-to the slots, check words, unused slots and ranges are wrong except with probability about 1/t.
-It is no signature: who holds the key, or adds to a ciphertext on purpose, can make a sum that
-passes; the commitments to ciphertexts in the round's receipts answer for that.
+to the slots, check words, check sum, unused slots and ranges are wrong except with probability
+below 1/t. It is no signature: who holds the key, or adds to a ciphertext on purpose, can make a
+sum that passes; the commitments to ciphertexts in the round's receipts answer for that.
 
 What holds, each line a property test in tests/privacy/test_packing.py:
 
-1. Exact: the unpacked sum of n packed updates mod t is the sum of the n updates, for n <= max.
+1. Exact: the unpacked sum of n packed updates mod t is the sum of the n updates, for every n whose
+   extremes fit the fields, and for larger n up to ``max_sites`` it is that or it is refused.
 2. The weight of the sum is the sum of the weights.
 3. A sum that is opened as one of another number of sites is refused.
 """
@@ -25,16 +44,22 @@ What holds, each line a property test in tests/privacy/test_packing.py:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from privacy.parameters import WEIGHT_MAX, ParameterSet
 from privacy.quantisation import QuantisedUpdate
+from privacy.randomness import RandomStream
 from protocol.errors import PrivacyError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_BEFORE_WORDS: Final = 2
+"""Weight and check sum."""
+_CHUNK: Final = 2**15
+"""Values whose products with 32-bit factors are added in 64 bits: fields have at most 16."""
 
 
 class SumCorrupt(PrivacyError):
@@ -48,8 +73,9 @@ class SumCorrupt(PrivacyError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the opened sum fails its check words: an upload was made under another key or a "
-            "ciphertext was changed on the way; discard the round and run it again"
+            "the opened sum fails its checks: an upload was made under another key, a ciphertext "
+            "was changed on the way or the values were too large for so many sites; discard the "
+            "round and run it again, with fewer sites if it happens twice"
         )
 
 
@@ -69,7 +95,7 @@ class PackedUpdate:
 
 
 def pack(values: QuantisedUpdate, weight: int, parameters: ParameterSet) -> PackedUpdate:
-    """Lay out one site's values, its weight and the check words.
+    """Lay out one site's values, its weight, their check sum and the check words.
 
     Args:
         values: ``(length,)`` quantised to the parameter set's bits.
@@ -83,8 +109,8 @@ def pack(values: QuantisedUpdate, weight: int, parameters: ParameterSet) -> Pack
     slots = np.zeros((count, parameters.ring_degree), dtype=np.int64)
     words = _join_fields(values.values, parameters)
     body = np.zeros(count * (parameters.ring_degree - 1), dtype=np.int64)
-    body[0] = weight
-    body[1 : 1 + words.size] = words
+    body[:_BEFORE_WORDS] = weight, _check_sum(values.values, parameters)
+    body[_BEFORE_WORDS : _BEFORE_WORDS + words.size] = words
     slots[:, 0] = np.arange(1, count + 1)
     slots[:, 1:] = body.reshape(count, -1)
     slots[slots < 0] += parameters.plain_modulus
@@ -107,7 +133,7 @@ def unpack(
 
     Raises:
         TooManySites: More sites than fields have room for.
-        SumCorrupt: This is no sum of ``n_sites`` updates of this length.
+        SumCorrupt: This is no sum of ``n_sites`` updates of this length, or a field overflowed.
     """
     parameters.check_sites(n_sites)
     count = parameters.ciphertexts(length)
@@ -117,9 +143,10 @@ def unpack(
         raise SumCorrupt
     slots = words.astype(np.int64).reshape(count, parameters.ring_degree)
     body = slots[:, 1:].reshape(-1)
-    used = 1 + -(-length // parameters.fields)
-    weight = int(body[0])
-    sums, intact = _split_fields(body[1:used], parameters)
+    used = _BEFORE_WORDS + -(-length // parameters.fields)
+    weight, check_sum = map(int, body[:_BEFORE_WORDS])
+    sums, intact = _split_fields(body[_BEFORE_WORDS:used], parameters)
+    intact &= check_sum == _check_sum(sums[:length], parameters)
     intact &= np.array_equal(slots[:, 0], n_sites * np.arange(1, count + 1))
     intact &= not body[used:].any()
     intact &= not sums[length:].any()
@@ -128,6 +155,17 @@ def unpack(
     if not intact:
         raise SumCorrupt
     return sums[:length], weight
+
+
+def _check_sum(values: NDArray[np.int16] | NDArray[np.int64], parameters: ParameterSet) -> int:
+    """Return the sum of ``(length,)`` values, each times its public factor, mod t."""
+    stream = RandomStream.from_seed(0, "packing", "check sum", parameters.name)
+    total = 0
+    for start in range(0, values.size, _CHUNK):
+        chunk = values[start : start + _CHUNK].astype(np.int64)
+        factors = np.frombuffer(stream.bytes(4 * chunk.size), dtype="<u4").astype(np.int64)
+        total += int(chunk @ factors)
+    return total % parameters.plain_modulus
 
 
 def _join_fields(values: NDArray[np.int16], parameters: ParameterSet) -> NDArray[np.int64]:

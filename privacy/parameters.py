@@ -166,11 +166,12 @@ class ParameterSet:
     def ciphertexts(self, length: int) -> int:
         """Return how many ciphertexts hold an update of ``length`` values.
 
-        One slot of each ciphertext is a check word, one slot of the first is the weight.
+        One slot of each ciphertext is a check word; the first has two more, for the weight and
+        for the check sum.
         """
         assert length >= 1
         words = -(-length // self.fields)
-        return -(-(words + 1) // (self.ring_degree - 1))
+        return -(-(words + 2) // (self.ring_degree - 1))
 
 
 # The largest primes of 60, 49 and 57 bits that are 1 mod 2N; SEAL's own choice for these sizes.
