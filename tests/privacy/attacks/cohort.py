@@ -1,0 +1,103 @@
+"""Hospitals in one round of ours, without network or files: what each of them would hold.
+
+The server's view of the round is ``uploads`` and ``roster``. Everything else here is at one
+hospital each, and an attack says which hospitals it has brought over.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from privacy.bfv import ServerContext, encrypt, generate_key
+from privacy.masks import MaskedUpdate, apply
+from privacy.packing import pack
+from privacy.parameters import ParameterSet
+from privacy.quantisation import QuantisedUpdate
+from privacy.round_secrets import RoundSecrets, deal, total_pad
+from privacy.sharing import quorum
+from protocol.ids import SiteId
+
+CONTEXT = b"digest of the round's plan"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The sites of one round, by id.
+
+    Attributes:
+        secrets: Each site's own seeds.
+        held: Per holder the pairs of shares it was dealt, by dealer.
+        values: Each site's quantised update, which nobody else may learn.
+        weight: Of every site.
+    """
+
+    parameters: ParameterSet
+    key: object
+    secrets: dict
+    held: dict
+    values: dict
+    weight: int = 7
+
+    @classmethod
+    def meet(cls, n, parameters, *, length, key=None):
+        """Return ``n`` sites with fresh seeds, dealt shares and random updates."""
+        sites = [SiteId(f"site-{k:02}") for k in range(n)]
+        secrets = {site: RoundSecrets.generate() for site in sites}
+        dealt = {site: deal(secrets[site], threshold=quorum(n), holders=n) for site in sites}
+        held = {
+            holder: {dealer: dealt[dealer][place] for dealer in sites}
+            for place, holder in enumerate(sites)
+        }
+        top = parameters.value_max
+        draw = np.random.default_rng(n).integers
+        values = {site: draw(-top, top + 1, length).astype(np.int16) for site in sites}
+        return cls(parameters, key or generate_key(parameters), secrets, held, values)
+
+    @property
+    def sites(self):
+        return list(self.secrets)
+
+    @property
+    def threshold(self):
+        return quorum(len(self.secrets))
+
+    @property
+    def length(self):
+        return next(iter(self.values.values())).size
+
+    @property
+    def size(self):
+        """Words of an upload."""
+        return self.parameters.ciphertexts(self.length) * self.parameters.ring_degree
+
+    @cached_property
+    def roster(self):
+        return {site: secrets.public for site, secrets in self.secrets.items()}
+
+    def packed(self, site):
+        values = QuantisedUpdate(self.values[site], self.parameters.value_bits, 0)
+        return pack(values, self.weight, self.parameters)
+
+    def pad(self, site):
+        return total_pad(
+            self.secrets[site],
+            site,
+            self.roster,
+            context=CONTEXT,
+            size=self.size,
+            parameters=self.parameters,
+        )
+
+    @cached_property
+    def masked(self) -> dict[SiteId, MaskedUpdate]:
+        return {site: apply(self.packed(site), [self.pad(site)]) for site in self.sites}
+
+    @cached_property
+    def uploads(self):
+        return {site: encrypt(self.masked[site], self.key) for site in self.sites}
+
+    def total(self, sites=None):
+        """Return the sum of these sites' uploads as the server adds them."""
+        chosen = self.sites if sites is None else sites
+        return ServerContext(self.parameters).add([self.uploads[site] for site in chosen])
