@@ -1,8 +1,10 @@
 """Encrypt packed updates at the hospitals, add them where no key is, open only the sum.
 
-The scheme is BFV [1] with one prime and no multiplication, so sums are exact. Hospitals share one
-secret key; uploads are encrypted under it symmetrically and carry a seed in place of their second
-polynomial, which halves them. The server's context is made from public parameters alone::
+The scheme is BFV [1] without multiplication, so sums are exact. Hospitals share one secret key;
+uploads are encrypted under it symmetrically and carry a seed in place of their second polynomial,
+which halves them, and a sum carries all the seeds, which nearly halves it too
+(``privacy.residues``). The server adds integers; it holds no key and no cryptographic library
+takes part::
 
     MaskedUpdate ── encrypt ─▶ EncryptedUpdate ── ServerContext.add ─▶ EncryptedSum ── open_sum ─▶
      hospital        key          to server           no key              to hospitals    key
@@ -13,18 +15,18 @@ polynomial, which halves them. The server's context is made from public paramete
 What holds, each a test in tests/privacy/test_bfv.py or test_attacks.py:
 
 1. The opened sum is the sum mod t, slot for slot, for every cohort up to ``max_sites``.
-2. A server context holds no secret key, and adding is independent of order, byte for byte.
+2. A server context holds no secret key, and the order of adding changes the order of the seeds
+   alone.
 3. Hostile bytes end in a typed error.
-4. Before decryption, ``open_sum`` refuses a ciphertext no sum of honest uploads can look like:
-   one with a polynomial that compresses below the entropy of uniform residues, such as
-   (0, floor(q/t)), whose decryption is the secret key; and one whose noise is more, or less,
-   than that of a sum.
+4. (0, floor(q/t)), whose decryption is the secret key, and its like cannot be written down: the
+   second polynomial of what is opened is a sum of expanded seeds.
+5. Before decryption, ``open_sum`` refuses a ciphertext that is not random or whose noise is more,
+   or less, than that of a sum of honest uploads.
 
-What does not hold: whoever knows an honest sum can add a crafted ciphertext to it and pass rule 4.
-Decryption then gives garbage, which ``packing.unpack`` refuses, and the hospital tells nothing
-but its refusal. Each such refusal may still teach a bit about the key; hospitals open each round
-once, and the group key is made anew when the cohort changes. A key id is a name, not a proof: a
-ciphertext under another key that names this one is found out by ``unpack`` too.
+What does not hold: whoever changes the first polynomial of an honest sum by a multiple of
+floor(q/t) changes what it decrypts to and passes rule 5. ``tags.check_tags`` finds that before
+anything is decrypted, and ``packing.unpack`` most of it afterwards. A key id is a name, not a
+proof: a ciphertext under another key that names this one is found out by ``unpack`` too.
 
 References:
     [1] Fan and Vercauteren, ePrint 2012/144; SEAL, https://github.com/microsoft/SEAL.
@@ -43,13 +45,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from tenseal import sealapi
 
+from privacy import residues
 from privacy.masks import MaskedUpdate, apply
 from privacy.packing import SumCorrupt, pack, unpack
 from privacy.parameters import ParameterSet
 from privacy.quantisation import QuantisedUpdate
+from privacy.residues import Kind, Residues
 from privacy.ring import LIBRARY_ERRORS, Ring, TensealIncompatible, ring
 from privacy.scratch import scratch_file
-from privacy.wire import MalformedCiphertext, vector_bytes, vector_size
+from privacy.wire import MalformedCiphertext
 from protocol.errors import PrivacyError
 from protocol.ids import KeyId
 
@@ -58,7 +62,6 @@ if TYPE_CHECKING:
 
 NOISE_BITS_MIN: Final = 2
 """Noise budget a sum must have left: its largest noise is below a quarter of what decrypts."""
-_SEEDED_FRAME_BYTES: Final = 204  # what SEAL 4.3 adds to the words of a seeded ciphertext
 
 
 class ForeignKeyCiphertext(PrivacyError):
@@ -103,7 +106,7 @@ class SecretKeyMalformed(PrivacyError):
 
 @dataclass(frozen=True)
 class EncryptedUpdate:
-    """One site's update, as it travels; ``blob`` is a TenSEAL vector of seeded ciphertexts."""
+    """One site's update, as it travels; ``blob`` is what ``privacy.residues`` writes."""
 
     blob: bytes
     key_id: KeyId
@@ -113,7 +116,7 @@ class EncryptedUpdate:
 
 @dataclass(frozen=True)
 class EncryptedSum:
-    """The sum of ``sites`` updates; ``blob`` is a TenSEAL vector."""
+    """The sum of ``sites`` updates; ``blob`` is what ``privacy.residues`` writes."""
 
     blob: bytes
     key_id: KeyId
@@ -198,14 +201,27 @@ def encrypt(masked: MaskedUpdate, key: SecretKey) -> EncryptedUpdate:
     """
     if masked.parameters != key.parameters:
         raise ForeignParameters(key.parameters.name, masked.parameters.name)
-    encryptor = key.encryptor()
-    ciphertexts: list[bytes] = []
-    with scratch_file() as file:
-        for slots in masked.words.reshape(-1, key.parameters.ring_degree):
-            encryptor.encrypt_symmetric(key.ring.encode(slots)).save(file.path)
-            ciphertexts.append(file.read())
-    blob = vector_bytes(ciphertexts, key.parameters.ring_degree)
+    seeds, packed = encrypt_slots(masked.words, key)
+    kind = Kind.of(key.parameters, summed=False)
+    blob = residues.write(kind, [seeds], packed, key.parameters)
     return EncryptedUpdate(blob, key.key_id, key.parameters.name, masked.length)
+
+
+def encrypt_slots(words: NDArray[np.uint64], key: SecretKey) -> tuple[bytes, bytes]:
+    """Return seeds and packed residues of the ciphertexts of ``words``.
+
+    Of consecutive words, the seeds and the residues can each be joined.
+
+    Args:
+        words: ``(ciphertexts * ring_degree,)`` integers below t.
+        key: The group key.
+    """
+    encryptor, made = key.encryptor(), key.ring
+    rows = words.reshape(-1, key.parameters.ring_degree)
+    sent = made.seeded(encryptor.encrypt_symmetric(made.encode(slots)) for slots in rows)
+    if key.parameters.seeded:
+        return sent.seeds[0], residues.pack(sent.values, key.parameters)
+    return b"", residues.pack(made.expanded(sent), key.parameters)
 
 
 class ServerContext:
@@ -213,7 +229,7 @@ class ServerContext:
 
     def __init__(self, parameters: ParameterSet) -> None:
         self.parameters = parameters
-        self._ring = ring(parameters)
+        ring(parameters)  # refuses parameters that no hospital could encrypt under
 
     def check(self, update: EncryptedUpdate) -> None:
         """Return if ``update`` can be added.
@@ -224,7 +240,7 @@ class ServerContext:
             ForeignParameters: It follows another parameter set.
             MalformedCiphertext: It is truncated, of another length, level or form, or in clear.
         """
-        self._load(update)
+        self._read(update)
 
     def add(
         self, updates: Sequence[EncryptedUpdate], *, key_id: KeyId | None = None
@@ -244,30 +260,62 @@ class ServerContext:
         self.parameters.check_sites(len(updates))
         first = updates[0]
         expected = key_id if key_id is not None else first.key_id
-        total: Any = None
+        total: NDArray[np.uint64] | None = None
+        seeds: list[bytes] = []
         for update in updates:
             _check_names(self.parameters, expected, update.parameters, update.key_id)
             if update.length != first.length:
                 raise MalformedCiphertext("its length is not that of the other updates")
-            vector = self._load(update)
-            try:
-                total = vector if total is None else total.add_(vector)
-            except LIBRARY_ERRORS as error:
-                raise MalformedCiphertext("TenSEAL does not add it") from error
-        return EncryptedSum(
-            blob=total.serialize(),
-            key_id=expected,
-            parameters=self.parameters.name,
-            length=first.length,
-            sites=len(updates),
-        )
+            sent = self._read(update)
+            seeds += sent.seeds
+            if total is None:
+                total = sent.values
+            else:
+                residues.add(total, sent.values, self.parameters)
+        assert total is not None
+        kind, packed = Kind.of(self.parameters, summed=True), residues.pack(total, self.parameters)
+        blob = residues.write(kind, seeds, packed, self.parameters, contributors=len(updates))
+        return EncryptedSum(blob, expected, self.parameters.name, first.length, len(updates))
 
-    def _load(self, update: EncryptedUpdate) -> Any:
+    def _read(self, update: EncryptedUpdate) -> Residues:
         _check_names(self.parameters, update.key_id, update.parameters, update.key_id)
-        return self._ring.load(update.blob, update.length, seeded=True)
+        kind = Kind.of(self.parameters, summed=False)
+        return residues.read(update.blob, kind, update.length, self.parameters)
 
 
-def open_sum(total: EncryptedSum, key: SecretKey) -> NDArray[np.uint64]:
+def update_residues(update: EncryptedUpdate, parameters: ParameterSet) -> NDArray[np.uint64]:
+    """Return ``(ciphertexts, 2, primes, ring_degree)`` residues of an upload; needs no key.
+
+    Raises:
+        ForeignParameters: It follows another parameter set.
+        MalformedCiphertext: It is broken.
+    """
+    _check_names(parameters, update.key_id, update.parameters, update.key_id)
+    kind = Kind.of(parameters, summed=False)
+    return ring(parameters).expanded(residues.read(update.blob, kind, update.length, parameters))
+
+
+def sum_residues(total: EncryptedSum, parameters: ParameterSet) -> NDArray[np.uint64]:
+    """Return ``(ciphertexts, 2, primes, ring_degree)`` residues of a sum; needs no key.
+
+    Most of what opening a seeded sum costs is here, so who needs them twice, for the tags and for
+    decryption, keeps them.
+
+    Raises:
+        ForeignParameters: It follows another parameter set.
+        TooManySites: It claims more sites than fields have room for.
+        MalformedCiphertext: It is broken or crafted.
+    """
+    _check_names(parameters, total.key_id, total.parameters, total.key_id)
+    parameters.check_sites(total.sites)
+    kind = Kind.of(parameters, summed=True)
+    sent = residues.read(total.blob, kind, total.length, parameters, contributors=total.sites)
+    return ring(parameters).expanded(sent)
+
+
+def open_sum(
+    total: EncryptedSum, key: SecretKey, *, values: NDArray[np.uint64] | None = None
+) -> NDArray[np.uint64]:
     """Decrypt a sum, after refusing everything that does not look like one.
 
     The result goes to ``masks.remove``, where there are masks, and then to ``packing.unpack``,
@@ -276,6 +324,7 @@ def open_sum(total: EncryptedSum, key: SecretKey) -> NDArray[np.uint64]:
     Args:
         total: From the server; hostile.
         key: The group key.
+        values: What ``sum_residues`` returned for ``total``, where the caller has it.
 
     Returns:
         ``(ciphertexts * ring_degree,)`` slots, integers below t.
@@ -287,13 +336,12 @@ def open_sum(total: EncryptedSum, key: SecretKey) -> NDArray[np.uint64]:
         MalformedCiphertext: It is broken or crafted, or its noise is not that of a sum.
     """
     key.check(total.key_id, total.parameters)
-    key.parameters.check_sites(total.sites)
-    ciphertexts = key.ring.load(total.blob, total.length, seeded=False).ciphertext()
+    if values is None:
+        values = sum_residues(total, key.parameters)
+    ciphertexts = [key.ring.ciphertext(one) for one in values]
     decryptor = key.decryptor()
-    with scratch_file() as file:
-        for ciphertext in ciphertexts:
-            key.ring.check_uniform(ciphertext, file)
-            _check_noise(decryptor.invariant_noise_budget(ciphertext), key.parameters)
+    for ciphertext in ciphertexts:
+        _check_noise(decryptor.invariant_noise_budget(ciphertext), key.parameters)
     words = []
     for ciphertext in ciphertexts:
         plaintext = sealapi.Plaintext()
@@ -308,22 +356,32 @@ def upload_bytes(length: int, parameters: ParameterSet) -> int:
     Examples:
         >>> from privacy.parameters import parameter_set
         >>> upload_bytes(1_000_000, parameter_set("packed-bfv-8"))
-        2044638
+        1908625
     """
-    each = 8 * parameters.ring_degree + _SEEDED_FRAME_BYTES
-    return vector_size(parameters.ciphertexts(length), each, parameters.ring_degree)
+    return residues.size(parameters.ciphertexts(length), 1, parameters)
+
+
+def sum_bytes(length: int, sites: int, parameters: ParameterSet) -> int:
+    """Return the size of a sum of ``sites`` updates of ``length`` values, in bytes.
+
+    Examples:
+        >>> from privacy.parameters import parameter_set
+        >>> sum_bytes(1_000_000, 10, parameter_set("packed-bfv-8"))
+        1944337
+    """
+    return residues.size(parameters.ciphertexts(length), sites, parameters)
 
 
 def self_test(parameters: ParameterSet) -> None:
     """Encrypt, add, open and compare; run it before the first round of a process.
 
     Raises:
-        TensealIncompatible: The sum is not exact, or the bytes are not laid out as expected.
+        TensealIncompatible: The sum is not exact, or it lays out its ciphertexts in another way.
     """
     key, server, length = generate_key(parameters), ServerContext(parameters), 5
     extremes = np.array([1, -1, 0, 1, -1], dtype=np.int16) * parameters.value_max
     packed = pack(QuantisedUpdate(extremes, parameters.value_bits, 0), 3, parameters)
-    sites = parameters.max_sites
+    sites = min(parameters.max_sites, parameters.field_max // parameters.value_max)
     try:
         updates = [encrypt(apply(packed, []), key) for _ in range(sites)]
         opened = open_sum(server.add(updates), key)
@@ -332,8 +390,6 @@ def self_test(parameters: ParameterSet) -> None:
         raise TensealIncompatible(f"a self-test failed ({error})") from error
     if weight != 3 * sites or not np.array_equal(sums, sites * extremes.astype(np.int64)):
         raise TensealIncompatible("a sum it made is not exact")
-    if len(updates[0].blob) != upload_bytes(length, parameters):
-        raise TensealIncompatible("its ciphertexts have another size than this version's")
 
 
 def _check_names(
@@ -351,7 +407,8 @@ def _check_noise(budget: int, parameters: ParameterSet) -> None:
     Fresh noise has a standard deviation of 3.2 in each of N coefficients, so its largest is above
     4 and the budget of an honest ciphertext at most bits(q) - bits(t) - 3.
     """
-    most = sum(parameters.coeff_modulus_bits) - parameters.plain_modulus_bits - 3
+    bits = sum(prime.bit_length() for prime in parameters.data_modulus)
+    most = bits - parameters.plain_modulus_bits - 3
     if not NOISE_BITS_MIN <= budget <= most:
         raise MalformedCiphertext("its noise is not that of a sum of fresh ciphertexts")
 

@@ -35,6 +35,15 @@ class ScratchFile:
         except OSError as error:
             raise storage_error(error, "a key or ciphertext in memory") from error
 
+    def patch(self, position: int, content: bytes) -> None:
+        """Replace as many bytes as ``content`` has, from ``position`` on."""
+        try:
+            with Path(self.path).open("r+b", buffering=0) as file:
+                file.seek(position)
+                file.write(content)
+        except OSError as error:
+            raise storage_error(error, "a key or ciphertext in memory") from error
+
     def read(self) -> bytes:
         """Return the content."""
         try:

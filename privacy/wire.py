@@ -1,41 +1,41 @@
-"""TenSEAL's two Protocol Buffers messages, written by hand and read strictly.
+"""SEAL's saved form of an object, which TenSEAL offers as the only way to its coefficients.
 
-TenSEAL's own constructors make relinearisation keys, which a ring with a single prime cannot
-have, and encrypt at twice the size; yet its loaders take both a single-prime context and seeded
-ciphertexts. So the messages are made here, field for field [1]::
+A saved object is a header and a body; the body may be compressed, and may hold saved objects
+itself, such as arrays [1]::
 
-    TenSEALContextProto  1: SEAL parameters  2: {2: flags = 0, 3: scale = -1.0}  4: symmetric = 1
-    BFVVectorProto       1: slots used in each ciphertext (packed)  2: each ciphertext
+    header   magic 0xA15E (2) | header size 16 (1) | version 4, 3 (1, 1) | compression (1) | 0 (2)
+             | size, header included (8)                                      all little-endian
+    array    header | count (8) | count words (8 each)
 
-The layout is not a promise of TenSEAL's; ``privacy.bfv.self_test`` finds out when it changes.
+SEAL compresses what it saves with Zstandard [2] and reads what is not compressed, so this module
+inflates and never deflates. The layout is no promise of SEAL's: ``ring`` compares it with what the
+installed one writes, and ``privacy.bfv.self_test`` finds out when it changes.
 
-    >>> blob = vector_bytes([b"abc", b"de"], slots=4096)
-    >>> blob.hex(" ")
-    '0a 04 80 20 80 20 12 03 61 62 63 12 02 64 65'
-    >>> read_vector(blob, slots=4096)
-    [b'abc', b'de']
+    >>> saved(b"body").hex(" ")
+    '5e a1 10 04 03 00 00 00 14 00 00 00 00 00 00 00 62 6f 64 79'
+    >>> body(saved(b"body"), limit=100)
+    b'body'
 
 What holds, each line a property test in tests/privacy/test_wire.py:
 
-1. ``read_vector`` returns what ``vector_bytes`` was given.
-2. Every other message is refused: there is one way to write a vector.
+1. ``body`` returns what ``saved`` was given, compressed or not, and refuses every other header.
+2. It returns no more than ``limit`` bytes, whatever a compressed body claims.
 
 References:
-    [1] TenSEAL 0.3.18, tenseal/proto/tensealcontext.proto and tensors.proto. The encoding is
-    Protocol Buffers', https://protobuf.dev/programming-guides/encoding.
+    [1] SEAL 4.3, native/src/seal/serialization.h and dynarray.h. [2] RFC 8878.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import Final
+
+import zstandard
 
 from protocol.errors import PrivacyError
 
-CIPHERTEXTS_MAX: Final = 2**16
-"""Ciphertexts in one vector; a billion values, as many as a message may announce."""
-_VARINT, _FIXED64, _BYTES = 0, 1, 2
+_HEADER: Final = struct.Struct("<HBBBBHQ")
+_MAGIC, _VERSION, _PLAIN, _ZSTANDARD = 0xA15E, (4, 3), 0, 2
 
 
 class MalformedCiphertext(PrivacyError):
@@ -50,82 +50,68 @@ class MalformedCiphertext(PrivacyError):
         )
 
 
-def context_bytes(seal_parameters: bytes) -> bytes:
-    """Return a TenSEAL context of these parameters that holds no key of any kind."""
-    flags_and_scale = _tag(2, _VARINT) + _varint(0) + _tag(3, _FIXED64) + struct.pack("<d", -1.0)
-    symmetric = _tag(4, _VARINT) + _varint(1)
-    return _field(1, seal_parameters) + _field(2, flags_and_scale) + symmetric
+class SavedFormUnknown(PrivacyError):
+    """Bytes that should be an object SEAL saved are not, or of another version of SEAL."""
+
+    code = "saved-form-unknown"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"an object saved by SEAL cannot be read: {why}; install the versions in "
+            "requirements.lock at every site"
+        )
 
 
-def vector_bytes(ciphertexts: Sequence[bytes], slots: int) -> bytes:
-    """Return the TenSEAL vector made of ``ciphertexts`` that use all their ``slots``."""
-    header = _field(1, _varint(slots) * len(ciphertexts))
-    return header + b"".join(_field(2, ciphertext) for ciphertext in ciphertexts)
+def saved(content: bytes) -> bytes:
+    """Return ``content`` as SEAL saves it without compression."""
+    return header(len(content)) + content
 
 
-def vector_size(ciphertexts: int, size: int, slots: int) -> int:
-    """Return the bytes of a vector of so many ciphertexts of ``size`` bytes each."""
-    header = _field(1, _varint(slots) * ciphertexts)
-    return len(header) + ciphertexts * (1 + len(_varint(size)) + size)
+def header(size: int) -> bytes:
+    """Return the header of an uncompressed body of ``size`` bytes."""
+    return _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, _PLAIN, 0, _HEADER.size + size)
 
 
-def read_vector(blob: bytes, slots: int) -> list[bytes]:
-    """Return the ciphertexts of a TenSEAL vector.
+def array_header(count: int) -> bytes:
+    """Return what precedes the words of a saved array of ``count`` words."""
+    return header(8 + 8 * count) + struct.pack("<Q", count)
+
+
+def body(blob: bytes, *, limit: int) -> bytes:
+    """Return what an object saved as ``blob`` holds.
 
     Args:
-        blob: Hostile bytes.
-        slots: How many slots every ciphertext must use.
+        blob: One saved object, nothing after it.
+        limit: How many bytes its body may have.
 
     Raises:
-        MalformedCiphertext: It is anything but what ``vector_bytes`` writes.
+        SavedFormUnknown: It is none, is of another version, or holds more.
     """
-    sizes, position = _read_field(blob, 0, 1)
-    each = _varint(slots)
-    count = len(sizes) // len(each)
-    if not 1 <= count <= CIPHERTEXTS_MAX or sizes != each * count:
-        raise MalformedCiphertext("its header is not one of this parameter set")
-    ciphertexts: list[bytes] = []
-    while position < len(blob):
-        if len(ciphertexts) == count:
-            raise MalformedCiphertext("it has more ciphertexts than it announces")
-        ciphertext, position = _read_field(blob, position, 2)
-        ciphertexts.append(ciphertext)
-    if len(ciphertexts) != count:
-        raise MalformedCiphertext("it has fewer ciphertexts than it announces")
-    return ciphertexts
+    if len(blob) < _HEADER.size:
+        raise SavedFormUnknown("it is shorter than a header")
+    magic, size, major, minor, compression, rest, total = _HEADER.unpack_from(blob)
+    fixed = magic, size, (major, minor), rest
+    if fixed != (_MAGIC, _HEADER.size, _VERSION, 0) or total != len(blob):
+        raise SavedFormUnknown("its header is not one of this version")
+    content = blob[_HEADER.size :]
+    if compression == _ZSTANDARD:
+        content = _inflated(content, limit)
+    elif compression != _PLAIN:
+        raise SavedFormUnknown("it is compressed in another way")
+    if len(content) > limit:
+        raise SavedFormUnknown("it holds more than such an object can")
+    return content
 
 
-def _read_field(blob: bytes, position: int, number: int) -> tuple[bytes, int]:
-    """Return the bytes of the field that must start at ``position``, and where it ends."""
-    if blob[position : position + 1] != _tag(number, _BYTES):
-        raise MalformedCiphertext("it is no TenSEAL vector")
-    start, size = position + 1, 0
-    for shift in range(0, 35, 7):
-        if start >= len(blob):
-            break
-        byte = blob[start]
-        start += 1
-        size |= (byte & 127) << shift
-        if byte < 128:
-            if blob[position + 1 : start] != _varint(size) or start + size > len(blob):
-                break
-            return blob[start : start + size], start + size
-    raise MalformedCiphertext("it is truncated or holds a wrong length")
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _tag(number, _BYTES) + _varint(len(content)) + content
-
-
-def _tag(number: int, kind: int) -> bytes:
-    return bytes([number << 3 | kind])
-
-
-def _varint(value: int) -> bytes:
-    """Return ``value`` in base 128, lowest digit first, every byte but the last marked."""
-    digits = bytearray()
-    while value > 127:
-        digits.append(value & 127 | 128)
-        value >>= 7
-    digits.append(value)
-    return bytes(digits)
+def _inflated(content: bytes, limit: int) -> bytes:
+    try:
+        announced = zstandard.frame_content_size(content)  # -1 where the frame does not say
+        if announced > limit:
+            raise SavedFormUnknown("it holds more than such an object can")
+        # Room for one byte more, as a limit of zero would mean none at all.
+        return zstandard.ZstdDecompressor().decompress(
+            content, max_output_size=limit + 1, allow_extra_data=False
+        )
+    except zstandard.ZstdError as error:
+        raise SavedFormUnknown("its compressed body is damaged") from error
