@@ -9,6 +9,7 @@ from privacy.packing import SumCorrupt, pack, unpack
 from privacy.parameters import PRESETS, WEIGHT_MAX, ParameterSet, TooManySites, parameter_set
 from privacy.quantisation import QuantisedUpdate
 from privacy.randomness import RandomStream
+from tests.privacy import twin
 
 # The layout does not depend on the ring's size, except where ciphertexts end: a ring of 8 slots,
 # which no constructor would let pass as secure, shows many ends in short vectors.
@@ -21,8 +22,9 @@ parameters = st.sampled_from([*PRESETS.values(), TINY])
 
 @st.composite
 def cohorts(draw):
+    """At most as many sites as fit with all values at their extremes."""
     chosen = draw(parameters)
-    sites = draw(st.integers(1, chosen.max_sites))
+    sites = draw(st.integers(1, 16))
     length = draw(st.integers(1, 60))
     top = chosen.value_max
     value = st.one_of(st.sampled_from([top, -top, 0, -1]), st.integers(-top, top))
@@ -30,6 +32,20 @@ def cohorts(draw):
     rows = draw(st.lists(row, min_size=sites, max_size=sites))
     weights = draw(st.lists(st.integers(1, WEIGHT_MAX), min_size=sites, max_size=sites))
     return chosen, rows, weights
+
+
+@st.composite
+def crowds(draw):
+    """17 to 64 sites whose values lean one way, column by column, by nothing up to the extreme."""
+    chosen = draw(parameters)
+    sites, length = draw(st.integers(17, chosen.max_sites)), draw(st.integers(1, 60))
+    top = chosen.value_max
+    leaning = st.one_of(st.just(0), st.sampled_from([top, -top]), st.integers(-top, top))
+    leanings = np.array(draw(st.lists(leaning, min_size=length, max_size=length)))
+    spread = draw(st.sampled_from([0, 1, top / 4.5]))
+    noise = np.random.default_rng(draw(st.integers(0, 2**32))).normal(0, spread, (sites, length))
+    rows = np.clip(np.rint(leanings + noise), -top, top).astype(np.int64)
+    return chosen, rows.tolist()
 
 
 def packed(chosen, row, weight):
@@ -54,38 +70,76 @@ def test_the_sum_of_packed_updates_is_the_packed_sum(cohort):
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_largest_cohort_at_the_largest_values_does_not_overflow(name, sign):
+def test_a_cohort_that_cannot_overflow_is_exact_at_the_extremes(name, sign):
     chosen = parameter_set(name)
-    for sites in range(1, chosen.max_sites + 1):
+    for sites in range(1, chosen.field_max // chosen.value_max + 1):
         rows = [[sign * chosen.value_max] * 9] * sites
         sums, weight = unpack(add(chosen, rows, [WEIGHT_MAX] * sites), 9, sites, chosen)
         assert sums.tolist() == [sign * sites * chosen.value_max] * 9
         assert weight == sites * WEIGHT_MAX
 
 
+@settings(max_examples=80)
+@given(crowds())
+def test_a_larger_cohorts_sum_is_exact_where_fields_hold_it_and_refused_where_not(crowd):
+    chosen, rows = crowd
+    expected = [sum(column) for column in zip(*rows, strict=True)]
+    opened = add(chosen, rows, [1] * len(rows))
+    if max(map(abs, expected)) <= chosen.field_max:
+        sums, weight = unpack(opened, len(expected), len(rows), chosen)
+        assert (sums.tolist(), weight) == (expected, len(rows))
+    elif max(expected) > chosen.field_max or min(expected) < -chosen.field_max - 1:
+        with pytest.raises(SumCorrupt):
+            unpack(opened, len(expected), len(rows), chosen)
+
+
+@pytest.mark.parametrize("name", ["packed-bfv-8", "packed-bfv-12"])
+def test_the_largest_cohort_of_honest_noise_is_exact(name):
+    chosen = parameter_set(name)
+    noise = np.random.default_rng(8).normal(0, chosen.value_max / 4.5, (64, 50_000))
+    rows = np.clip(np.rint(noise), -chosen.value_max, chosen.value_max).astype(np.int64)
+    sums, _ = unpack(add(chosen, rows, [1] * 64), rows.shape[1], 64, chosen)
+    assert np.array_equal(sums, rows.sum(axis=0))
+
+
+@pytest.mark.parametrize("name", ["packed-bfv-8", "packed-bfv-12"])
+@pytest.mark.parametrize("sites", [17, 18, 33, 64])
+def test_overflows_that_cancel_in_a_plain_sum_are_refused(name, sites):
+    chosen = parameter_set(name)
+    top = chosen.value_max
+    row = [0] * 40
+    row[3], row[7] = top, -top  # both in the lowest field, so that the field above takes the carry
+    opened = add(chosen, [row] * sites, [1] * sites)
+    values, _, _ = twin.split(opened.tolist(), 40, sites, chosen)
+    assert values != [sites * v for v in row]
+    assert sum(values) == 0  # nothing but the check sum tells
+    with pytest.raises(SumCorrupt):
+        unpack(opened, 40, sites, chosen)
+
+
+def test_one_overflow_among_a_million_values_is_refused():
+    chosen, sites = parameter_set("packed-bfv-8"), 17
+    row = np.zeros(10**6, dtype=np.int16)
+    row[123_456] = chosen.value_max
+    once = packed(chosen, row, 1).astype(object)
+    total = once * sites
+    total[:: chosen.ring_degree] = [sites * (i + 1) for i in range(chosen.ciphertexts(row.size))]
+    with pytest.raises(SumCorrupt):
+        unpack((total % chosen.plain_modulus).astype(np.uint64), row.size, sites, chosen)
+
+
 @settings(max_examples=60)
-@given(cohorts())
-def test_packing_agrees_with_its_slow_twin(cohort):
+@given(cohorts(), st.data())
+def test_a_changed_value_is_refused_even_inside_its_field(cohort, data):
     chosen, rows, weights = cohort
-    assert packed(chosen, rows[0], weights[0]).tolist() == slow_pack(chosen, rows[0], weights[0])
-
-
-def slow_pack(chosen, row, weight):
-    """Lay out slots one integer at a time, from the picture in the module's docstring."""
-    count = -(-len(row) // chosen.fields)
-    words = []
-    for j in range(count):
-        fields = [
-            row[i * count + j] if i * count + j < len(row) else 0 for i in range(chosen.fields)
-        ]
-        words.append(sum(v * 2 ** (chosen.field_bits * i) for i, v in enumerate(fields)))
-    body = [weight, *words]
-    slots = []
-    while body:
-        slots.append(len(slots) // chosen.ring_degree + 1)
-        here, body = body[: chosen.ring_degree - 1], body[chosen.ring_degree - 1 :]
-        slots += here + [0] * (chosen.ring_degree - 1 - len(here))
-    return [slot % chosen.plain_modulus for slot in slots]
+    opened = add(chosen, rows, weights)
+    words = -(-len(rows[0]) // chosen.fields)
+    body = [i for i in range(opened.size) if i % chosen.ring_degree][: 2 + words]
+    slot = data.draw(st.sampled_from(body[1:]))
+    delta = data.draw(st.sampled_from([1, -1, 5]))
+    opened[slot] = (int(opened[slot]) + delta) % chosen.plain_modulus
+    with pytest.raises(SumCorrupt):
+        unpack(opened, len(rows[0]), len(rows), chosen)
 
 
 @settings(max_examples=60)
@@ -102,7 +156,7 @@ def test_a_sum_opened_as_one_of_another_number_of_sites_is_refused(cohort, claim
 def test_a_changed_check_word_or_unused_slot_is_refused(cohort, data):
     chosen, rows, weights = cohort
     opened = add(chosen, rows, weights)
-    used = 1 + -(-len(rows[0]) // chosen.fields)
+    used = 2 + -(-len(rows[0]) // chosen.fields)
     body = [i for i in range(opened.size) if i % chosen.ring_degree]
     checked = [*range(0, opened.size, chosen.ring_degree), *body[used:]]
     slot = data.draw(st.sampled_from(checked))
@@ -133,14 +187,21 @@ def test_slots_of_the_wrong_number_or_size_are_refused():
 
 def test_a_value_or_weight_beyond_what_the_cohort_can_reach_is_refused():
     chosen = parameter_set("packed-bfv-8")
-    for slot, content in ((2, chosen.value_max + 1), (1, 0), (1, WEIGHT_MAX + 1)):
+    over = chosen.value_max + 1
+    for changes in (
+        {3: over, 2: twin.check_sum([over], chosen)},
+        {1: 0},
+        {1: WEIGHT_MAX + 1},
+    ):
         words = packed(chosen, [0], 1)
-        words[slot] = content
+        for slot, content in changes.items():
+            words[slot] = content
         with pytest.raises(SumCorrupt):
             unpack(words, 1, 1, chosen)
 
 
-def test_more_sites_than_fit_are_refused():
-    chosen = parameter_set("packed-bfv-8")
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_more_sites_than_fit_are_refused(name):
+    chosen = parameter_set(name)
     with pytest.raises(TooManySites):
-        unpack(packed(chosen, [0], 1), 1, 17, chosen)
+        unpack(packed(chosen, [0], 1), 1, chosen.max_sites + 1, chosen)

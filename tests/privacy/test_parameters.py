@@ -1,13 +1,17 @@
-"""No parameter set can be made that overflows, has no slots, or is weaker than promised."""
+"""No parameter set can be made that has too little room, no slots, or is weaker than promised."""
 
+import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tenseal import sealapi
 
 from privacy.parameters import (
+    FIELD_DEVIATIONS,
     PRESETS,
+    RANGE_DEVIATIONS,
     WEIGHT_MAX,
     ParametersUnknown,
     ParametersUnsafe,
@@ -23,11 +27,20 @@ def each(request):
 
 def test_the_presets_are_those_the_design_names():
     shapes = {n: (p.fields, p.field_bits, p.value_bits, p.max_sites) for n, p in PRESETS.items()}
-    assert shapes == {"packed-bfv-8": (4, 12, 8, 16), "packed-bfv-12": (3, 16, 12, 16)}
-    for preset in PRESETS.values():
-        assert preset.ring_degree == 4096
-        assert preset.coeff_modulus_bits == (60,)
-        assert preset.plain_modulus_bits == 49
+    assert shapes == {
+        "packed-bfv-8": (4, 12, 8, 64),
+        "packed-bfv-12": (3, 16, 12, 64),
+        "threshold-bfv-8": (4, 14, 8, 64),
+    }
+    for name in ("packed-bfv-8", "packed-bfv-12"):
+        preset = parameter_set(name)
+        assert (preset.ring_degree, preset.coeff_modulus_bits) == (4096, (60,))
+        assert (preset.plain_modulus_bits, preset.security_bits) == (49, 192)
+        assert preset.seeded
+    quorum = parameter_set("threshold-bfv-8")
+    assert (quorum.ring_degree, quorum.coeff_modulus_bits) == (8192, (60, 60, 60))
+    assert (quorum.plain_modulus_bits, quorum.security_bits) == (57, 128)
+    assert not quorum.seeded
 
 
 def test_the_moduli_are_primes_that_allow_slots(each):
@@ -36,14 +49,51 @@ def test_the_moduli_are_primes_that_allow_slots(each):
         assert modulus % (2 * each.ring_degree) == 1
 
 
-def test_the_largest_cohort_is_the_largest_that_cannot_overflow(each):
-    assert each.max_sites * each.value_max <= each.field_max
-    assert (each.max_sites + 1) * each.value_max > each.field_max
-    with pytest.raises(ParametersUnsafe):
-        replace(each, max_sites=each.max_sites + 1)
+def test_the_moduli_are_those_seal_chooses(each):
+    bits = list(each.coeff_modulus_bits)
+    chosen = sealapi.CoeffModulus.Create(each.ring_degree, bits)
+    assert each.coeff_modulus == tuple(prime.value() for prime in chosen)
+    slots = sealapi.PlainModulus.Batching(each.ring_degree, each.plain_modulus_bits)
+    assert each.plain_modulus == slots.value()
 
 
-@given(st.sampled_from(sorted(PRESETS)), st.integers(-3, 40))
+@pytest.mark.parametrize("security_bits", [128, 192])
+@pytest.mark.parametrize("degree", [4096, 8192, 16384])
+def test_the_security_table_is_seals(security_bits, degree):
+    level = {128: sealapi.SEC_LEVEL_TYPE.TC128, 192: sealapi.SEC_LEVEL_TYPE.TC192}[security_bits]
+    most = sealapi.CoeffModulus.MaxBitCount(degree, level)
+    base = replace(
+        parameter_set("packed-bfv-8"),
+        ring_degree=degree,
+        plain_modulus=sealapi.PlainModulus.Batching(degree, 49).value(),
+        security_bits=security_bits,
+    )
+    replace(base, coeff_modulus=(2 ** (most - 1) + 1,))
+    with pytest.raises(ParametersUnsafe, match=f"{security_bits} bits"):
+        replace(base, coeff_modulus=(2**most + 1,))
+
+
+def test_ciphertexts_have_all_primes_but_the_special_one():
+    assert parameter_set("packed-bfv-8").data_modulus == parameter_set("packed-bfv-8").coeff_modulus
+    quorum = parameter_set("threshold-bfv-8")
+    assert quorum.data_modulus == quorum.coeff_modulus[:2]
+
+
+def test_the_largest_cohorts_honest_sum_stays_eight_deviations_inside_its_field(each):
+    deviation = math.sqrt(each.max_sites) * each.value_max / RANGE_DEVIATIONS
+    assert FIELD_DEVIATIONS * deviation <= each.field_max
+    most = int((each.field_max * RANGE_DEVIATIONS / FIELD_DEVIATIONS / each.value_max) ** 2)
+    replace(each, max_sites=most)
+    with pytest.raises(ParametersUnsafe, match="overflow"):
+        replace(each, max_sites=most + 1)
+
+
+def test_the_threshold_set_never_overflows_and_the_others_not_up_to_sixteen():
+    always = {name: p.field_max // p.value_max for name, p in PRESETS.items()}
+    assert always == {"packed-bfv-8": 16, "packed-bfv-12": 16, "threshold-bfv-8": 64}
+
+
+@given(st.sampled_from(sorted(PRESETS)), st.integers(-3, 90))
 def test_a_cohort_is_taken_exactly_when_it_fits(name, sites):
     preset = parameter_set(name)
     if 1 <= sites <= preset.max_sites:
@@ -55,10 +105,12 @@ def test_a_cohort_is_taken_exactly_when_it_fits(name, sites):
 
 
 @given(st.sampled_from(sorted(PRESETS)), st.integers(1, 10**9))
-def test_the_ciphertexts_are_the_fewest_with_room_for_words_weight_and_check_words(name, length):
+def test_the_ciphertexts_are_the_fewest_with_room_for_words_and_what_stands_beside_them(
+    name, length
+):
     preset = parameter_set(name)
     count = preset.ciphertexts(length)
-    needed = -(-length // preset.fields) + 1
+    needed = -(-length // preset.fields) + 2
     assert count * (preset.ring_degree - 1) >= needed > (count - 1) * (preset.ring_degree - 1)
 
 
@@ -67,13 +119,15 @@ def test_the_ciphertexts_are_the_fewest_with_room_for_words_weight_and_check_wor
     [
         ({"max_sites": 0}, "overflow"),
         ({"value_bits": 9}, "overflow"),
-        ({"field_bits": 11, "max_sites": 16}, "overflow"),
+        ({"field_bits": 11}, "overflow"),
         ({"fields": 5}, "do not fit"),
         ({"fields": 0}, "do not fit"),
         ({"plain_modulus": 562949953216512}, "slots"),
         ({"coeff_modulus": (2**60 - 1, 2**49 - 1)}, "192 bits"),
+        ({"coeff_modulus": (2**60 - 1, 2**50 - 1), "security_bits": 128}, "128 bits"),
+        ({"security_bits": 256}, "256 bits"),
         ({"ring_degree": 2048}, "192 bits"),
-        ({"fields": 3, "plain_modulus": WEIGHT_MAX * 16 - 8191}, "weights"),
+        ({"fields": 3, "plain_modulus": WEIGHT_MAX * 64 - 8191}, "weights"),
     ],
 )
 def test_an_unsafe_set_cannot_be_made(change, why):
@@ -82,7 +136,7 @@ def test_an_unsafe_set_cannot_be_made(change, why):
 
 
 def test_an_unknown_set_is_refused_with_the_known_ones_named():
-    with pytest.raises(ParametersUnknown, match="packed-bfv-12, packed-bfv-8"):
+    with pytest.raises(ParametersUnknown, match="packed-bfv-12, packed-bfv-8, threshold-bfv-8"):
         parameter_set("ckks")
 
 

@@ -1,0 +1,99 @@
+"""Packing and BFV agree with their slow twins, and a whole round of the twins adds up."""
+
+from functools import reduce
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy.packing import pack, unpack
+from privacy.parameters import PRESETS, ParameterSet, parameter_set
+from privacy.quantisation import QuantisedUpdate
+from tests.privacy import twin
+
+
+def shrunk(name, degree):
+    """Return a preset in a ring too small to be secure, which its constructor would refuse."""
+    small = object.__new__(ParameterSet)
+    for attribute, value in vars(parameter_set(name)).items():
+        object.__setattr__(small, attribute, degree if attribute == "ring_degree" else value)
+    return small
+
+
+def packed(chosen, row, weight):
+    values = QuantisedUpdate(np.array(row, dtype=np.int16), chosen.value_bits, 0)
+    return pack(values, weight, chosen).words.tolist()
+
+
+def rows(chosen, *, sites, length):
+    value = st.integers(-chosen.value_max, chosen.value_max)
+    row = st.lists(value, min_size=length, max_size=length)
+    return st.lists(row, min_size=sites, max_size=sites)
+
+
+@st.composite
+def cohorts(draw):
+    chosen = draw(st.sampled_from([shrunk(n, d) for n in sorted(PRESETS) for d in (8, 16)]))
+    sites = draw(st.sampled_from([1, 2, 5, 16]))
+    return chosen, draw(rows(chosen, sites=sites, length=draw(st.integers(1, 70))))
+
+
+@settings(max_examples=60)
+@given(cohorts(), st.integers(1, 2**40))
+def test_packing_agrees_with_its_twin(cohort, weight):
+    chosen, values = cohort
+    assert packed(chosen, values[0], weight) == twin.pack(values[0], weight, chosen)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_packing_agrees_with_its_twin_over_several_real_ciphertexts(name):
+    chosen = parameter_set(name)
+    length = chosen.fields * chosen.ring_degree + 5
+    values = np.random.default_rng(3).integers(-chosen.value_max, chosen.value_max + 1, length)
+    assert packed(chosen, values, 7) == twin.pack(values.tolist(), 7, chosen)
+
+
+@settings(max_examples=60)
+@given(cohorts())
+def test_unpacking_agrees_with_its_twin(cohort):
+    chosen, values = cohort
+    slots = twin.add([twin.pack(row, 3, chosen) for row in values], chosen.plain_modulus)
+    sums, weight = unpack(np.array(slots, dtype=np.uint64), len(values[0]), len(values), chosen)
+    assert (sums.tolist(), weight) == twin.unpack(slots, len(values[0]), len(values), chosen)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 16]))
+def test_a_round_of_twins_opens_to_the_sum(seed, sites):
+    chosen, random = shrunk("packed-bfv-8", 16), Random(seed)
+    ring = twin.TinyRing(16, chosen.coeff_modulus[0], chosen.plain_modulus)
+    key, top = ring.key(random), chosen.value_max
+    values = [[random.randint(-top, top) for _ in range(20)] for _ in range(sites)]
+    uploads = [ring.encrypt(twin.pack(row, 5, chosen), key, random) for row in values]
+    slots = ring.decrypt(reduce(ring.add, uploads), key)
+    expected = [sum(column) for column in zip(*values, strict=True)], 5 * sites
+    assert twin.unpack(slots, 20, sites, chosen) == expected
+    sums, weight = unpack(np.array(slots, dtype=np.uint64), 20, sites, chosen)
+    assert (sums.tolist(), weight) == expected
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32))
+def test_the_twins_ciphertext_is_message_and_noise_under_the_key(seed):
+    chosen, random = shrunk("packed-bfv-12", 32), Random(seed)
+    ring = twin.TinyRing(32, chosen.coeff_modulus[0], chosen.plain_modulus)
+    key = ring.key(random)
+    slots = [random.randrange(ring.t) for _ in range(32)]
+    assert ring.decode(ring.encode(slots)) == slots
+    phase = ring.phase(ring.encrypt(slots, key, random), key)
+    assert within(ring, phase, ring.encode(slots), 8 * twin.FRESH_NOISE)
+    stranger = ring.phase(ring.encrypt(slots, ring.key(Random(seed + 1)), random), key)
+    assert not within(ring, stranger, ring.encode(slots), 8 * twin.FRESH_NOISE)
+
+
+def within(ring, phase, message, noise):
+    """Say whether the phase is the scaled message up to ``noise``."""
+    off = ring.plus(phase, [-m for m in ring.scaled(message)])
+    return max(abs(twin.centred(c, ring.q)) for c in off) <= noise
