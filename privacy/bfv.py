@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
@@ -116,13 +116,19 @@ class EncryptedUpdate:
 
 @dataclass(frozen=True)
 class EncryptedSum:
-    """The sum of ``sites`` updates; ``blob`` is what ``privacy.residues`` writes."""
+    """The sum of ``sites`` updates; ``blob`` is what ``privacy.residues`` writes.
+
+    What its seeds expand to is kept with it, as its tags and its decryption both need that.
+    """
 
     blob: bytes
     key_id: KeyId
     parameters: str
     length: int
     sites: int
+    expanded: dict[ParameterSet, NDArray[np.uint64]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
 
 class SecretKey:
@@ -298,8 +304,7 @@ def update_residues(update: EncryptedUpdate, parameters: ParameterSet) -> NDArra
 def sum_residues(total: EncryptedSum, parameters: ParameterSet) -> NDArray[np.uint64]:
     """Return ``(ciphertexts, 2, primes, ring_degree)`` residues of a sum; needs no key.
 
-    Most of what opening a seeded sum costs is here, so who needs them twice, for the tags and for
-    decryption, keeps them.
+    Most of what opening a seeded sum costs is here, once for each ``total``.
 
     Raises:
         ForeignParameters: It follows another parameter set.
@@ -309,13 +314,15 @@ def sum_residues(total: EncryptedSum, parameters: ParameterSet) -> NDArray[np.ui
     _check_names(parameters, total.key_id, total.parameters, total.key_id)
     parameters.check_sites(total.sites)
     kind = Kind.of(parameters, summed=True)
-    sent = residues.read(total.blob, kind, total.length, parameters, contributors=total.sites)
-    return ring(parameters).expanded(sent)
+    if parameters not in total.expanded:
+        sent = residues.read(total.blob, kind, total.length, parameters, contributors=total.sites)
+        values = ring(parameters).expanded(sent)
+        values.flags.writeable = False
+        total.expanded[parameters] = values
+    return total.expanded[parameters]
 
 
-def open_sum(
-    total: EncryptedSum, key: SecretKey, *, values: NDArray[np.uint64] | None = None
-) -> NDArray[np.uint64]:
+def open_sum(total: EncryptedSum, key: SecretKey) -> NDArray[np.uint64]:
     """Decrypt a sum, after refusing everything that does not look like one.
 
     The result goes to ``masks.remove``, where there are masks, and then to ``packing.unpack``,
@@ -324,7 +331,6 @@ def open_sum(
     Args:
         total: From the server; hostile.
         key: The group key.
-        values: What ``sum_residues`` returned for ``total``, where the caller has it.
 
     Returns:
         ``(ciphertexts * ring_degree,)`` slots, integers below t.
@@ -336,9 +342,7 @@ def open_sum(
         MalformedCiphertext: It is broken or crafted, or its noise is not that of a sum.
     """
     key.check(total.key_id, total.parameters)
-    if values is None:
-        values = sum_residues(total, key.parameters)
-    ciphertexts = [key.ring.ciphertext(one) for one in values]
+    ciphertexts = [key.ring.ciphertext(one) for one in sum_residues(total, key.parameters)]
     decryptor = key.decryptor()
     for ciphertext in ciphertexts:
         _check_noise(decryptor.invariant_noise_budget(ciphertext), key.parameters)

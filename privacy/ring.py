@@ -34,7 +34,7 @@ from tenseal import sealapi
 from privacy.parameters import ParameterSet
 from privacy.residues import SEED_BYTES, Residues
 from privacy.scratch import ScratchFile, scratch_file
-from privacy.wire import MalformedCiphertext, SavedFormUnknown, array_header, body, header, saved
+from privacy.wire import MalformedCiphertext, array_header, body, header, saved
 from protocol.errors import PrivacyError
 
 if TYPE_CHECKING:
@@ -177,10 +177,7 @@ class Ring:
         head, end = self._head(polynomials), _GENERATOR if polynomials == 1 else b""
         words = 8 * polynomials * primes * degree
         size = len(head) + words + (len(end) + SEED_BYTES if end else 0)
-        try:
-            content = body(blob, limit=size)
-        except SavedFormUnknown as error:
-            raise MalformedCiphertext("SEAL saved it in another form") from error
+        content = body(blob, limit=size)
         stop = len(head) + words
         found = content[: len(head)], content[stop : stop + len(end)]
         if len(content) != size or found != (head, end):
@@ -220,7 +217,7 @@ def _check_layout(made: Ring) -> None:
         sent = made.seeded([fresh])
         (values,) = made.expanded(sent)
         again = made.residues(made.ciphertext(values))
-    except (MalformedCiphertext, SavedFormUnknown) as error:
+    except MalformedCiphertext as error:
         raise TensealIncompatible("it lays out ciphertexts in another way") from error
     plaintext = sealapi.Plaintext()
     sealapi.Decryptor(made.seal, key).decrypt(made.ciphertext(again), plaintext)

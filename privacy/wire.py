@@ -50,19 +50,6 @@ class MalformedCiphertext(PrivacyError):
         )
 
 
-class SavedFormUnknown(PrivacyError):
-    """Bytes that should be an object SEAL saved are not, or of another version of SEAL."""
-
-    code = "saved-form-unknown"
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(
-            f"an object saved by SEAL cannot be read: {why}; install the versions in "
-            "requirements.lock at every site"
-        )
-
-
 def saved(content: bytes) -> bytes:
     """Return ``content`` as SEAL saves it without compression."""
     return header(len(content)) + content
@@ -86,21 +73,21 @@ def body(blob: bytes, *, limit: int) -> bytes:
         limit: How many bytes its body may have.
 
     Raises:
-        SavedFormUnknown: It is none, is of another version, or holds more.
+        MalformedCiphertext: It is none, is of another version, or holds more.
     """
     if len(blob) < _HEADER.size:
-        raise SavedFormUnknown("it is shorter than a header")
+        raise MalformedCiphertext("it is shorter than what SEAL saves")
     magic, size, major, minor, compression, rest, total = _HEADER.unpack_from(blob)
     fixed = magic, size, (major, minor), rest
     if fixed != (_MAGIC, _HEADER.size, _VERSION, 0) or total != len(blob):
-        raise SavedFormUnknown("its header is not one of this version")
+        raise MalformedCiphertext("its header is not that of this version of SEAL")
     content = blob[_HEADER.size :]
     if compression == _ZSTANDARD:
         content = _inflated(content, limit)
     elif compression != _PLAIN:
-        raise SavedFormUnknown("it is compressed in another way")
+        raise MalformedCiphertext("it is compressed in another way")
     if len(content) > limit:
-        raise SavedFormUnknown("it holds more than such an object can")
+        raise MalformedCiphertext("it holds more than such an object can")
     return content
 
 
@@ -108,10 +95,10 @@ def _inflated(content: bytes, limit: int) -> bytes:
     try:
         announced = zstandard.frame_content_size(content)  # -1 where the frame does not say
         if announced > limit:
-            raise SavedFormUnknown("it holds more than such an object can")
+            raise MalformedCiphertext("it holds more than such an object can")
         # Room for one byte more, as a limit of zero would mean none at all.
         return zstandard.ZstdDecompressor().decompress(
             content, max_output_size=limit + 1, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
-        raise SavedFormUnknown("its compressed body is damaged") from error
+        raise MalformedCiphertext("its compressed body is damaged") from error
