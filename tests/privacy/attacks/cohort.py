@@ -8,17 +8,33 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy import stats
 
 from privacy.bfv import ServerContext, encrypt, generate_key
 from privacy.masks import MaskedUpdate, apply
 from privacy.packing import pack
 from privacy.parameters import ParameterSet
 from privacy.quantisation import QuantisedUpdate
-from privacy.round_secrets import RoundSecrets, deal, total_pad
+from privacy.round_secrets import RoundSecrets, _private_key, deal, total_pad
 from privacy.sharing import quorum
 from protocol.ids import SiteId
 
 CONTEXT = b"digest of the round's plan"
+CHANCE = 1e-6
+"""How unlikely an honest sample may be before a statistical test speaks."""
+
+
+def round_key(secrets):
+    """Return the private X25519 key that follows from a site's round seed."""
+    return _private_key(secrets.round_seed)
+
+
+def looks_uniform(words, modulus):
+    """Return whether words pass for uniform below the modulus, by their top and lowest bits."""
+    top = np.floor(words.astype(float) / modulus * 64).astype(int)
+    lowest = (words & np.uint64(63)).astype(int)
+    counts = (np.bincount(bits, minlength=64) for bits in (top, lowest))
+    return all(stats.chisquare(found).pvalue > CHANCE for found in counts)
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import tenseal
-import zstandard
 
 from privacy.scratch import scratch_file
+from privacy.wire import array_header, body, saved
 from tests.privacy.attacks.transform import forward, inverse
 
 DEGREE = 8192
 SLOTS = DEGREE // 2
 SCALE = 2.0**40
-_HEADER = struct.Struct("<HBBBBHQ")
-_MAGIC, _VERSION = 0xA15E, (4, 3)  # SEAL's, of the release inside TenSEAL 0.3.18
 _CIPHERTEXT_FRAME, _PLAINTEXT_FRAME = 97, 72  # bytes that SEAL saves before the residues
 _SCALE_TAG = b"\x19"  # field 3 of CKKSVectorProto, a double
 
@@ -97,9 +95,9 @@ def scale_of(context, blob):
     return tenseal.ckks_vector_from(context, blob).ciphertext()[0].scale
 
 
-def plaintext_words(plaintext):
-    """Return the residues of an encoded plaintext, one row for each prime."""
-    return np.frombuffer(_saved(plaintext)[_PLAINTEXT_FRAME:], "<u8").reshape(-1, DEGREE)
+def plaintext_words(plaintext, degree=DEGREE):
+    """Return the words of one of SEAL's plaintexts, one row for each prime."""
+    return np.frombuffer(_saved(plaintext)[_PLAINTEXT_FRAME:], "<u8").reshape(-1, degree)
 
 
 def secret_polynomial(context):
@@ -111,8 +109,8 @@ def with_secret(context, coefficients):
     """Return a keyless context with this ternary polynomial put in as its secret key."""
     parms_id = context.seal_context().data.key_parms_id()
     words = np.concatenate([forward(coefficients, q) for q in primes(context)]).astype("<u8")
-    body = struct.pack("<4QQd", *parms_id, words.size, 1.0)
-    key = _plain_file(body + _plain_file(struct.pack("<Q", words.size) + words.tobytes()))
+    head = struct.pack("<4QQd", *parms_id, words.size, 1.0)
+    key = saved(head + array_header(words.size) + words.tobytes())
     return tenseal.context_from(
         context.serialize(save_secret_key=False) + _field(3, _field(1, key))
     )
@@ -127,22 +125,15 @@ def crafted(context, blob, change):
     message = _field(1, b"".join(_varint(min(SLOTS, size - k)) for k in range(0, size, SLOTS)))
     for ciphertext, rows in zip(vector.ciphertext(), words, strict=True):
         frame = _saved(ciphertext)[: -rows.nbytes]
-        message += _field(2, _plain_file(frame + rows.astype("<u8").tobytes()))
+        message += _field(2, saved(frame + rows.astype("<u8").tobytes()))
     return message + _SCALE_TAG + struct.pack("<d", scale_of(context, blob))
 
 
 def _saved(thing):
-    """Return what SEAL saves of an object, decompressed and without the header around it."""
+    """Return what SEAL saves of an object, decompressed."""
     with scratch_file() as file:
         thing.save(file.path)
-        content = file.read()
-    assert content[5] == 2, "SEAL compresses with Zstandard unless told otherwise"
-    return zstandard.ZstdDecompressor().decompressobj().decompress(content[_HEADER.size :])
-
-
-def _plain_file(body):
-    """Return SEAL's header for uncompressed content, and the content."""
-    return _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, 0, 0, _HEADER.size + len(body)) + body
+        return body(file.read(), limit=2**24)
 
 
 def _field(number, content):

@@ -1,7 +1,6 @@
 """Whoever adds for the reference may alter, drop or double unseen; here tags and blame find it."""
 
 import numpy as np
-import pytest
 import tenseal
 
 from tests.privacy.attacks.reference import crafted, opened

@@ -2,16 +2,22 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from privacy.bfv import open_sum, sum_residues
+from privacy.ring import ring
+from privacy.wire import body
+from tests.privacy.attacks.cohort import CHANCE
 from tests.privacy.attacks.key_recovery import encoded_again, is_ternary, recover
 from tests.privacy.attacks.reference import (
     opened,
+    plaintext_words,
     polynomials,
     primes,
     secret_polynomial,
     with_secret,
 )
-from tests.privacy.attacks.transform import forward
+from tests.privacy.attacks.transform import centred, forward, inverse
 
 WEIGHTS = [100, 200, 50]
 
@@ -71,3 +77,76 @@ def left_over(reference, aggregate, mean):
     message = c0 + c1 * secret
     told = encoded_again(reference.server, aggregate, mean[:4096])
     return (told - message - message[::-1]) % q
+
+
+# Ours: attackers may even know the opened words with all masks removed, and the whole sum.
+
+
+@pytest.fixture(scope="module")
+def ours(preset, group_key, server, upload):
+    """A sum of ten updates and its slots, as the hospitals open it."""
+    draw = np.random.default_rng(3).integers
+    total = server.add([upload(group_key, draw(-127, 128, 10_000)) for _ in range(10)])
+    return sum_residues(total, preset)[0, :, 0].astype(object), open_sum(total, group_key)
+
+
+def key_words(group_key):
+    """Return the group key's polynomial, in SEAL's transform."""
+    return np.frombuffer(body(group_key.to_bytes(), limit=2**20)[72:], "<u8").astype(object)
+
+
+def scaled(words, preset):
+    """Return round(q m / t), what encryption puts above its noise, of the first ciphertext."""
+    n, t = preset.ring_degree, preset.plain_modulus
+    plaintext = plaintext_words(ring(preset).encode(words[:n]), n)[0].astype(object)
+    return (plaintext * preset.coeff_modulus[0] + t // 2) // t
+
+
+def only_key_that_explains(ciphertext, message, q):
+    """Return s with c0 + c1 s = message: here one ciphertext gives all N equations."""
+    c0, c1 = ciphertext
+    inverses = np.array([pow(int(word), -1, q) for word in forward(c1, q)], dtype=object)
+    return inverse(forward(message - c0, q) * inverses % q, q)
+
+
+def test_the_attack_on_our_scheme_would_work_if_the_sum_carried_no_noise(preset, group_key, ours):
+    """So it is the noise alone, which opening removes and never tells, that it stumbles over."""
+    q = preset.coeff_modulus[0]
+    secret = inverse(key_words(group_key), q)
+    (_, c1), words = ours
+    message = scaled(words, preset)
+    c0 = message - inverse(forward(c1, q) * key_words(group_key) % q, q)
+    assert np.array_equal(only_key_that_explains((c0, c1), message, q), secret)
+
+
+def test_what_we_open_explains_no_key(preset, group_key, ours):
+    """The solution is as good as a random polynomial, and decrypts nothing."""
+    q = preset.coeff_modulus[0]
+    ciphertext, words = ours
+    found = only_key_that_explains(ciphertext, scaled(words, preset), q)
+    assert not is_ternary(found)
+    assert stats.kstest((found / q).astype(float) + 0.5, "uniform").pvalue > CHANCE
+    secret = inverse(key_words(group_key), q)
+    guess = ternary_nearest(found, q)
+    assert abs(np.mean(guess == secret) - 1 / 3) < 0.05  # what guessing gives
+
+
+def ternary_nearest(found, q):
+    """Return each coefficient's third of the range, the best that rounding can make of it."""
+    return np.round((found / q).astype(float) * 3).clip(-1, 1).astype(int)
+
+
+def test_the_noise_that_stays_behind_is_fresh_in_every_sum(preset, group_key, server, upload):
+    """Of equal messages too: normal, of ten uploads' size, and the same in no two sums."""
+    q, n = preset.coeff_modulus[0], preset.ring_degree
+    noises = []
+    for _ in range(2):
+        total = server.add([upload(group_key, np.ones(100, int)) for _ in range(10)])
+        c0, c1 = sum_residues(total, preset)[0, :, 0].astype(object)
+        message = scaled(open_sum(total, group_key), preset)
+        opened_whole = c0 + inverse(forward(c1, q) * key_words(group_key) % q, q)
+        noises.append(centred((opened_whole - message) % q, q).astype(float))
+    for noise in noises:
+        assert abs(noise.std() / np.sqrt(10 * (21 / 2 + 1 / 12)) - 1) < 0.1
+        assert stats.kstest(noise / noise.std(), "norm").pvalue > CHANCE
+    assert abs(np.corrcoef(noises)[0, 1]) < 6 / np.sqrt(n)
