@@ -4,17 +4,17 @@ It obeys nobody. A request is read as hostile, checked against the study terms t
 approved, and answered or refused with a code and a sentence::
 
     join      ─▶ who we are, signed over the server's nonce
-    deal-key  ─▶ a new group key, wrapped for each other hospital
-    take-key  ─▶ unwrap and keep it
-    train     ─▶ select, reserve, train, seal, prove, sign (fl_client/egress.py)
-    open      ─▶ decrypt one sum per round, sign what it holds
+    call      ─▶ fresh secrets for the round's masks                    (fl_client/summation.py)
+    ...-key   ─▶ make, take or recover a key of the group               (fl_client/group_keys.py)
+    train     ─▶ select, reserve, train, mask, seal, prove, sign           (fl_client/egress.py)
+    endorse, unmask, share, open ─▶ the one sum of the round            (fl_client/summation.py)
 
 What holds, each a test in tests/fl_client/test_agent.py:
 
 1. A plan the server did not sign, of other terms, or for a round answered otherwise, is refused.
 2. The same plan asked twice gets the same bytes twice, across restarts.
 3. Nothing is read without a consent selection, and nothing leaves without reserved epsilon.
-4. One sum is opened per round, and only of the least number of sites the study allows, or more.
+4. A plan goes on from the manifest of the round before, whose sum this hospital opened.
 """
 
 from __future__ import annotations
@@ -35,15 +35,17 @@ import torch
 from consent.openings import OpeningStore
 from fl_client.coverage import Certifier, CohortTooSmall, Selection, select
 from fl_client.egress import Egress, Outgoing, round_event
-from fl_client.store import HeldKey, SiteStore
-from privacy.bfv import EncryptedSum, SecretKey, generate_key, open_sum, self_test
+from fl_client.group_keys import GroupKeys
+from fl_client.store import SiteStore
+from fl_client.summation import Summation
+from privacy.bfv import self_test
 from privacy.budget import PrivacyBudget
-from privacy.keys import SiteKeys, unwrap, wrap
-from privacy.packing import unpack
+from privacy.keys import SiteKeys
+from privacy.opening import check_way
 from privacy.parameters import ParameterSet
 from privacy.randomness import RandomStream
 from privacy.signatures import check_signature
-from protocol.errors import BitHiveError, ConsentError, FederationError, PrivacyError
+from protocol.errors import BitHiveError, ConsentError, FederationError
 from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import PatientId, SiteId
 from protocol.messages import (
@@ -51,8 +53,7 @@ from protocol.messages import (
     Contribution,
     CoverageCertificate,
     Join,
-    Opening,
-    OpenRequest,
+    Manifest,
     Receipt,
     RoundPlan,
     StudyTerms,
@@ -68,7 +69,7 @@ from zk.cover import CoverStatement
 log = logging.getLogger("bithive.agent")
 COHORT_MIN: Final = 5
 """Fewest patients a site trains on; below it, statistics are about persons."""
-WRAP_CONTEXT: Final = b"bithive group key v1"
+NO_MANIFEST: Final = "0" * 64
 
 
 class PlanRefused(FederationError):
@@ -79,18 +80,6 @@ class PlanRefused(FederationError):
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(f"this hospital does not take part in that: {why}")
-
-
-class KeyMissing(PrivacyError):
-    """The group key of the encryption has not reached this hospital, or is another one."""
-
-    code = "key-missing"
-
-    def __init__(self, key_id: str) -> None:
-        super().__init__(
-            f"this hospital does not hold the group key {key_id}; ask the server to pass it on "
-            "again"
-        )
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,20 @@ class Agent:
         self_test(self.parameters)
         if digest(self.terms) != self.settings.approved:
             raise PlanRefused("its terms are not those that were approved")
+        check_way(self.parameters, self.terms.opening)
         self._lock = threading.Lock()
+        self._group = GroupKeys(
+            self.settings.site, self.terms, self.keys, self.store, self.parameters
+        )
+        self._summation = Summation(
+            self.settings.site,
+            self.terms,
+            self.keys,
+            self.store,
+            self.parameters,
+            self._group,
+            self.progress,
+        )
         self._egress = Egress(
             self.terms,
             self.settings.site,
@@ -145,10 +147,19 @@ class Agent:
         """Answer one frame; a refusal is an answer too, and says why."""
         doors: dict[str, Callable[[Frame], bytes]] = {
             "join": self._join,
-            "deal-key": self._deal_key,
-            "take-key": self._take_key,
+            "call": self._summation.call,
+            "deal-key": self._group.deal,
+            "take-key": self._group.take,
+            "give-share": self._group.give_share,
+            "recover-key": self._group.recover,
+            "commit-key": self._group.commit,
+            "part-key": self._group.part,
+            "join-key": self._group.join,
             "train": self._train,
-            "open": self._open,
+            "endorse": self._summation.endorse,
+            "unmask": self._summation.unmask,
+            "share": self._summation.share,
+            "open": self._summation.open,
         }
         try:
             request = decode(frame)
@@ -161,7 +172,7 @@ class Agent:
             log.warning("refused: %s", error.code)
             return encode("refused", {"code": error.code, "reason": _outward(error)})
 
-    # Who we are, and the group key
+    # Who we are
 
     def _join(self, request: Frame) -> bytes:
         self._check_terms(request)
@@ -178,55 +189,6 @@ class Agent:
         signature = self.keys.sign(join.signed_bytes())
         return encode("joined", body(join.model_copy(update={"signature": signature})))
 
-    def _deal_key(self, request: Frame) -> bytes:
-        """Make the group key once; asked again, give the same wrapped copies again."""
-        self._check_terms(request)
-        held = self.store.group_key(self.terms.study)
-        if held is not None and held.dealt is not None:
-            return held.dealt
-        key = generate_key(self.parameters)
-        secret = key.to_bytes()
-        wrapped = {
-            str(other.site): wrap(
-                secret,
-                other.agreement_key,
-                self.keys.agreement,
-                context=self._wrap_context(key.key_id, self.settings.site, other.site),
-            )
-            for other in self.terms.sites
-            if other.site != self.settings.site
-        }
-        reply = encode("key", {"key_id": key.key_id}, wrapped)
-        self.store.keep_group_key(self.terms.study, HeldKey(key.key_id, secret, reply))
-        return reply
-
-    def _take_key(self, request: Frame) -> bytes:
-        dealer = self.terms.identity(SiteId(str(request.body.get("dealer"))))
-        key_id = str(request.body.get("key_id"))
-        if dealer is None:
-            raise PlanRefused("the group key comes from no site of this study")
-        secret = unwrap(
-            request.blobs.get("wrapped", b""),
-            dealer.agreement_key,
-            self.keys.agreement,
-            context=self._wrap_context(key_id, dealer.site, self.settings.site),
-        )
-        key = SecretKey.from_bytes(secret, self.parameters)
-        if key.key_id != key_id:
-            raise KeyMissing(key_id)
-        self.store.keep_group_key(self.terms.study, HeldKey(key_id, secret, None))
-        return encode("taken", {"key_id": key_id})
-
-    def _wrap_context(self, key_id: str, dealer: SiteId, recipient: SiteId) -> bytes:
-        names = f"{self.terms.study}\n{key_id}\n{dealer}\n{recipient}"
-        return WRAP_CONTEXT + b"\n" + names.encode()
-
-    def _key(self, key_id: str) -> SecretKey:
-        held = self.store.group_key(self.terms.study)
-        if held is None or held.key_id != key_id:
-            raise KeyMissing(key_id)
-        return SecretKey.from_bytes(held.secret, self.parameters)
-
     # Train
 
     def _train(self, request: Frame) -> bytes:
@@ -239,6 +201,8 @@ class Agent:
             self.budget.commit(plan.study, plan.round)
             return earlier
         model = _model(request.blobs.get("model", b""), plan, self.terms.training.parameters)
+        self._check_history(plan, asked.manifest)
+        self._summation.begin(plan, request.blobs.get("shares", b""))
         selections = self.choose(plan, asked.chunks)
         certification = self.certifier.begin(selections)
         self.budget.reserve(plan.study, plan.round, round_event(self.terms))
@@ -281,8 +245,14 @@ class Agent:
         """Train on the chosen patients and seal the update."""
         stream = self._stream(plan)
         update = self._egress.train(plan, model, patients, stream.child("train"))
-        key = self._key(plan.key_id)
-        return self._egress.seal(plan, update, len(patients), key, stream.child("round"))
+        return self._egress.seal(
+            plan,
+            update,
+            len(patients),
+            cipher=self._group.cipher(plan.key_id),
+            pad=self._summation.pad(plan),
+            stream=stream.child("round"),
+        )
 
     def _stream(self, plan: RoundPlan) -> RandomStream:
         if self.settings.seed is None:
@@ -324,71 +294,6 @@ class Agent:
         )
         return encode("contribution", body(contribution), {"update": outgoing.encrypted.blob})
 
-    # Open
-
-    def _open(self, request: Frame) -> bytes:
-        asked = read(OpenRequest, request.body.get("request"))
-        check_signature(
-            self.terms.server_key,
-            asked.signature,
-            asked.signed_bytes(),
-            what="call to open",
-            who="the server",
-        )
-        self._check_cohort(asked)
-        blob = request.blobs.get("sum", b"")
-        if hashlib.sha256(blob).hexdigest() != asked.sum_sha256:
-            raise PlanRefused("the encrypted sum is not the one that was announced")
-        self.store.open_once(asked.study, asked.round, asked.sum_sha256)
-        started = time.thread_time()
-        words = open_sum(
-            EncryptedSum(
-                blob=blob,
-                key_id=asked.key_id,
-                parameters=self.terms.encryption,
-                length=asked.length,
-                sites=len(asked.receipts),
-            ),
-            self._key(asked.key_id),
-        )
-        integers, weight = unpack(words, asked.length, len(asked.receipts), self.parameters)
-        if weight != sum(receipt.proven_patients for receipt in asked.receipts):
-            raise PlanRefused("the sum holds another weight than its receipts prove")
-        opened = integers.astype("<i8").tobytes()
-        opening = Opening(
-            study=asked.study,
-            round=asked.round,
-            site=self.settings.site,
-            sum_sha256=asked.sum_sha256,
-            integers_sha256=hashlib.sha256(opened).hexdigest(),
-            weight=weight,
-        )
-        signature = self.keys.sign(opening.signed_bytes())
-        blobs = {"integers": opened} if request.body.get("send_integers") is True else {}
-        self.progress(
-            Step("open", asked.round, self.settings.site, seconds=time.thread_time() - started)
-        )
-        return encode("opening", body(opening.model_copy(update={"signature": signature})), blobs)
-
-    def _check_cohort(self, asked: OpenRequest) -> None:
-        """A sum of too few, or of anything but signed contributions, is not opened."""
-        sites = {receipt.site for receipt in asked.receipts}
-        if asked.study != self.terms.study or len(sites) != len(asked.receipts):
-            raise PlanRefused("the call to open names another study, or a site twice")
-        if len(sites) < self.terms.sites_min:
-            raise PlanRefused(f"a sum of {len(sites)} sites shows too much of each")
-        for receipt in asked.receipts:
-            identity = self.terms.identity(receipt.site)
-            if identity is None or (receipt.study, receipt.round) != (asked.study, asked.round):
-                raise PlanRefused("a receipt in the call to open is not of this round")
-            check_signature(
-                identity.signing_key,
-                receipt.site_signature,
-                receipt.site_bytes(),
-                what="receipt",
-                who=receipt.site,
-            )
-
     # Checks
 
     def _check_terms(self, request: Frame) -> None:
@@ -409,6 +314,34 @@ class Agent:
         )
         if len(plan.steps) != len(self.terms.training.tensor_sizes) or min(plan.steps) <= 0:
             raise PlanRefused("the plan's step sizes do not fit the model")
+
+    def _check_history(self, plan: RoundPlan, manifest: Manifest | None) -> None:
+        """See that the plan goes on from the round before as this hospital knows it."""
+        if manifest is None:
+            if plan.round != 1 or plan.previous != NO_MANIFEST:
+                raise PlanRefused("the manifest of the round before is missing")
+            return
+        check_signature(
+            self.terms.server_key,
+            manifest.signature,
+            manifest.signed_bytes(),
+            what="manifest",
+            who="the server",
+        )
+        named = digest(manifest)
+        if (manifest.study, manifest.round) != (plan.study, plan.round - 1):
+            raise PlanRefused("the manifest is not of the round before")
+        if (plan.previous, plan.model) != (named, manifest.model_sha256):
+            raise PlanRefused("the plan does not go on from the manifest it names")
+        before = self.store.manifest(plan.study, plan.round - 2)
+        if before is not None and manifest.previous != before:
+            raise PlanRefused("the manifest tells another history than this hospital knows")
+        endorsed = self.store.endorsed(plan.study, manifest.round)
+        if manifest.commitment != NO_MANIFEST and endorsed is not None:
+            commitment, opened = endorsed
+            if manifest.commitment != commitment or opened not in {None, manifest.integers_sha256}:
+                raise PlanRefused("the manifest is of another sum than this hospital opened")
+        self.store.keep_manifest(plan.study, manifest.round, named)
 
 
 def _outward(error: BitHiveError) -> str:

@@ -29,15 +29,21 @@ def join(message: Message, context: Context) -> Message:
     return _carry(message, context)
 
 
-@app.query("key")
-def key(message: Message, context: Context) -> Message:
-    """Carry the dealing and taking of the group key."""
+@app.query("call")
+def call(message: Message, context: Context) -> Message:
+    """Carry the call for round keys."""
     return _carry(message, context)
 
 
-@app.query("open")
-def open_sum(message: Message, context: Context) -> Message:
-    """Carry a call to open a sum."""
+@app.query("key")
+def key(message: Message, context: Context) -> Message:
+    """Carry whatever a group key is made, taken or recovered by."""
+    return _carry(message, context)
+
+
+@app.query("sum")
+def secure_sum(message: Message, context: Context) -> Message:
+    """Carry the steps from a set of uploads to an opened sum."""
     return _carry(message, context)
 
 

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from models.networks import load_vector
 from privacy.accounting import DpSgdEvent
-from privacy.bfv import EncryptedUpdate, SecretKey, encrypt
+from privacy.bfv import EncryptedUpdate
 from privacy.dpsgd import train_private
 from privacy.masks import apply as apply_pads
+from privacy.opening import GroupCipher
 from privacy.packing import pack
 from privacy.parameters import ParameterSet
 from privacy.quantisation import quantise
@@ -123,7 +124,9 @@ class Egress:
         plan: RoundPlan,
         update: NoisedUpdate,
         weight: int,
-        key: SecretKey,
+        *,
+        cipher: GroupCipher,
+        pad: NDArray[np.uint64],
         stream: RandomStream,
     ) -> Outgoing:
         """Quantise, pack, mask and encrypt a noised update.
@@ -132,14 +135,15 @@ class Egress:
             plan: The round's plan, with the public step sizes.
             update: ``(parameters,)`` clipped and noised; mypy refuses any other update here.
             weight: The proven number of patients; it rides encrypted in its own slot.
-            key: The hospitals' group key.
+            cipher: This hospital's hold on the group's key.
+            pad: ``(ciphertexts * ring_degree,)`` this hospital's masks of the round, added up.
             stream: Where stochastic rounding draws from.
         """
         with self._measured("encrypt", plan):
             steps = np.repeat(np.array(plan.steps), self.terms.training.tensor_sizes)
             quantised = quantise(update, steps, self.parameters.value_bits, stream)
-            masked = apply_pads(pack(quantised, weight, self.parameters), [])
-            encrypted = encrypt(masked, key)
+            masked = apply_pads(pack(quantised, weight, self.parameters), [pad])
+            encrypted = cipher.encrypt(masked)
         return Outgoing(encrypted, quantised.values.astype(np.int64), quantised.saturated)
 
     @contextmanager

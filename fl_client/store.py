@@ -2,10 +2,11 @@
 
 * the answer it gave to a round's plan: the same plan gets the same bytes again, another plan for
   the same round gets nothing;
-* the one sum it opened in a round: another sum is refused, also after a restart, because the
-  difference of two sums could be one site's update;
+* the one set of uploads it endorsed in a round: another is refused, also after a restart, because
+  the difference of two sums could be one site's update;
+* the secrets of a round's masks and the others' shares of theirs, until the next round's plan;
 * its consent certificates, which serve until their chunk changes;
-* the group key of the encryption, wrapped by its dealer, unwrapped here.
+* the group keys of the encryption it holds, or its shares of them.
 
 The file is private: it holds a key.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from protocol.errors import PrivacyError
-from protocol.messages import CoverageCertificate, canonical
+from protocol.messages import CoverageCertificate, RoundCall, RoundPlan, canonical, digest
 from storage.database import open_database, reading, writing
 
 METADATA = sa.MetaData()
@@ -31,12 +32,39 @@ ANSWERS = sa.Table(
     sa.Column("reply", sa.LargeBinary, nullable=False),
     sa.Column("integers", sa.LargeBinary),
 )
-OPENED = sa.Table(
-    "opened",
+ROUND_SECRETS = sa.Table(
+    "round_secrets",
     METADATA,
     sa.Column("study", sa.Text, primary_key=True),
     sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("sum_sha256", sa.Text, nullable=False),
+    sa.Column("call", sa.Text, primary_key=True),
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("secrets", sa.LargeBinary, nullable=False),
+    sa.Column("reply", sa.LargeBinary, nullable=False),
+)
+PLANS = sa.Table(
+    "plans",
+    METADATA,
+    sa.Column("study", sa.Text, primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("shares", sa.LargeBinary, nullable=False),  # the others', unsealed, by dealer
+)
+ENDORSED = sa.Table(
+    "endorsed",
+    METADATA,
+    sa.Column("study", sa.Text, primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("commitment", sa.Text, nullable=False),
+    sa.Column("nonce", sa.Text, nullable=False),
+    sa.Column("integers_sha256", sa.Text),  # of what it opened
+)
+MANIFESTS = sa.Table(
+    "manifests",
+    METADATA,
+    sa.Column("study", sa.Text, primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("manifest", sa.Text, nullable=False),
 )
 CERTIFICATES = sa.Table(
     "certificates",
@@ -50,9 +78,17 @@ GROUP_KEY = sa.Table(
     "group_key",
     METADATA,
     sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("key_id", sa.Text, nullable=False),
-    sa.Column("secret", sa.LargeBinary, nullable=False),
-    sa.Column("dealt", sa.LargeBinary),  # the dealer's own reply, given again when asked again
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("record", sa.LargeBinary, nullable=False),  # a frame: what the site holds of the key
+)
+KEY_PARTS = sa.Table(
+    "key_parts",
+    METADATA,
+    sa.Column("study", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.Integer, primary_key=True),
+    sa.Column("cohort", sa.Text, primary_key=True),  # digest of the sites it was made for
+    sa.Column("part", sa.LargeBinary, nullable=False),
 )
 
 
@@ -69,26 +105,35 @@ class RoundAlreadyAnswered(PrivacyError):
         )
 
 
-class SumAlreadyOpened(PrivacyError):
-    """A second, different sum of a round was to be opened."""
+class SumAlreadyEndorsed(PrivacyError):
+    """A second, different set of uploads of a round was to be endorsed."""
 
-    code = "sum-already-opened"
+    code = "sum-already-endorsed"
 
     def __init__(self, round_number: int) -> None:
         self.round = round_number
         super().__init__(
-            f"this site has opened another sum of round {round_number}; the difference of two "
-            "sums could show one hospital's update, so it opens one only"
+            f"this site has endorsed another set of uploads of round {round_number}; the "
+            "difference of two sums could show one hospital's update, so it stands by one only"
         )
 
 
 @dataclass(frozen=True)
 class HeldKey:
-    """The group key as kept: its id, its bytes, and at the dealer its reply."""
+    """What a site holds of a group key: its id, epoch, and a frame that says what and how."""
 
     key_id: str
-    secret: bytes
-    dealt: bytes | None
+    epoch: int
+    record: bytes
+
+
+@dataclass(frozen=True)
+class HeldSecrets:
+    """A site's secrets for one call: the call, their bytes, and the reply it gave."""
+
+    call: RoundCall
+    secrets: bytes
+    reply: bytes
 
 
 class SiteStore:
@@ -133,23 +178,124 @@ class SiteStore:
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one_or_none()
 
-    def open_once(self, study: str, round_number: int, sum_sha256: str) -> None:
-        """Note that this sum is being opened; the same sum may be opened again.
+    def round_secrets(self, study: str, round_number: int, call: str) -> HeldSecrets | None:
+        """Return what was made for the call of this digest, or None."""
+        query = sa.select(ROUND_SECRETS).where(
+            ROUND_SECRETS.c.study == study,
+            ROUND_SECRETS.c.round == round_number,
+            ROUND_SECRETS.c.call == call,
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        call_made = RoundCall.model_validate_json(row.request)
+        return HeldSecrets(call_made, bytes(row.secrets), bytes(row.reply))
+
+    def keep_round_secrets(self, held: HeldSecrets) -> None:
+        """Keep the secrets of a call before the reply leaves."""
+        call = held.call
+        with writing(self._engine) as connection:
+            connection.execute(
+                ROUND_SECRETS.insert().values(
+                    study=call.study,
+                    round=call.round,
+                    call=digest(call),
+                    request=canonical(call).decode(),
+                    secrets=held.secrets,
+                    reply=held.reply,
+                )
+            )
+
+    def plan(self, study: str, round_number: int) -> tuple[RoundPlan, bytes] | None:
+        """Return the round's plan and the others' shares, or None before it came."""
+        query = sa.select(PLANS).where(PLANS.c.study == study, PLANS.c.round == round_number)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        return RoundPlan.model_validate_json(row.plan), bytes(row.shares)
+
+    def keep_plan(self, plan: RoundPlan, shares: bytes) -> None:
+        """Keep a round's plan and shares; what earlier rounds' masks were made of is forgotten.
 
         Raises:
-            SumAlreadyOpened: Another sum of this round was opened before.
+            RoundAlreadyAnswered: Another plan of this round is kept.
         """
-        query = sa.select(OPENED.c.sum_sha256).where(
-            OPENED.c.study == study, OPENED.c.round == round_number
-        )
+        earlier = self.plan(plan.study, plan.round)
+        if earlier is not None:
+            if earlier[0] != plan:
+                raise RoundAlreadyAnswered(plan.round)
+            return
         with writing(self._engine) as connection:
-            opened = connection.execute(query).scalar_one_or_none()
-            if opened is None:
-                connection.execute(
-                    OPENED.insert().values(study=study, round=round_number, sum_sha256=sum_sha256)
+            connection.execute(
+                PLANS.insert().values(
+                    study=plan.study,
+                    round=plan.round,
+                    plan=canonical(plan).decode(),
+                    shares=shares,
                 )
-        if opened not in {None, sum_sha256}:
-            raise SumAlreadyOpened(round_number)
+            )
+            for table in (ROUND_SECRETS, PLANS):
+                connection.execute(
+                    table.delete().where(table.c.study == plan.study, table.c.round < plan.round)
+                )
+            connection.execute(
+                ROUND_SECRETS.delete().where(
+                    ROUND_SECRETS.c.study == plan.study, ROUND_SECRETS.c.call != plan.call
+                )
+            )
+
+    def endorse_once(self, study: str, round_number: int, commitment: str, nonce: str) -> str:
+        """Note that this commitment is being endorsed; return the nonce it is endorsed with.
+
+        Raises:
+            SumAlreadyEndorsed: Another commitment of this round was endorsed before.
+        """
+        with writing(self._engine) as connection:
+            row = connection.execute(_endorsed(study, round_number)).first()
+            if row is None:
+                connection.execute(
+                    ENDORSED.insert().values(
+                        study=study, round=round_number, commitment=commitment, nonce=nonce
+                    )
+                )
+                return nonce
+        if row.commitment != commitment:
+            raise SumAlreadyEndorsed(round_number)
+        return str(row.nonce)
+
+    def endorsed(self, study: str, round_number: int) -> tuple[str, str | None] | None:
+        """Return the commitment endorsed in a round and the hash of what was opened, or None."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_endorsed(study, round_number)).first()
+        return None if row is None else (row.commitment, row.integers_sha256)
+
+    def opened(self, study: str, round_number: int, integers_sha256: str) -> None:
+        """Note what a round's sum was opened to."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                ENDORSED.update()
+                .where(ENDORSED.c.study == study, ENDORSED.c.round == round_number)
+                .values(integers_sha256=integers_sha256)
+            )
+
+    def manifest(self, study: str, round_number: int) -> str | None:
+        """Return the digest of the manifest this site went on from, or None."""
+        query = sa.select(MANIFESTS.c.manifest).where(
+            MANIFESTS.c.study == study, MANIFESTS.c.round == round_number
+        )
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def keep_manifest(self, study: str, round_number: int, manifest: str) -> None:
+        """Keep the digest of a round's manifest; the first one stands."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                sa.insert(MANIFESTS)
+                .prefix_with("OR IGNORE")
+                .values(study=study, round=round_number, manifest=manifest)
+            )
 
     def certificate(self, study: str, chunk: int, selection: str) -> CoverageCertificate | None:
         """Return the certificate proven for exactly this selection, or None."""
@@ -178,18 +324,49 @@ class SiteStore:
                 )
             )
 
-    def group_key(self, study: str) -> HeldKey | None:
-        """Return the study's group key, or None before it came."""
+    def group_key(self, study: str, key_id: str | None = None) -> HeldKey | None:
+        """Return what is held of a group key, the newest where none is named, or None."""
         query = sa.select(GROUP_KEY).where(GROUP_KEY.c.study == study)
+        if key_id is not None:
+            query = query.where(GROUP_KEY.c.key_id == key_id)
         with reading(self._engine) as connection:
-            row = connection.execute(query).first()
-        return None if row is None else HeldKey(row.key_id, bytes(row.secret), row.dealt)
+            row = connection.execute(query.order_by(GROUP_KEY.c.epoch.desc())).first()
+        return None if row is None else HeldKey(row.key_id, row.epoch, bytes(row.record))
 
     def keep_group_key(self, study: str, key: HeldKey) -> None:
-        """Keep the study's group key in place of an earlier one."""
+        """Keep a group key; of those of earlier epochs only the last is still kept."""
         with writing(self._engine) as connection:
             connection.execute(
                 sa.insert(GROUP_KEY)
                 .prefix_with("OR REPLACE")
-                .values(study=study, key_id=key.key_id, secret=key.secret, dealt=key.dealt)
+                .values(study=study, key_id=key.key_id, epoch=key.epoch, record=key.record)
             )
+            connection.execute(
+                GROUP_KEY.delete().where(
+                    GROUP_KEY.c.study == study, GROUP_KEY.c.epoch < key.epoch - 1
+                )
+            )
+            connection.execute(
+                KEY_PARTS.delete().where(KEY_PARTS.c.study == study, KEY_PARTS.c.epoch < key.epoch)
+            )
+
+    def key_part(self, study: str, epoch: int, cohort: str) -> bytes | None:
+        """Return this site's part of a collective key for these sites, or None."""
+        query = sa.select(KEY_PARTS.c.part).where(
+            KEY_PARTS.c.study == study, KEY_PARTS.c.epoch == epoch, KEY_PARTS.c.cohort == cohort
+        )
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def keep_key_part(self, study: str, epoch: int, cohort: str, part: bytes) -> None:
+        """Keep this site's part of a collective key before any of it leaves."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                KEY_PARTS.insert().values(study=study, epoch=epoch, cohort=cohort, part=part)
+            )
+
+
+def _endorsed(study: str, round_number: int) -> sa.Select[tuple[str, str, str | None]]:
+    return sa.select(ENDORSED.c.commitment, ENDORSED.c.nonce, ENDORSED.c.integers_sha256).where(
+        ENDORSED.c.study == study, ENDORSED.c.round == round_number
+    )

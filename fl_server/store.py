@@ -9,7 +9,6 @@ receipts) remain.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,16 +18,19 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from protocol.ids import SiteId
+from protocol.frames import decode, encode
+from protocol.ids import KeyId, SiteId
 from protocol.messages import (
     ChunkState,
     Contribution,
+    Manifest,
     Refusal,
     RoundClosed,
     RoundPlan,
     StudyTerms,
     canonical,
 )
+from protocol.summation import Commitment
 from storage.database import open_database, reading, writing
 
 LANES: Final = TypeAdapter(dict[SiteId, tuple[ChunkState, ...]])
@@ -51,19 +53,24 @@ GROUP_KEY = sa.Table(
     "group_key",
     METADATA,
     sa.Column("site", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
     sa.Column("key_id", sa.Text, nullable=False),
-    sa.Column("dealer", sa.Text, nullable=False),
-    sa.Column("wrapped", sa.LargeBinary, nullable=False),
+    sa.Column("frame", sa.LargeBinary),  # passed on as it is; none for the dealer
 )
 ROUNDS = sa.Table(
     "rounds",
     METADATA,
     sa.Column("round", sa.Integer, primary_key=True),
     sa.Column("plan", sa.Text, nullable=False),
+    sa.Column("called", sa.Integer, nullable=False),
     sa.Column("lanes", sa.Text, nullable=False),
+    sa.Column("shares", sa.LargeBinary, nullable=False),  # sealed, site to site
     sa.Column("frozen", sa.Boolean, nullable=False, default=False),
     sa.Column("integers", sa.LargeBinary),
     sa.Column("closed", sa.Text),
+    sa.Column("manifest", sa.Text),
+    sa.Column("commitment", sa.Text),
     sa.Column("settled", sa.Boolean, nullable=False, default=False),
 )
 UPLOADS = sa.Table(
@@ -106,15 +113,50 @@ class ModelState:
 
 
 @dataclass(frozen=True)
-class StoredRound:
-    """What is kept of one round."""
+class PlannedRound:
+    """A signed plan and what goes with it.
+
+    ``called`` is how many sites its call named, from which the quorum follows; ``shares`` is what
+    the sites of the roster sealed for each of it.
+    """
 
     plan: RoundPlan
+    called: int
     lanes: dict[SiteId, tuple[ChunkState, ...]]
+    shares: dict[SiteId, bytes]
+
+
+@dataclass(frozen=True)
+class StoredRound(PlannedRound):
+    """What is kept of one round."""
+
     frozen: bool
     integers: NDArray[np.int64] | None
     closed: RoundClosed | None
+    manifest: Manifest | None
+    commitment: Commitment | None
     settled: bool
+
+
+@dataclass(frozen=True)
+class ClosedRound:
+    """What closing a round adds to what is kept of it."""
+
+    closed: RoundClosed
+    manifest: Manifest
+    commitment: Commitment | None
+    integers: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class HeldKey:
+    """A group key as the server knows it: whose it is, and the frames it passes on."""
+
+    key_id: KeyId
+    epoch: int
+    round: int
+    sites: tuple[SiteId, ...]
+    frames: dict[SiteId, bytes]
 
 
 def model_digest(vector: NDArray[np.float32]) -> str:
@@ -155,32 +197,46 @@ class ServerStore:
             np.frombuffer(row.steps, "<f8").astype(np.float64),
         )
 
-    def keep_wrapped(self, dealer: str, key_id: str, wrapped: dict[str, bytes]) -> None:
-        """Keep the group key as the dealer wrapped it for each site; the server cannot open it."""
+    def keep_group_key(self, held: HeldKey) -> None:
+        """Keep a group key's sealed copies in place of the last one's."""
         rows = [
-            {"site": site, "key_id": key_id, "dealer": dealer, "wrapped": blob}
-            for site, blob in wrapped.items()
+            {
+                "site": site,
+                "epoch": held.epoch,
+                "round": held.round,
+                "key_id": held.key_id,
+                "frame": held.frames.get(site),
+            }
+            for site in held.sites
         ]
         with writing(self._engine) as connection:
             connection.execute(GROUP_KEY.delete())
             connection.execute(GROUP_KEY.insert(), rows)
 
-    def wrapped(self) -> tuple[str, str, dict[str, bytes]] | None:
-        """Return dealer, key id and each site's wrapped key, or None before they were dealt."""
+    def group_key(self) -> HeldKey | None:
+        """Return the newest group key's sealed copies, or None before there was one."""
         with reading(self._engine) as connection:
-            rows = connection.execute(sa.select(GROUP_KEY)).all()
+            rows = connection.execute(sa.select(GROUP_KEY).order_by(GROUP_KEY.c.site)).all()
         if not rows:
             return None
-        return rows[0].dealer, rows[0].key_id, {row.site: row.wrapped for row in rows}
+        return HeldKey(
+            KeyId(rows[0].key_id),
+            rows[0].epoch,
+            rows[0].round,
+            tuple(SiteId(row.site) for row in rows),
+            {SiteId(row.site): bytes(row.frame) for row in rows if row.frame is not None},
+        )
 
-    def plan(self, plan: RoundPlan, lanes: Mapping[SiteId, tuple[ChunkState, ...]]) -> None:
-        """Keep a signed plan and the lanes it refers to: the round is open from here on."""
+    def plan(self, planned: PlannedRound) -> None:
+        """Keep a signed plan and what goes with it: the round is open from here on."""
         with writing(self._engine) as connection:
             connection.execute(
                 ROUNDS.insert().values(
-                    round=plan.round,
-                    plan=canonical(plan).decode(),
-                    lanes=LANES.dump_json(dict(lanes)).decode(),
+                    round=planned.plan.round,
+                    plan=canonical(planned.plan).decode(),
+                    called=planned.called,
+                    lanes=LANES.dump_json(dict(planned.lanes)).decode(),
+                    shares=encode("shares", {}, planned.shares),
                     frozen=False,
                     settled=False,
                 )
@@ -194,12 +250,22 @@ class ServerStore:
             return None
         return StoredRound(
             RoundPlan.model_validate_json(row.plan),
+            row.called,
             LANES.validate_json(row.lanes),
+            {SiteId(site): blob for site, blob in decode(row.shares).blobs.items()},
             bool(row.frozen),
             None if row.integers is None else np.frombuffer(row.integers, "<i8").astype(np.int64),
             None if row.closed is None else RoundClosed.model_validate_json(row.closed),
+            None if row.manifest is None else Manifest.model_validate_json(row.manifest),
+            None if row.commitment is None else Commitment.model_validate_json(row.commitment),
             bool(row.settled),
         )
+
+    def planned(self, number: int) -> StoredRound:
+        """Return what is kept of round ``number``, which was planned."""
+        stored = self.round(number)
+        assert stored is not None
+        return stored
 
     def rounds_closed(self) -> int:
         """Return the number of the last closed round, 0 for none."""
@@ -249,13 +315,16 @@ class ServerStore:
                 sa.select(sa.func.count()).select_from(CERTIFICATES)
             ).scalar_one()
 
-    def uploads(self, number: int) -> dict[str, tuple[Contribution, bytes]]:
+    def uploads(self, number: int) -> dict[SiteId, tuple[Contribution, bytes]]:
         """Return the accepted contributions of a round with their ciphertexts, by site."""
         query = sa.select(UPLOADS).where(UPLOADS.c.round == number).order_by(UPLOADS.c.site)
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
         return {
-            row.site: (Contribution.model_validate_json(row.contribution), row.blob or b"")
+            SiteId(row.site): (
+                Contribution.model_validate_json(row.contribution),
+                row.blob or b"",
+            )
             for row in rows
         }
 
@@ -282,10 +351,12 @@ class ServerStore:
         with writing(self._engine) as connection:
             connection.execute(ROUNDS.update().where(ROUNDS.c.round == number).values(frozen=True))
 
-    def close(
-        self, closed: RoundClosed, after: ModelState, integers: NDArray[np.int64] | None
-    ) -> None:
-        """Close a round: its model, receipts and flag in one transaction; ciphertexts go."""
+    def close(self, round_: ClosedRound, after: ModelState) -> None:
+        """Close a round: its model, receipts, manifest and flag in one transaction.
+
+        Its ciphertexts stay until the next round closes, so that its sum can be added again.
+        """
+        closed, integers = round_.closed, round_.integers
         with writing(self._engine) as connection:
             connection.execute(MODELS.insert().values(round=closed.round, **_model_row(after)))
             connection.execute(
@@ -293,12 +364,16 @@ class ServerStore:
                 .where(ROUNDS.c.round == closed.round)
                 .values(
                     closed=canonical(closed).decode(),
+                    manifest=canonical(round_.manifest).decode(),
+                    commitment=None
+                    if round_.commitment is None
+                    else canonical(round_.commitment).decode(),
                     integers=None if integers is None else integers.astype("<i8").tobytes(),
                     frozen=True,
                 )
             )
             connection.execute(
-                UPLOADS.update().where(UPLOADS.c.round == closed.round).values(blob=None)
+                UPLOADS.update().where(UPLOADS.c.round < closed.round).values(blob=None)
             )
 
     def settled(self, number: int) -> None:

@@ -18,14 +18,24 @@ from typing import Final, Protocol
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+FIRST_PAUSE_SECONDS: Final = 0.005
 FRAME: Final = "frame"
 STYPE: Final = "bithive.frame.v1"
 MESSAGE_TYPES: Final = {
     "join": "query.join",
+    "call": "query.call",
     "deal-key": "query.key",
     "take-key": "query.key",
+    "give-share": "query.key",
+    "recover-key": "query.key",
+    "commit-key": "query.key",
+    "part-key": "query.key",
+    "join-key": "query.key",
     "train": "train",
-    "open": "query.open",
+    "endorse": "query.sum",
+    "unmask": "query.sum",
+    "share": "query.sum",
+    "open": "query.sum",
 }
 """The Flower message type that carries each kind of frame."""
 
@@ -75,6 +85,7 @@ class GridTransport:
         ]
         waiting = set(self._grid.push_messages(messages))
         deadline = time.monotonic() + deadline_seconds
+        pause = FIRST_PAUSE_SECONDS
         while waiting:
             for reply in self._grid.pull_messages(waiting):
                 waiting.discard(reply.metadata.reply_to_message_id)
@@ -83,7 +94,8 @@ class GridTransport:
             if waiting:
                 if time.monotonic() > deadline:
                     return
-                time.sleep(self._poll_seconds)
+                time.sleep(pause)
+                pause = min(2 * pause, self._poll_seconds)  # most steps of a round are short
 
 
 def as_array(frame: bytes) -> Array:

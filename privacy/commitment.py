@@ -27,9 +27,9 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from privacy.sharing import quorum
-from privacy.signatures import check_signature
-from protocol.errors import FederationError, PrivacyError
+from privacy.sharing import QuorumMissing
+from privacy.signatures import check_signature, check_site_message, registered
+from protocol.errors import FederationError
 from protocol.ids import SiteId
 from protocol.messages import Receipt, RoundPlan, SiteIdentity, StudyTerms, digest
 from protocol.summation import Commitment, Endorsement
@@ -48,20 +48,6 @@ class CommitmentRefused(FederationError):
         super().__init__(f"the server's commitment to the round's uploads is refused: {why}")
 
 
-class QuorumMissing(PrivacyError):
-    """Too few sites stand behind a step that needs a quorum; nothing is shown."""
-
-    code = "quorum-missing"
-
-    def __init__(self, found: int, needed: int) -> None:
-        self.found = found
-        self.needed = needed
-        super().__init__(
-            f"{found} sites took part where a quorum of {needed} is needed, so nothing of the "
-            "round is shown; bring the missing sites back and run the next round"
-        )
-
-
 def uploads_root(receipts: Sequence[Receipt]) -> str:
     """Return the root that binds which ciphertext each site sent, in hexadecimal.
 
@@ -75,11 +61,6 @@ def uploads_root(receipts: Sequence[Receipt]) -> str:
 def upload_entry(site: SiteId, ciphertext_sha256: str) -> bytes:
     """Return the tree's entry for one upload."""
     return json.dumps([site, ciphertext_sha256], separators=(",", ":")).encode()
-
-
-def needed(plan: RoundPlan, called: int) -> int:
-    """Return the quorum of a round whose call named ``called`` sites."""
-    return max(quorum(called), min(2, len(plan.roster)))
 
 
 def check_commitment(commitment: Commitment, plan: RoundPlan, terms: StudyTerms) -> None:
@@ -107,7 +88,7 @@ def check_commitment(commitment: Commitment, plan: RoundPlan, terms: StudyTerms)
     if not set(commitment.sites) <= set(plan.sites):
         raise CommitmentRefused("it names a site that is not in the round's roster")
     for receipt in commitment.receipts:
-        _check_receipt(receipt, plan, identity_of(terms, receipt.site))
+        _check_receipt(receipt, plan, registered(terms, receipt.site))
     if commitment.uploads_root != uploads_root(commitment.receipts):
         raise CommitmentRefused("its root is not that of its receipts")
 
@@ -135,13 +116,7 @@ def check_endorsements(
     if len(sites) < threshold:
         raise QuorumMissing(len(sites), threshold)
     for one in endorsements:
-        check_signature(
-            identity_of(terms, one.site).signing_key,
-            one.signature,
-            one.signed_bytes(),
-            what="endorsement",
-            who=one.site,
-        )
+        check_site_message(terms, one, "endorsement")
 
 
 def challenge(commitment: Commitment, endorsements: Sequence[Endorsement]) -> bytes:
@@ -155,18 +130,6 @@ def challenge(commitment: Commitment, endorsements: Sequence[Endorsement]) -> by
     for one in endorsements:
         together.update(bytes.fromhex(digest(one)))
     return together.digest()
-
-
-def identity_of(terms: StudyTerms, site: SiteId) -> SiteIdentity:
-    """Return a registered site's keys.
-
-    Raises:
-        CommitmentRefused: It is not registered for the study.
-    """
-    identity = terms.identity(site)
-    if identity is None:
-        raise CommitmentRefused(f"{site} is not registered for this study")
-    return identity
 
 
 def _check_receipt(receipt: Receipt, plan: RoundPlan, identity: SiteIdentity) -> None:

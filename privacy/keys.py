@@ -49,6 +49,7 @@ WrappedKey = NewType("WrappedKey", bytes)
 _VERSION: Final = b"\x01"
 _SALT_BYTES: Final = 32
 _LABEL: Final = b"bithive wrapped key\n"
+_SEAL_LABEL: Final = b"bithive sealed key\n"
 _NONCE: Final = bytes(12)  # every wrapping has a key of its own, so the nonce may be constant
 
 
@@ -204,6 +205,29 @@ def unwrap(
     try:
         key = _agree(recipient_private, sender_public, salt, bound)
         return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, bound)
+    except (InvalidTag, ValueError) as error:
+        raise KeyUnwrapFailed from error
+
+
+def seal(secret: bytes, key: bytes, *, context: bytes) -> bytes:
+    """Return ``secret`` sealed under a key that seals nothing else.
+
+    Args:
+        secret: Any bytes.
+        key: 32 random bytes, used for this one secret.
+        context: What the secret is for. Not secret.
+    """
+    return ChaCha20Poly1305(key).encrypt(_NONCE, secret, _SEAL_LABEL + context)
+
+
+def unseal(sealed: bytes, key: bytes, *, context: bytes) -> bytes:
+    """Return what ``seal`` sealed under this key for this context.
+
+    Raises:
+        KeyUnwrapFailed: It was changed, or is under another key or for something else.
+    """
+    try:
+        return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, _SEAL_LABEL + context)
     except (InvalidTag, ValueError) as error:
         raise KeyUnwrapFailed from error
 

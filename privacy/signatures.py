@@ -12,6 +12,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from protocol.errors import FederationError, PrivacyError, storage_error
+from protocol.ids import SiteId
+from protocol.messages import SiteIdentity, SiteMessage, StudyTerms
 from storage.files import PRIVATE, write_whole
 
 
@@ -36,6 +38,43 @@ class SigningKeyUnreadable(PrivacyError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the file {name} does not hold a signing key; restore it from its backup")
+
+
+class SiteUnknown(FederationError):
+    """A message is in the name of a site that the study's terms do not register."""
+
+    code = "site-unknown"
+
+    def __init__(self, site: SiteId) -> None:
+        self.site = site
+        super().__init__(
+            f"{site} is not registered for this study; check the site's id, or found the study "
+            "with it"
+        )
+
+
+def registered(terms: StudyTerms, site: SiteId) -> SiteIdentity:
+    """Return the public keys of a site of the study.
+
+    Raises:
+        SiteUnknown: The terms do not register it.
+    """
+    identity = terms.identity(site)
+    if identity is None:
+        raise SiteUnknown(site)
+    return identity
+
+
+def check_site_message(terms: StudyTerms, message: SiteMessage, what: str) -> None:
+    """Return if ``message`` is signed by the site it names.
+
+    Raises:
+        SiteUnknown: The study does not know the site.
+        BadSignature: The site did not sign it.
+    """
+    key = registered(terms, message.site).signing_key
+    signed = message.signed_bytes()
+    check_signature(key, message.signature, signed, what=what, who=message.site)
 
 
 def check_signature(

@@ -21,7 +21,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Annotated, Any, Final, Literal, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -133,18 +134,34 @@ def read(kind: type[AnyMessage], received: object) -> AnyMessage:
         raise MalformedMessage(kind.__name__, f"{where}: {first['msg']}") from error
 
 
-class Join(Message):
-    """A site's signed answer to the server's roll call; ``nonce`` makes it fresh."""
+class SignedMessage(Message):
+    """A message under one signature; ``label`` keeps kinds of messages apart."""
 
-    site: Site
-    terms: Digest
-    nonce: Digest
-    key_id: Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]
+    label: ClassVar[bytes]
     signature: Signature = b""
 
     def signed_bytes(self) -> bytes:
-        """Return what the site signs."""
-        return b"bithive join\n" + canonical(self, without=frozenset({"signature"}))
+        """Return what is signed: the label, and everything but the signature."""
+        return b"bithive " + self.label + b"\n" + canonical(self, without=frozenset({"signature"}))
+
+    def signed_by(self, sign: Callable[[bytes], bytes]) -> Self:
+        """Return this message with ``sign``'s signature."""
+        return self.model_copy(update={"signature": sign(self.signed_bytes())})
+
+
+class SiteMessage(SignedMessage):
+    """A message that a site signs."""
+
+    site: Site
+
+
+class Join(SiteMessage):
+    """A site's answer to the server's roll call; ``nonce`` makes it fresh."""
+
+    label = b"join"
+    terms: Digest
+    nonce: Digest
+    key_id: Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]
 
 
 class SiteIdentity(Message):
@@ -272,18 +289,18 @@ class ChunkState(Message):
     siblings: Annotated[tuple[Element, ...], Field(max_length=32)]
 
 
-class RoundCall(Message):
+class RoundCall(SignedMessage):
     """The server's signed call for round keys; masks are agreed between ``sites`` alone.
 
     ``previous`` is the digest of the last round's manifest, zeros for the first.
     """
 
+    label = b"round call"
     study: Study
     terms: Digest
     round: Round
     sites: Annotated[tuple[Site, ...], Field(min_length=SITES_MIN, max_length=SITES_MAX)]
     previous: Digest
-    signature: Signature = b""
 
     @model_validator(mode="after")
     def _sorted(self) -> RoundCall:
@@ -291,32 +308,23 @@ class RoundCall(Message):
             raise ValueError("the sites of a call are sorted and named once")
         return self
 
-    def signed_bytes(self) -> bytes:
-        """Return what the server signs."""
-        return b"bithive round call\n" + canonical(self, without=frozenset({"signature"}))
 
-
-class RoundKey(Message):
+class RoundKey(SiteMessage):
     """A site's signed answer to a call: what the others need to know of its round secrets.
 
     ``public_key`` is X25519's and ``seed_sha256`` commits to its self seed. Shares of both ride
     beside it, sealed to each other site of the call.
     """
 
+    label = b"round key"
     study: Study
     round: Round
     call: Digest
-    site: Site
     public_key: Key32
     seed_sha256: Digest
-    signature: Signature = b""
-
-    def signed_bytes(self) -> bytes:
-        """Return what the site signs."""
-        return b"bithive round key\n" + canonical(self, without=frozenset({"signature"}))
 
 
-class RoundPlan(Message):
+class RoundPlan(SignedMessage):
     """The server's signed plan of one round; the model rides beside it as a blob.
 
     ``steps`` are the public quantisation step sizes, one per tensor of the model. ``roster`` are
@@ -324,6 +332,7 @@ class RoundPlan(Message):
     the last round's manifest, zeros for the first.
     """
 
+    label = b"round plan"
     study: Study
     terms: Digest
     round: Round
@@ -334,7 +343,6 @@ class RoundPlan(Message):
     call: Digest
     roster: Annotated[tuple[RoundKey, ...], Field(min_length=SITES_MIN, max_length=SITES_MAX)]
     previous: Digest
-    signature: Signature = b""
 
     @property
     def sites(self) -> tuple[SiteId, ...]:
@@ -347,18 +355,15 @@ class RoundPlan(Message):
             raise ValueError("the roster of a plan is sorted and names a site once")
         return self
 
-    def signed_bytes(self) -> bytes:
-        """Return what the server signs."""
-        return b"bithive round plan\n" + canonical(self, without=frozenset({"signature"}))
 
-
-class Manifest(Message):
+class Manifest(SignedMessage):
     """What became of a round, signed by the server; each names the one before it.
 
     ``commitment`` and ``integers_sha256`` are zeros where the round closed without an update, and
     ``model_sha256`` is the model after it.
     """
 
+    label = b"manifest"
     study: Study
     round: Round
     plan: Digest
@@ -366,11 +371,6 @@ class Manifest(Message):
     integers_sha256: Digest
     model_sha256: Digest
     previous: Digest
-    signature: Signature = b""
-
-    def signed_bytes(self) -> bytes:
-        """Return what the server signs."""
-        return b"bithive manifest\n" + canonical(self, without=frozenset({"signature"}))
 
 
 class TrainRequest(Message):

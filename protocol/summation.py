@@ -28,26 +28,26 @@ from protocol.messages import (
     Message,
     Receipt,
     Round,
-    Signature,
+    SignedMessage,
     Site,
+    SiteMessage,
     Study,
-    canonical,
 )
 
-UNSIGNED = frozenset({"signature"})
 EPOCHS_MAX = 10**6
 Sites = Annotated[tuple[Site, ...], Field(min_length=SITES_MIN, max_length=SITES_MAX)]
 KeyEpoch = Annotated[int, Field(ge=1, le=EPOCHS_MAX)]
 Residue = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,18})$")]
 
 
-class Commitment(Message):
+class Commitment(SignedMessage):
     """The one set of uploads that a round adds up, and its sum, fixed before anything is shown.
 
     ``uploads_root`` is the Merkle root over the receipts' sites and ciphertext hashes, sorted by
     site, and ``sum_sha256`` the hash of the encrypted sum.
     """
 
+    label = b"commitment"
     study: Study
     round: Round
     plan: Digest
@@ -56,7 +56,6 @@ class Commitment(Message):
     uploads_root: Digest
     sum_sha256: Digest
     receipts: Annotated[tuple[Receipt, ...], Field(min_length=1, max_length=SITES_MAX)]
-    signature: Signature = b""
 
     @property
     def sites(self) -> tuple[SiteId, ...]:
@@ -74,78 +73,55 @@ class Commitment(Message):
             raise ValueError("the receipts of a commitment are sorted and name a site once")
         return self
 
-    def signed_bytes(self) -> bytes:
-        """Return what the server signs."""
-        return b"bithive commitment\n" + canonical(self, without=UNSIGNED)
 
-
-class Endorsement(Message):
+class Endorsement(SiteMessage):
     """A site's word that it knows no other commitment for this round, and never will.
 
     ``nonce`` is 32 random bytes: the challenge of the tags depends on every endorser's.
     """
 
+    label = b"endorsement"
     commitment: Digest
-    site: Site
     nonce: Digest
-    signature: Signature = b""
-
-    def signed_bytes(self) -> bytes:
-        """Return what the site signs."""
-        return b"bithive endorsement\n" + canonical(self, without=UNSIGNED)
 
 
-class Unmasking(Message):
+class Unmasking(SiteMessage):
     """A site's tag of its own upload, one residue per prime; its sealed reveals ride beside it.
 
     ``tag`` is empty where the site's upload is not in the sum.
     """
 
+    label = b"unmasking"
     commitment: Digest
     challenge: Digest
-    site: Site
     tag: Annotated[tuple[Residue, ...], Field(max_length=8)]
-    signature: Signature = b""
-
-    def signed_bytes(self) -> bytes:
-        """Return what the site signs."""
-        return b"bithive unmasking\n" + canonical(self, without=UNSIGNED)
 
 
-class Partial(Message):
+class Partial(SiteMessage):
     """A site's share of a decryption by quorum; the share rides beside it as a blob."""
 
+    label = b"partial"
     commitment: Digest
-    site: Site
     quorum: Sites
     share_sha256: Digest
-    signature: Signature = b""
-
-    def signed_bytes(self) -> bytes:
-        """Return what the site signs."""
-        return b"bithive partial\n" + canonical(self, without=UNSIGNED)
 
 
-class Opening(Message):
+class Opening(SiteMessage):
     """A site's signed statement of what it opened; the sums ride beside it as a blob."""
 
+    label = b"opening"
     commitment: Digest
-    site: Site
     integers_sha256: Digest
     weight: Count
-    signature: Signature = b""
-
-    def signed_bytes(self) -> bytes:
-        """Return what the site signs."""
-        return b"bithive opening\n" + canonical(self, without=UNSIGNED)
 
 
-class DealtKey(Message):
+class DealtKey(SignedMessage):
     """A group key as its dealer announces it: sealed once, its wrapping key sealed to each site.
 
     ``threshold`` sites together recover the wrapping key from their shares of it.
     """
 
+    label = b"dealt key"
     study: Study
     epoch: KeyEpoch
     dealer: Site
@@ -153,37 +129,38 @@ class DealtKey(Message):
     threshold: Annotated[int, Field(ge=2, le=SITES_MAX)]
     key_id: GroupKeyId
     sealed_sha256: Digest
-    signature: Signature = b""
-
-    def signed_bytes(self) -> bytes:
-        """Return what the dealer signs."""
-        return b"bithive dealt key\n" + canonical(self, without=UNSIGNED)
 
 
-class KeyCommitment(Message):
+class KeyCommitment(SiteMessage):
     """A site's commitment to its part of a collective key, made before it sees another's part."""
 
+    label = b"key commitment"
     study: Study
     epoch: KeyEpoch
-    site: Site
     sites: Sites
     public_sha256: Digest
-    signature: Signature = b""
-
-    def signed_bytes(self) -> bytes:
-        """Return what the site signs."""
-        return b"bithive key commitment\n" + canonical(self, without=UNSIGNED)
 
 
-class KeyPart(Message):
+class KeyPart(SiteMessage):
     """A site's part of a collective key: the public polynomial and sealed shares ride beside."""
 
+    label = b"key part"
     study: Study
     epoch: KeyEpoch
-    site: Site
     commitments: Digest
-    signature: Signature = b""
 
-    def signed_bytes(self) -> bytes:
-        """Return what the site signs."""
-        return b"bithive key part\n" + canonical(self, without=UNSIGNED)
+
+class KeyRequest(Message):
+    """The server's call for a new group key of these sites."""
+
+    terms: Digest
+    study: Study
+    epoch: KeyEpoch
+    sites: Sites
+
+
+class ShareRequest(Message):
+    """The server's call for a share of a wrapping key, on behalf of the recipient."""
+
+    key_id: GroupKeyId
+    recipient: Site

@@ -109,24 +109,28 @@ class Study:
     def withdraw(self, before_round):
         return withdraw_due(self.home, self.registry, self.wishes, before_round)
 
-    def plan(self, number=1):
-        """Plan the next round as the server would, with the group key shared."""
+    def planned(self, number=1):
+        """Plan a round as the server would, with round keys and the group key shared."""
         engine = self.engine()
-        engine._share_key(engine._roll_call())
-        plan, lanes = engine._plan(number, self.store.model(number - 1))
-        return plan, lanes
+        engine._start()
+        return engine._plan(number, self.store.model(number - 1))
 
     def sign_plan(self, plan, **changes):
-        plan = plan.model_copy(update=changes)
-        return plan.model_copy(update={"signature": self.server_key().sign(plan.signed_bytes())})
+        return plan.model_copy(update=changes).signed_by(self.server_key().sign)
 
-    def train_frame(self, plan, chunks):
-        model = self.store.model(0).vector.astype("<f4").tobytes()
-        return encode("train", body(TrainRequest(plan=plan, chunks=chunks)), {"model": model})
+    def train_frame(self, planned, site, *, plan=None, chunks=None):
+        """The call to train that the server would send a site."""
+        plan = plan or planned.plan
+        chunks = planned.lanes[site] if chunks is None else chunks
+        model = self.store.model(plan.round - 1).vector.astype("<f4").tobytes()
+        before = self.store.round(plan.round - 1)
+        manifest = None if before is None else before.manifest
+        request = TrainRequest(plan=plan, manifest=manifest, chunks=chunks)
+        return encode("train", body(request), {"model": model, "shares": planned.shares[site]})
 
-    def contribution(self, site, plan, lanes):
+    def contribution(self, site, planned):
         """What the site answers to the plan: its contribution and ciphertext."""
-        reply = decode(self.agents[site].answer(self.train_frame(plan, lanes[site])))
+        reply = decode(self.agents[site].answer(self.train_frame(planned, site)))
         assert reply.kind == "contribution", reply.body
         return read(Contribution, reply.body), reply.blobs["update"]
 

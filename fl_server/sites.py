@@ -1,0 +1,140 @@
+"""Which node is which hospital, and asking them: frames out, checked frames back.
+
+A hospital is known by a signed answer to a fresh nonce, never by its node number, which Flower
+hands out anew at every start. Whatever a node does wrong becomes a refusal, so that one hospital's
+failure is an answer and not an exception.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from fl_server.transport import Transport
+from privacy.signatures import check_signature
+from protocol.errors import FederationError
+from protocol.frames import Frame, decode, encode
+from protocol.ids import SiteId
+from protocol.messages import Join, StudyTerms, digest, read
+from protocol.progress import Progress, Step
+
+AGAIN_SECONDS = 5.0
+"""How long a node that did not say who it is is left alone before it is asked again."""
+
+
+class TooFewSites(FederationError):
+    """Fewer sites than the study needs answered the roll call."""
+
+    code = "too-few-sites"
+
+    def __init__(self, present: int, needed: int) -> None:
+        super().__init__(
+            f"{present} sites answered and the study needs {needed}; start the missing sites and "
+            "run again"
+        )
+
+
+@dataclass
+class Sites:
+    """The hospitals that answered the roll call, and the way to them."""
+
+    terms: StudyTerms
+    transport: Transport
+    progress: Progress
+    nodes: dict[SiteId, int] = field(default_factory=dict)
+
+    def roll_call(self, seconds: float) -> dict[SiteId, str]:
+        """Find which node is which site; return the key id each site holds.
+
+        A node whose agent is not up yet is asked again until the time is over.
+
+        Raises:
+            TooFewSites: Fewer than the study needs said who they are in time.
+        """
+        held: dict[SiteId, str] = {}
+        asked: dict[int, float] = {}
+        known: set[int] = set()
+        wanted = {identity.site for identity in self.terms.sites}
+        deadline = time.monotonic() + seconds
+        while set(held) != wanted and time.monotonic() < deadline:
+            now = time.monotonic()
+            due = [
+                node
+                for node in self.transport.nodes()
+                if node not in known and now - asked.get(node, -AGAIN_SECONDS) >= AGAIN_SECONDS
+            ]
+            if not due:
+                time.sleep(0.05)
+                continue
+            asked.update(dict.fromkeys(due, now))
+            nonce = secrets.token_hex(32)
+            frame = encode("join", {"terms": digest(self.terms), "nonce": nonce})
+            left = max(1.0, deadline - time.monotonic())
+            for node, reply in self._exchange("join", dict.fromkeys(due, frame), "join", left):
+                join = self._joined(reply, nonce)
+                if join is None:
+                    continue
+                known.add(node)
+                self.nodes[join.site] = node
+                held[join.site] = join.key_id
+                self.progress(Step("join", 0, join.site, len(held), len(wanted)))
+        if len(held) < self.terms.sites_min:
+            raise TooFewSites(len(held), self.terms.sites_min)
+        return held
+
+    def ask(
+        self, kind: str, requests: Mapping[SiteId, bytes], group: str, seconds: float
+    ) -> Iterator[tuple[SiteId, Frame]]:
+        """Send each site its frame and yield the replies as they come.
+
+        A site that is not connected, or stays silent, is not yielded.
+        """
+        sites = {self.nodes[site]: site for site in requests if site in self.nodes}
+        frames = {node: requests[site] for node, site in sites.items()}
+        for node, reply in self._exchange(kind, frames, group, seconds):
+            yield sites[node], reply
+
+    def _exchange(
+        self, kind: str, requests: Mapping[int, bytes], group: str, seconds: float
+    ) -> Iterator[tuple[int, Frame]]:
+        if requests:
+            for node, reply in self.transport.exchange(
+                kind, requests, group=group, deadline_seconds=seconds
+            ):
+                yield node, _decoded(reply)
+
+    def _joined(self, reply: Frame, nonce: str) -> Join | None:
+        try:
+            join = read(Join, reply.body)
+            identity = self.terms.identity(join.site)
+            if identity is None or join.nonce != nonce or join.terms != digest(self.terms):
+                return None
+            check_signature(
+                identity.signing_key,
+                join.signature,
+                join.signed_bytes(),
+                what="answer to the roll call",
+                who=join.site,
+            )
+        except FederationError:
+            return None
+        return join
+
+
+def refusal_of(reply: Frame) -> tuple[str, str]:
+    """Return the code and reason of a reply that is not what was due."""
+    code, reason = reply.body.get("code"), reply.body.get("reason")
+    if isinstance(code, str) and isinstance(reason, str):
+        return code, reason
+    return "malformed-message", f"the site sent a {reply.kind!r} where something else was due"
+
+
+def _decoded(reply: bytes | None) -> Frame:
+    if reply is None:
+        return Frame("refused", {"code": "site-failed", "reason": "the site's process failed"})
+    try:
+        return decode(reply)
+    except FederationError as error:
+        return Frame("refused", {"code": error.code, "reason": str(error)})

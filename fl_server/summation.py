@@ -1,0 +1,391 @@
+"""The server's part in a secure sum: it carries messages, keeps the order, and learns the sum only.
+
+What the hospitals do with what it carries, and what a dishonest server cannot get from them:
+``fl_client/summation.py``. Here is what an honest one does::
+
+    call ─▶ round keys, sealed shares          (before the plan)
+    commit ─▶ endorsements of one set          t of the called sites, or the round ends here
+    unmask ─▶ tags, sealed reveals             from whoever is still there, t at least
+    share ─▶ shares of the decryption          by quorum only; another quorum where one fails
+    open ─▶ integers, the same from all
+
+Each step can be asked again after a crash: hospitals give the same answers to the same questions,
+and the commitment follows from what was stored.
+
+What holds, each a test in tests/fl_server/test_summation.py:
+
+1. The sum opens for every pattern of dropouts with a quorum alive, and to the exact integers.
+2. Without a quorum the round ends without an update, and no reveal was sent.
+3. Wrong tags do not stop a round: whose word is wrong is found from the stored uploads and named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+
+from fl_server.sites import Sites, refusal_of
+from privacy.bfv import EncryptedSum, EncryptedUpdate, ServerContext
+from privacy.commitment import challenge, uploads_root
+from privacy.parameters import ParameterSet
+from privacy.sharing import QuorumMissing, quorum
+from privacy.signatures import check_site_message
+from privacy.tags import SumAltered, check_tags, tag
+from protocol.errors import FederationError
+from protocol.frames import Frame, MalformedFrame, encode, join_parts, split_parts
+from protocol.ids import SiteId
+from protocol.messages import (
+    Contribution,
+    RoundCall,
+    RoundKey,
+    RoundPlan,
+    SiteMessage,
+    StudyTerms,
+    body,
+    digest,
+    read,
+)
+from protocol.progress import Progress, Step
+from protocol.summation import Commitment, Endorsement, Opening, Partial, Unmasking
+
+AnySiteMessage = TypeVar("AnySiteMessage", bound=SiteMessage)
+INTEGERS_FROM = 2
+"""How many sites send the opened integers; the others send their hash only."""
+Uploads = Mapping[SiteId, tuple[Contribution, bytes]]
+
+
+class OpeningDisputed(FederationError):
+    """Two sites opened the same encrypted sum to different integers."""
+
+    code = "opening-disputed"
+
+    def __init__(self, round_number: int) -> None:
+        super().__init__(
+            f"the sites do not agree on what the sum of round {round_number} holds; the round is "
+            "not closed, compare the sites' versions and keys"
+        )
+
+
+class OpeningMissing(FederationError):
+    """Too few sites opened the sum in time."""
+
+    code = "opening-missing"
+
+    def __init__(self, round_number: int, present: int) -> None:
+        super().__init__(
+            f"only {present} sites opened the sum of round {round_number} and two are needed; run "
+            "again once they are back"
+        )
+
+
+@dataclass(frozen=True)
+class Called:
+    """What came of a call: the round keys, and each site's sealed shares by holder."""
+
+    call: RoundCall
+    keys: dict[SiteId, RoundKey]
+    envelopes: dict[SiteId, dict[SiteId, bytes]]
+
+    def plan_envelopes(self, roster: Sequence[SiteId]) -> dict[SiteId, bytes]:
+        """Return, for each site of the roster, what the others of it sealed for it."""
+        return {
+            holder: join_parts(
+                [self.envelopes[dealer][holder] for dealer in roster if dealer != holder]
+            )
+            for holder in roster
+        }
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The integers of a sum, and the commitment they were opened under."""
+
+    integers: NDArray[np.int64]
+    weight: int
+    commitment: Commitment
+    liars: tuple[SiteId, ...]
+
+    @property
+    def integers_sha256(self) -> str:
+        """What the manifest names the integers by."""
+        return hashlib.sha256(self.integers.astype("<i8").tobytes()).hexdigest()
+
+
+@dataclass
+class SecureSum:
+    """The server's side of the secure sums of one study."""
+
+    terms: StudyTerms
+    sites: Sites
+    signing_key: Ed25519PrivateKey
+    parameters: ParameterSet
+    progress: Progress
+    call_seconds: float
+    open_seconds: float
+
+    def __post_init__(self) -> None:
+        self._context = ServerContext(self.parameters)
+
+    # Before the round
+
+    def call(self, round_number: int, previous: str, candidates: Sequence[SiteId]) -> Called:
+        """Ask the candidates for round keys."""
+        call = RoundCall(
+            study=self.terms.study,
+            terms=digest(self.terms),
+            round=round_number,
+            sites=tuple(sorted(candidates)),
+            previous=previous,
+        )
+        call = call.signed_by(self.signing_key.sign)
+        called = Called(call, {}, {})
+        frame = encode("call", body(call))
+        requests = dict.fromkeys(call.sites, frame)
+        group = f"call-{round_number}"
+        for site, reply in self.sites.ask("call", requests, group, self.call_seconds):
+            key = self._signed(RoundKey, reply, "round-key", site)
+            if key is None or key.call != digest(call):
+                continue
+            others = [other for other in call.sites if other != site]
+            try:
+                parts = split_parts(reply.blobs.get("shares", b""), len(others))
+            except MalformedFrame:
+                continue
+            called.keys[site] = key
+            called.envelopes[site] = dict(zip(others, parts, strict=True))
+            self.progress(Step("call", round_number, site, len(called.keys), len(call.sites)))
+        return called
+
+    # After the uploads
+
+    def open(self, plan: RoundPlan, called: int, uploads: Uploads) -> Opened:
+        """Add the uploads and have the sum opened.
+
+        Args:
+            plan: The round's.
+            called: How many sites its call named; the quorum follows from it.
+            uploads: By site, sorted; those that passed the gate.
+
+        Raises:
+            QuorumMissing: Too few sites are left; nothing was revealed, or too little to open.
+            OpeningDisputed, OpeningMissing: See there; the round can be opened again.
+        """
+        threshold = quorum(called)
+        if len(uploads) < self.terms.sites_min:
+            raise QuorumMissing(len(uploads), self.terms.sites_min)
+        total = self._add(plan, uploads)
+        commitment = self._commit(plan, uploads, total)
+        endorsements = self._endorsements(plan, commitment)
+        if len(endorsements) < threshold:
+            raise QuorumMissing(len(endorsements), threshold)
+        seed = challenge(commitment, endorsements)
+        shown = {
+            "commitment": body(commitment),
+            "endorsements": [body(one) for one in endorsements],
+        }
+        unmaskings = self._unmaskings(plan, commitment, shown, seed.hex())
+        if len(unmaskings) < threshold:
+            raise QuorumMissing(len(unmaskings), threshold)
+        liars = self._find_liars(commitment, unmaskings, uploads, total, seed)
+        for site in liars:  # its upload stands for its tag
+            del unmaskings[site]
+        if len(unmaskings) < threshold:
+            raise QuorumMissing(len(unmaskings), threshold)
+        missing = [
+            site
+            for site in commitment.sites
+            if site not in unmaskings or not unmaskings[site][0].tag
+        ]
+        blobs = {
+            "sum": total.blob,
+            "uploads": join_parts([uploads[site][1] for site in missing]),
+        }
+        shown["unmaskings"] = [body(unmaskings[site][0]) for site in sorted(unmaskings)]
+        if self.terms.opening == "threshold":
+            partials = self._partials(plan, commitment, shown, blobs, threshold)
+            shown["partials"] = [body(one) for one, _ in partials]
+            blobs["partials"] = join_parts([share for _, share in partials])
+        integers = self._openings(plan, commitment, unmaskings, shown, blobs)
+        return Opened(integers, commitment.weight, commitment, tuple(liars))
+
+    def _add(self, plan: RoundPlan, uploads: Uploads) -> EncryptedSum:
+        started = time.thread_time()
+        total = self._context.add([self._update(one, blob) for one, blob in uploads.values()])
+        self.progress(Step("add", plan.round, None, seconds=time.thread_time() - started))
+        return total
+
+    def _commit(self, plan: RoundPlan, uploads: Uploads, total: EncryptedSum) -> Commitment:
+        receipts = tuple(uploads[site][0].receipt for site in sorted(uploads))
+        commitment = Commitment(
+            study=plan.study,
+            round=plan.round,
+            plan=digest(plan),
+            key_id=plan.key_id,
+            length=self.terms.training.parameters,
+            uploads_root=uploads_root(receipts),
+            sum_sha256=hashlib.sha256(total.blob).hexdigest(),
+            receipts=receipts,
+        )
+        return commitment.signed_by(self.signing_key.sign)
+
+    def _endorsements(self, plan: RoundPlan, commitment: Commitment) -> list[Endorsement]:
+        named = digest(commitment)
+        requests = dict.fromkeys(plan.sites, encode("endorse", body(commitment)))
+        found: dict[SiteId, Endorsement] = {}
+        group = f"endorse-{plan.round}"
+        for site, reply in self.sites.ask("endorse", requests, group, self.open_seconds):
+            endorsement = self._signed(Endorsement, reply, "endorsement", site)
+            if endorsement is not None and endorsement.commitment == named:
+                found[site] = endorsement
+                self.progress(Step("endorse", plan.round, site))
+        return [found[site] for site in sorted(found)]
+
+    def _unmaskings(
+        self, plan: RoundPlan, commitment: Commitment, shown: dict[str, object], seed: str
+    ) -> dict[SiteId, tuple[Unmasking, dict[SiteId, bytes]]]:
+        named = digest(commitment)
+        requests = dict.fromkeys(plan.sites, encode("unmask", shown))
+        found: dict[SiteId, tuple[Unmasking, dict[SiteId, bytes]]] = {}
+        group = f"unmask-{plan.round}"
+        for site, reply in self.sites.ask("unmask", requests, group, self.open_seconds):
+            unmasking = self._signed(Unmasking, reply, "unmasking", site)
+            if unmasking is None or (unmasking.commitment, unmasking.challenge) != (named, seed):
+                continue
+            openers = [opener for opener in commitment.sites if opener != site]
+            try:
+                parts = split_parts(reply.blobs.get("reveals", b""), len(openers))
+            except MalformedFrame:
+                continue
+            found[site] = (unmasking, dict(zip(openers, parts, strict=True)))
+            self.progress(Step("unmask", plan.round, site))
+        return found
+
+    def _find_liars(
+        self,
+        commitment: Commitment,
+        unmaskings: Mapping[SiteId, tuple[Unmasking, dict[SiteId, bytes]]],
+        uploads: Uploads,
+        total: EncryptedSum,
+        seed: bytes,
+    ) -> list[SiteId]:
+        """Return the sites whose tag is not that of the upload they signed.
+
+        The sum of all tags is compared first; single uploads only if it is not the sum's.
+        """
+        told = {site: tuple(map(int, one.tag)) for site, (one, _) in unmaskings.items() if one.tag}
+        tags = [
+            told[site] if site in told else self._tag(uploads[site], seed)
+            for site in commitment.sites
+        ]
+        try:
+            check_tags(total, tags, seed, self.parameters)
+        except SumAltered:
+            return [
+                site
+                for site in commitment.sites
+                if site in told and told[site] != self._tag(uploads[site], seed)
+            ]
+        return []
+
+    def _partials(
+        self,
+        plan: RoundPlan,
+        commitment: Commitment,
+        shown: dict[str, object],
+        blobs: dict[str, bytes],
+        threshold: int,
+    ) -> list[tuple[Partial, bytes]]:
+        """Get a quorum's shares of the decryption; where one of it fails, ask another quorum."""
+        willing = list(plan.sites)
+        while len(willing) >= threshold:
+            asked = willing[:threshold]
+            frame = encode("share", {**shown, "quorum": asked}, blobs)
+            requests = dict.fromkeys(asked, frame)
+            found: dict[SiteId, tuple[Partial, bytes]] = {}
+            group = f"share-{plan.round}"
+            for site, reply in self.sites.ask("share", requests, group, self.open_seconds):
+                partial = self._signed(Partial, reply, "partial", site)
+                share = reply.blobs.get("share", b"")
+                if partial is None or partial.commitment != digest(commitment):
+                    continue
+                if hashlib.sha256(share).hexdigest() == partial.share_sha256:
+                    found[site] = (partial, share)
+                    self.progress(Step("share", plan.round, site))
+            if set(found) == set(asked):
+                return [found[site] for site in asked]
+            willing = [site for site in willing if site not in asked or site in found]
+        raise QuorumMissing(len(willing), threshold)
+
+    def _openings(
+        self,
+        plan: RoundPlan,
+        commitment: Commitment,
+        unmaskings: Mapping[SiteId, tuple[Unmasking, dict[SiteId, bytes]]],
+        shown: dict[str, object],
+        blobs: dict[str, bytes],
+    ) -> NDArray[np.int64]:
+        """Ask the sites in the sum to open it; all that answer must agree."""
+        senders = set(commitment.sites[:INTEGERS_FROM])
+        requests = {}
+        for opener in commitment.sites:
+            revealed = [
+                unmaskings[site][1][opener] for site in sorted(unmaskings) if site != opener
+            ]
+            requests[opener] = encode(
+                "open",
+                {**shown, "send_integers": opener in senders},
+                {**blobs, "reveals": join_parts(revealed)},
+            )
+        openings: list[Opening] = []
+        integers: NDArray[np.int64] | None = None
+        group = f"open-{plan.round}"
+        for site, reply in self.sites.ask("open", requests, group, self.open_seconds):
+            opening = self._signed(Opening, reply, "opening", site)
+            if opening is None or opening.commitment != digest(commitment):
+                continue
+            openings.append(opening)
+            blob = reply.blobs.get("integers", b"")
+            if hashlib.sha256(blob).hexdigest() == opening.integers_sha256:
+                integers = np.frombuffer(blob, "<i8").astype(np.int64)
+            self.progress(Step("open", plan.round, site))
+        if len({(one.integers_sha256, one.weight) for one in openings}) > 1:
+            raise OpeningDisputed(plan.round)
+        if len(openings) < INTEGERS_FROM or integers is None or integers.size != commitment.length:
+            raise OpeningMissing(plan.round, len(openings))
+        if openings[0].weight != commitment.weight:
+            raise OpeningDisputed(plan.round)
+        return integers
+
+    def _signed(
+        self, shape: type[AnySiteMessage], reply: Frame, kind: str, site: SiteId
+    ) -> AnySiteMessage | None:
+        """Return a site's signed message, or None where it is another's, unsigned or no such."""
+        if reply.kind != kind:
+            code, _ = refusal_of(reply)
+            self.progress(Step("decline", 0, site, note=f"{kind}: {code}"))
+            return None
+        try:
+            message = read(shape, reply.body)
+            check_site_message(self.terms, message, kind)
+        except FederationError as error:
+            self.progress(Step("decline", 0, site, note=f"{kind}: {error.code}"))
+            return None
+        return message if message.site == site else None
+
+    def _tag(self, upload: tuple[Contribution, bytes], seed: bytes) -> tuple[int, ...]:
+        return tag(self._update(*upload), seed, self.parameters)
+
+    def _update(self, contribution: Contribution, blob: bytes) -> EncryptedUpdate:
+        return EncryptedUpdate(
+            blob=blob,
+            key_id=contribution.key_id,
+            parameters=contribution.encryption,
+            length=contribution.length,
+        )
