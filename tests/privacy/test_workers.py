@@ -1,0 +1,188 @@
+"""Work spread over processes gives what doing it here gives, whatever becomes of them."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy import workers
+from privacy.workers import VARIABLE, WorkersUnusable, parts, spread, usable_workers
+
+WORKER = "__import__('os').getpid()"
+HERE = f"__import__('os').getpid() == {os.getpid()}"
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """No workers are left from another test, and none is left by this one."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    workers._crew(os.getpid()).close()
+    yield
+    workers._crew(os.getpid()).close()
+
+
+@given(st.integers(1, 500), st.integers(1, 50), st.one_of(st.none(), st.integers(0, 16)))
+def test_parts_cover_every_row_once_and_are_equal(count, each, asked):
+    found = parts(count, each_at_least=each, workers=asked)
+    assert [row for part in found for row in range(count)[part]] == list(range(count))
+    sizes = [part.stop - part.start for part in found]
+    assert max(sizes) - min(sizes) <= 1
+    if asked is None:
+        assert len(found) == 1 or min(sizes) >= each
+    else:
+        assert len(found) == max(1, min(asked, count))
+
+
+def test_small_work_stays_here_and_large_work_uses_the_processors(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1})
+    assert len(parts(79, each_at_least=40)) == 1
+    assert len(parts(80, each_at_least=40)) == 2
+    assert len(parts(10**6, each_at_least=40)) == usable_workers() == 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0})
+    assert len(parts(10**6, each_at_least=40)) == usable_workers() == 1
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 1), ("1", 1), ("2", 2), ("16", 16)])
+def test_the_environment_decides_how_many(monkeypatch, text, number):
+    monkeypatch.setenv(VARIABLE, text)
+    assert len(parts(100, each_at_least=1000)) == number
+    assert len(parts(100, each_at_least=1, workers=3)) == 3
+
+
+@pytest.mark.parametrize("text", ["two", "-1", "17", "1.5", "²"])
+def test_an_unusable_number_is_refused(monkeypatch, text):
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(WorkersUnusable, match=VARIABLE):
+        parts(100, each_at_least=1)
+
+
+def test_results_come_in_order_from_several_processes():
+    found = spread(eval, [WORKER, WORKER, WORKER], wait=True)
+    assert found[0] == os.getpid()
+    assert len(set(found)) == 3
+    assert spread(len, ["", "a", "bc"], wait=True) == [0, 1, 2]
+
+
+def test_workers_are_kept():
+    assert spread(eval, [WORKER, WORKER], wait=True) == spread(eval, [WORKER, WORKER])
+
+
+def test_one_job_starts_no_worker():
+    assert spread(eval, [HERE]) == [True]
+    assert workers._crew(os.getpid())._workers == []
+
+
+def test_work_does_not_wait_for_a_worker_that_is_starting():
+    assert spread(eval, [HERE, HERE]) == [True, True]
+
+
+def test_large_jobs_pass():
+    large = bytes(3 * 10**7)
+    assert spread(bytes.upper, [b"a", large], wait=True) == [b"A", large]
+
+
+@pytest.mark.parametrize("death", ["__import__('os')._exit(3)", "1"])
+def test_a_job_whose_worker_fails_is_done_here(death):
+    """Job 1 kills its worker, or raises in it, and is harmless here."""
+    job = f"7 if {HERE} else ({death}, 1 / 0)"
+    assert spread(eval, ["6", job], wait=True) == [6, 7]
+    assert spread(eval, ["6", f"not {HERE}"], wait=True) == [6, True]  # a worker is there again
+
+
+def test_a_worker_killed_between_two_jobs_is_replaced():
+    _, worker = spread(eval, [WORKER, WORKER], wait=True)
+    os.kill(worker, signal.SIGKILL)
+    time.sleep(0.05)
+    assert spread(len, ["a", "bc"], wait=True) == [1, 2]
+    _, replacement = spread(eval, [WORKER, WORKER], wait=True)
+    assert replacement not in {worker, os.getpid()}
+
+
+def test_a_worker_that_never_answers_is_given_up(monkeypatch):
+    spread(eval, [HERE, HERE], wait=True)
+    monkeypatch.setattr(workers, "WAIT_SECONDS", 0.2)
+    assert spread(eval, ["1", f"{HERE} or __import__('time').sleep(60)"]) == [1, True]
+    assert workers._crew(os.getpid())._workers == []
+
+
+def test_a_job_that_raises_raises_here_and_the_workers_answer_the_next_one():
+    with pytest.raises(ZeroDivisionError):
+        spread(eval, ["1", "1 / 0"], wait=True)
+    with pytest.raises(ZeroDivisionError):
+        spread(eval, ["1 / 0", "2"], wait=True)
+    assert spread(eval, ["3", "4"], wait=True) == [3, 4]
+
+
+def test_no_worker_can_be_started_and_the_work_is_done(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert spread(eval, [HERE, HERE], wait=True) == [True, True]
+    monkeypatch.setattr(sys, "executable", None)
+    assert spread(eval, [HERE, HERE], wait=True) == [True, True]
+
+
+def test_a_second_thread_works_alone_meanwhile():
+    spread(eval, [HERE, HERE], wait=True)
+    found = []
+    with workers._crew(os.getpid()).lock:
+        thread = threading.Thread(target=lambda: found.extend(spread(eval, [HERE, HERE])))
+        thread.start()
+        thread.join()
+    assert found == [True, True]
+
+
+def test_a_fork_gets_workers_of_its_own():
+    _, ours = spread(eval, [WORKER, WORKER], wait=True)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _, theirs = spread(eval, [WORKER, WORKER], wait=True)
+        os.write(writing, str(theirs).encode())
+        workers._crew(os.getpid()).close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(reading, 20)) not in {ours, child, os.getpid()}
+    assert spread(eval, [WORKER, WORKER])[1] == ours
+
+
+PROGRAM = f"""
+import os
+from privacy.workers import spread
+print("once")
+print(spread(eval, ["0", "{WORKER}"], wait=True)[1], flush=True)
+"""
+
+
+@pytest.mark.parametrize("ending", ["", "os._exit(0)", "os.kill(os.getpid(), 9)"])
+def test_workers_end_with_their_program_and_never_run_it_again(tmp_path, ending):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM + ending)
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    once, worker = done.stdout.split()
+    assert once == "once"
+    deadline = time.monotonic() + 5
+    while running(int(worker)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def running(process):
+    """Say whether a process lives; one that nobody waits for any more does not."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
