@@ -8,8 +8,8 @@ true one and is false if the secret no longer fits::
     shares of a, b, c, d, e; threshold 3; c's is false
     a b c no | b c d no | a c d no | a b d yes | e for d: a b e yes      so c gave a false share
 
-A group is tried ``TRIES_MAX`` times at most: enough for one false share in any cohort and for two
-in one of ten. More take more true holders than a quorum has to spare, or a dispute among people.
+At most ``TRIES_MAX`` groups are tried: enough for one false share in any cohort of 64 and for two
+in one of ten. A share that no tried group needed is not looked at.
 
 A holder named here did not necessarily lie: its dealer may have dealt it a false share. The
 dealer's signature under the sealed envelope, opened, tells which (``Dispute``).
@@ -17,7 +17,7 @@ dealer's signature under the sealed envelope, opened, tells which (``Dispute``).
 What holds, each a property test in tests/privacy/test_recovery.py:
 
 1. What is returned fits, whoever gave what.
-2. One false share more than a quorum of true ones is found, and nobody else is named.
+2. One false share beside a quorum of true ones is found, and nobody else is named.
 """
 
 from __future__ import annotations
