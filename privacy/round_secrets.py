@@ -25,14 +25,15 @@ What holds, each line a test in tests/privacy/test_round_secrets.py:
    every pattern of updates sent and sites alive with a quorum alive; with fewer nothing is shown.
 2. No reveal holds a share of both secrets of one site, nor can one be written or read.
 3. Whatever is revealed or joined is compared with what its owner announced before it is used.
-4. One false share is found and its holder named, as long as a quorum of true ones is left.
+4. One false share that is used is found and its holder noted, if a quorum of true ones is left.
 5. Every binary form has one way to be written and refuses all else.
 
 Against whom. The server may be malicious and collude with c sites. While it shows every honest
-site one received set, c < t learn the sum over the honest ones and no more. If it shows different
-sets to different sites it needs a quorum in each, so c <= 2 t - n - 1 suffices [1, section 6];
-that each site endorses one set per round is the caller's to keep, across restarts. Secrets serve
-one plan only. A site that deals false shares, or holders that give some, can stop a round.
+site one received set, c < t learn the sum over the honest ones and no more. To show different
+sets to different sites it needs a quorum for each, which it has not while c <= 2 t - n - 1 [1,
+section 6] and each honest site endorses one set per round; that is the caller's to keep, across
+restarts. Secrets serve one plan only. A site that deals false shares can stop a round, and so can
+holders that give false ones, if too few true ones are left.
 
 References:
     [1] Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning,
