@@ -4,20 +4,34 @@ The server's view of the round is ``uploads`` and ``roster``. Everything else he
 hospital each, and an attack says which hospitals it has brought over.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy import stats
 
+from privacy import residues
 from privacy.bfv import ServerContext, encrypt, generate_key
 from privacy.masks import MaskedUpdate, apply
 from privacy.packing import pack
 from privacy.parameters import ParameterSet
 from privacy.quantisation import QuantisedUpdate
-from privacy.round_secrets import RoundSecrets, _private_key, deal, total_pad
+from privacy.residues import Kind
+from privacy.ring import ring
+from privacy.round_secrets import (
+    RoundSecrets,
+    _private_key,
+    deal,
+    leftover,
+    reveal,
+    total_pad,
+)
 from privacy.sharing import quorum
+from privacy.wire import body
 from protocol.ids import SiteId
+from tests.privacy.attacks.reference import plaintext_words
+from tests.privacy.attacks.transform import inverse
 
 CONTEXT = b"digest of the round's plan"
 CHANCE = 1e-6
@@ -117,3 +131,46 @@ class Cohort:
         """Return the sum of these sites' uploads as the server adds them."""
         chosen = self.sites if sites is None else sites
         return ServerContext(self.parameters).add([self.uploads[site] for site in chosen])
+
+    def leftover(self, present=None):
+        """Return the pad that stays in the sum of the present, all sites being alive."""
+        chosen = frozenset(self.sites if present is None else present)
+        split = {"present": chosen, "absent": frozenset(self.sites) - chosen}
+        answers = {
+            site: reveal(secrets, site, self.held[site], **split)
+            for site, secrets in self.secrets.items()
+        }
+        found = leftover(
+            self.roster,
+            answers,
+            holders=self.sites,
+            threshold=self.threshold,
+            context=CONTEXT,
+            size=self.size,
+            parameters=self.parameters,
+            **split,
+        )
+        return found.pad
+
+
+def rewritten(total, change, parameters):
+    """Return a sum with ``change`` applied to its residues, as whoever stores it can write it."""
+    kind, n = Kind.of(parameters, summed=True), total.sites
+    sent = residues.read(total.blob, kind, total.length, parameters, contributors=n)
+    values = sent.values.copy()
+    change(values)
+    packed = residues.pack(values, parameters)
+    return replace(total, blob=residues.write(kind, sent.seeds, packed, parameters, contributors=n))
+
+
+def scaled(slots, parameters):
+    """Return round(q m / t) of one ciphertext's slots: what encryption puts above its noise."""
+    q, t = math.prod(parameters.data_modulus), parameters.plain_modulus
+    plaintext = plaintext_words(ring(parameters).encode(slots), parameters.ring_degree)
+    return (plaintext[0].astype(object) * q + t // 2) // t
+
+
+def secret_of(key):
+    """Return the ``(N,)`` ternary coefficients of a group key."""
+    words = np.frombuffer(body(key.to_bytes(), limit=2**20)[72:], "<u8")
+    return inverse(words, key.parameters.coeff_modulus[0])

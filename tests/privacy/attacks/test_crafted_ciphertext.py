@@ -1,17 +1,32 @@
-"""A server that writes a ciphertext of its choice gets the key of the reference decrypted."""
+"""A ciphertext of the server's choice makes the reference tell its key; ours cannot be written."""
+
+import secrets
+from dataclasses import replace
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tenseal import sealapi
 
+from privacy import residues
+from privacy.bfv import EncryptedSum, open_sum, sum_residues
+from privacy.randomness import RandomStream
+from privacy.residues import SEED_BYTES, Kind
+from privacy.ring import ring
+from privacy.wire import MalformedCiphertext
+from tests.privacy.attacks.cohort import secret_of
 from tests.privacy.attacks.key_recovery import is_ternary, recover
 from tests.privacy.attacks.reference import (
     DEGREE,
     SLOTS,
     crafted,
     opened,
+    plaintext_words,
     primes,
     secret_polynomial,
 )
-from tests.privacy.attacks.transform import forward
+from tests.privacy.attacks.transform import centred, forward
 
 
 def ask_for_the_key(residues, moduli):
@@ -33,3 +48,92 @@ def test_the_reference_decrypts_its_own_key_for_the_server(reference, uploads):
     key = recover(reference.server, question, answer)
     assert is_ternary(key)
     assert np.array_equal(key, secret_polynomial(reference.client))
+
+
+# Ours. SEAL itself is as obedient as TenSEAL; it is the format that has no words for the question.
+
+
+def the_question(preset):
+    """Return the residues of (0, floor(q/t)), whose decryption is the group key."""
+    values = np.zeros((2, 1, preset.ring_degree), dtype=np.uint64)
+    values[1, 0, 0] = preset.coeff_modulus[0] // preset.plain_modulus
+    return values
+
+
+def uniform(preset):
+    (q,) = preset.data_modulus
+    words = RandomStream.from_system().below(q, preset.ring_degree)
+    return words.reshape(1, 1, 1, -1)
+
+
+def as_sum(preset, key, values, seeds):
+    """Return a sum of two in our format, of any residues and seeds that can be written."""
+    packed = residues.pack(values, preset)
+    blob = residues.write(Kind.SUM_SEEDED, seeds, packed, preset, contributors=2)
+    return EncryptedSum(blob, key.key_id, preset.name, 10, 2)
+
+
+def test_whoever_hands_such_a_ciphertext_to_seal_with_our_key_gets_that_key(preset, group_key):
+    plaintext = sealapi.Plaintext()
+    made = ring(preset)
+    group_key.decryptor().decrypt(made.ciphertext(the_question(preset)), plaintext)
+    slots = made.decode(plaintext)
+    assert np.array_equal(coefficients(slots, preset), secret_of(group_key))
+
+
+def coefficients(slots, preset):
+    """Return the polynomial that has these slots, centred on zero."""
+    words = plaintext_words(ring(preset).encode(slots), preset.ring_degree)[0].astype(object)
+    return centred(words, preset.plain_modulus)
+
+
+def test_our_format_has_no_room_for_a_second_polynomial(preset, group_key):
+    """Both polynomials are the other format, and SEAL's and TenSEAL's own are none here."""
+    question = the_question(preset)
+    sum_of_two = as_sum(preset, group_key, uniform(preset), [secrets.token_bytes(64)] * 2)
+    both = residues.pack_bits(question.reshape(2, -1), bits=60).tobytes()
+    header = bytearray(sum_of_two.blob[: len(sum_of_two.blob) - 2 * 64 - len(both) // 2])
+    header[4] = Kind.SUM_FULL
+    header[10] = 2  # polynomials
+    for blob in (bytes(header) + both, sum_of_two.blob[: len(header)] + both, b"\x0a\x02\x80\x20"):
+        with pytest.raises(MalformedCiphertext):
+            open_sum(replace(sum_of_two, blob=blob), group_key)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds=st.lists(st.binary(min_size=SEED_BYTES, max_size=SEED_BYTES), min_size=2, max_size=2))
+def test_whatever_the_server_writes_the_second_polynomial_is_one_that_seeds_expand_to(
+    preset, group_key, seeds
+):
+    """And those are random: none of them, nor a sum of them, is the question."""
+    total = as_sum(preset, group_key, uniform(preset), seeds)
+    (q,) = preset.data_modulus
+    drawn = [
+        ring(preset).ciphertext(np.zeros((1, 1, preset.ring_degree), np.uint64), seed)
+        for seed in seeds
+    ]
+    added = sum(ring(preset).residues(one)[1].astype(object) for one in drawn) % q
+    assert np.array_equal(sum_residues(total, preset)[0, 1], added)
+    assert np.unique(added).size > preset.ring_degree - 10
+
+
+@pytest.mark.parametrize("first", ["zero", "one", "uniform"])
+def test_a_first_polynomial_of_the_servers_choice_is_refused_before_decryption(
+    first, preset, group_key, monkeypatch
+):
+    """Under seeds of its choice too: it is not random, or its noise is not that of a sum."""
+    values = {
+        "zero": np.zeros((1, 1, 1, preset.ring_degree), np.uint64),
+        "one": np.ones((1, 1, 1, preset.ring_degree), np.uint64),
+        "uniform": uniform(preset),
+    }[first]
+
+    def plaintext():
+        raise AssertionError("decryption was reached")
+
+    for seeds in ([bytes(64)] * 2, [secrets.token_bytes(64), secrets.token_bytes(64)]):
+        total = as_sum(preset, group_key, values, seeds)
+        with monkeypatch.context() as patch:
+            patch.setattr(sealapi, "Plaintext", plaintext)
+            with pytest.raises(MalformedCiphertext):
+                open_sum(total, group_key)

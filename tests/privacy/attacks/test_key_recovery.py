@@ -5,13 +5,10 @@ import pytest
 from scipy import stats
 
 from privacy.bfv import open_sum, sum_residues
-from privacy.ring import ring
-from privacy.wire import body
-from tests.privacy.attacks.cohort import CHANCE
+from tests.privacy.attacks.cohort import CHANCE, scaled, secret_of
 from tests.privacy.attacks.key_recovery import encoded_again, is_ternary, recover
 from tests.privacy.attacks.reference import (
     opened,
-    plaintext_words,
     polynomials,
     primes,
     secret_polynomial,
@@ -90,18 +87,6 @@ def ours(preset, group_key, server, upload):
     return sum_residues(total, preset)[0, :, 0].astype(object), open_sum(total, group_key)
 
 
-def key_words(group_key):
-    """Return the group key's polynomial, in SEAL's transform."""
-    return np.frombuffer(body(group_key.to_bytes(), limit=2**20)[72:], "<u8").astype(object)
-
-
-def scaled(words, preset):
-    """Return round(q m / t), what encryption puts above its noise, of the first ciphertext."""
-    n, t = preset.ring_degree, preset.plain_modulus
-    plaintext = plaintext_words(ring(preset).encode(words[:n]), n)[0].astype(object)
-    return (plaintext * preset.coeff_modulus[0] + t // 2) // t
-
-
 def only_key_that_explains(ciphertext, message, q):
     """Return s with c0 + c1 s = message: here one ciphertext gives all N equations."""
     c0, c1 = ciphertext
@@ -112,10 +97,10 @@ def only_key_that_explains(ciphertext, message, q):
 def test_the_attack_on_our_scheme_would_work_if_the_sum_carried_no_noise(preset, group_key, ours):
     """So it is the noise alone, which opening removes and never tells, that it stumbles over."""
     q = preset.coeff_modulus[0]
-    secret = inverse(key_words(group_key), q)
+    secret = secret_of(group_key)
     (_, c1), words = ours
-    message = scaled(words, preset)
-    c0 = message - inverse(forward(c1, q) * key_words(group_key) % q, q)
+    message = scaled(words[: preset.ring_degree], preset)
+    c0 = message - inverse(forward(c1, q) * forward(secret_of(group_key), q) % q, q)
     assert np.array_equal(only_key_that_explains((c0, c1), message, q), secret)
 
 
@@ -123,10 +108,10 @@ def test_what_we_open_explains_no_key(preset, group_key, ours):
     """The solution is as good as a random polynomial, and decrypts nothing."""
     q = preset.coeff_modulus[0]
     ciphertext, words = ours
-    found = only_key_that_explains(ciphertext, scaled(words, preset), q)
+    found = only_key_that_explains(ciphertext, scaled(words[: preset.ring_degree], preset), q)
     assert not is_ternary(found)
     assert stats.kstest((found / q).astype(float) + 0.5, "uniform").pvalue > CHANCE
-    secret = inverse(key_words(group_key), q)
+    secret = secret_of(group_key)
     guess = ternary_nearest(found, q)
     assert abs(np.mean(guess == secret) - 1 / 3) < 0.05  # what guessing gives
 
@@ -137,14 +122,15 @@ def ternary_nearest(found, q):
 
 
 def test_the_noise_that_stays_behind_is_fresh_in_every_sum(preset, group_key, server, upload):
-    """Of equal messages too: normal, of ten uploads' size, and the same in no two sums."""
+    """Of equal messages too: normal, of ten uploads' size, and another in each of two sums."""
     q, n = preset.coeff_modulus[0], preset.ring_degree
+    messages = np.random.default_rng(4).integers(-127, 128, (10, 10_000))
     noises = []
     for _ in range(2):
-        total = server.add([upload(group_key, np.ones(100, int)) for _ in range(10)])
+        total = server.add([upload(group_key, message) for message in messages])
         c0, c1 = sum_residues(total, preset)[0, :, 0].astype(object)
-        message = scaled(open_sum(total, group_key), preset)
-        opened_whole = c0 + inverse(forward(c1, q) * key_words(group_key) % q, q)
+        message = scaled(open_sum(total, group_key)[:n], preset)
+        opened_whole = c0 + inverse(forward(c1, q) * forward(secret_of(group_key), q) % q, q)
         noises.append(centred((opened_whole - message) % q, q).astype(float))
     for noise in noises:
         assert abs(noise.std() / np.sqrt(10 * (21 / 2 + 1 / 12)) - 1) < 0.1
