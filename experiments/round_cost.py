@@ -43,7 +43,7 @@ from portal.home import Home
 from protocol.progress import Step
 
 BUSI: Final = Path(__file__).parent.parent.parent / "shared" / "data" / "busi_breast_us"
-ADDED: Final = ("encrypt", "gate", "add", "open", "settle", "coordinate")
+ADDED: Final = ("encrypt", "gate", "add", "unmask", "share", "open", "settle", "coordinate")
 PROOFS: Final = ("prove", "verify")
 
 
@@ -80,6 +80,7 @@ def main() -> None:
 def measure(config: Config, folder: Path) -> dict[str, Any]:
     """Return seconds per stage, shares of the round, and ratios to training and to FedAvg."""
     settings = demo.settings_for(
+        opening="members",
         data=config.data,
         seed=config.seed,
         default_seed=config.seed,

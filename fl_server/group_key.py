@@ -23,7 +23,7 @@ from fl_server.store import HeldKey, ServerStore
 from protocol.errors import FederationError
 from protocol.frames import Frame, decode, encode, join_parts, split_parts
 from protocol.ids import KeyId, SiteId
-from protocol.messages import StudyTerms, body, canonical, read
+from protocol.messages import SiteMessage, StudyTerms, body, canonical, read
 from protocol.progress import Progress, Step
 from protocol.summation import DealtKey, KeyCommitment, KeyPart, KeyRequest, ShareRequest
 
@@ -185,7 +185,7 @@ class GroupKeeper:
 
     def _replies(self, kind: str, frame: bytes, cohort: set[SiteId]) -> Mapping[SiteId, Frame]:
         due = {"commit-key": "key-commitment", "part-key": "key-part"}[kind]
-        shape = {"commit-key": KeyCommitment, "part-key": KeyPart}[kind]
+        shapes: dict[str, type[SiteMessage]] = {"commit-key": KeyCommitment, "part-key": KeyPart}
         replies = {}
         for site, reply in self.sites.ask(
             kind, dict.fromkeys(sorted(cohort), frame), "key", self.seconds
@@ -193,7 +193,7 @@ class GroupKeeper:
             self.progress(Step("key", 0, site, note=reply.kind))
             if reply.kind == due:
                 try:
-                    read(shape, reply.body)
+                    read(shapes[kind], reply.body)
                 except FederationError:
                     continue
                 replies[site] = reply

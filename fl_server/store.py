@@ -236,7 +236,9 @@ class ServerStore:
                     plan=canonical(planned.plan).decode(),
                     called=planned.called,
                     lanes=LANES.dump_json(dict(planned.lanes)).decode(),
-                    shares=encode("shares", {}, planned.shares),
+                    shares=encode(
+                        "shares", {}, {str(site): blob for site, blob in planned.shares.items()}
+                    ),
                     frozen=False,
                     settled=False,
                 )

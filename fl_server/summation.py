@@ -186,7 +186,7 @@ class SecureSum:
         if len(endorsements) < threshold:
             raise QuorumMissing(len(endorsements), threshold)
         seed = challenge(commitment, endorsements)
-        shown = {
+        shown: dict[str, object] = {
             "commitment": body(commitment),
             "endorsements": [body(one) for one in endorsements],
         }

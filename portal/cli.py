@@ -73,11 +73,17 @@ def demo(
     engine: Annotated[
         str, typer.Option(help="in-process, or superlink: real Flower servers on this machine.")
     ] = "in-process",
+    opening: Annotated[
+        str,
+        typer.Option(
+            help="members: each hospital can decrypt a masked sum; threshold: a quorum together."
+        ),
+    ] = "members",
     rounds: Annotated[int | None, typer.Option(min=1, max=500, help="Rounds to train.")] = None,
     epsilon: Annotated[
         float | None, typer.Option(min=0.1, max=100, help="Privacy limit of the study, per site.")
     ] = None,
-    sites: Annotated[int, typer.Option(min=3, max=16, help="Hospitals, where not natural.")] = 6,
+    sites: Annotated[int, typer.Option(min=3, max=64, help="Hospitals, where not natural.")] = 6,
     patients: Annotated[
         int, typer.Option(min=10, max=500, help="Patients per site of the phantom.")
     ] = 64,
@@ -99,6 +105,7 @@ def demo(
         seed=seed,
         default_seed=DEFAULT_SEED,
         engine=engine,
+        opening=opening,
         sites=sites,
         patients=patients,
         rounds=rounds,

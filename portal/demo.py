@@ -41,7 +41,7 @@ from portal.hospital import open_agent
 from portal.market import Market
 from portal.patients import Wishes, draw_wishes
 from portal.report import make_report, write_report
-from portal.world import Founding, found, withdraw_due
+from portal.world import ENCRYPTION, Founding, found, withdraw_due
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
 from protocol.ids import PatientId, SiteId
@@ -116,6 +116,7 @@ def settings_for(
     seed: int | None,
     default_seed: int,
     engine: str,
+    opening: str,
     sites: int,
     patients: int,
     rounds: int | None,
@@ -129,6 +130,8 @@ def settings_for(
     """
     if engine not in ENGINES:
         raise OptionUnknown("--engine", engine, ENGINES)
+    if opening not in ENCRYPTION:
+        raise OptionUnknown("--opening", opening, list(ENCRYPTION))
     if circuit not in CIRCUITS:
         raise OptionUnknown("--circuit", circuit, CIRCUITS)
     recipe = recipe_for(modality_of(data))
@@ -137,6 +140,7 @@ def settings_for(
         seed=default_seed if seed is None else seed,
         seed_noise=seed is not None,
         engine=engine,
+        opening=opening,
         sites=sites,
         patients=patients,
         rounds=recipe.rounds if rounds is None else rounds,

@@ -19,12 +19,16 @@ from protocol.progress import Step
 
 WORDS: Final = {
     "join": "joined",
+    "call": "round keys exchanged",
     "read": "reading",
     "train": "training",
     "encrypt": "encrypted",
     "prove": "proven",
     "verify": "[green]accepted[/]",
     "refuse": "[bold red]refused[/]",
+    "endorse": "stands by the sum",
+    "unmask": "lifting the masks",
+    "share": "giving its share of the key",
     "open": "opening the sum",
 }
 

@@ -76,6 +76,7 @@ class Settings:
     seed: int
     seed_noise: bool
     engine: str
+    opening: str
     sites: int
     patients: int
     rounds: int

@@ -54,7 +54,8 @@ STUDY_PURPOSE: Final = "HMB"
 OTHER_PURPOSE: Final = "POA"
 """DUO:0000011, population origins or ancestry research: what a narrow grant here allows."""
 ACCOUNTANT: Final = "prv"
-ENCRYPTION: Final = "packed-bfv-8"
+ENCRYPTION: Final = {"members": "packed-bfv-8", "threshold": "threshold-bfv-8"}
+"""The parameter set for each way of opening; under differential privacy 8 bits are enough."""
 SECRET_BYTES: Final = 32
 
 
@@ -94,7 +95,7 @@ def found(home: Home, founding: Founding) -> StudyTerms:
     vector = to_vector(module)
     ServerStore(home.server / "server.db").found(
         terms,
-        ModelState(vector, 0 * vector, first_steps(terms, parameter_set(ENCRYPTION))),
+        ModelState(vector, 0 * vector, first_steps(terms, parameter_set(terms.encryption))),
     )
     return terms
 
@@ -150,7 +151,8 @@ def study_terms(
             circuit=settings.circuit,  # type: ignore[arg-type]  # pydantic checks the two names
             key_hash=founding.verification_key.hash,
         ),
-        encryption=ENCRYPTION,
+        encryption=ENCRYPTION[settings.opening],
+        opening=settings.opening,  # type: ignore[arg-type]  # pydantic checks the two names
     )
 
 

@@ -143,6 +143,7 @@ def small_study(folder: Path):
         seed=SEED,
         default_seed=SEED,
         engine="in-process",
+        opening="members",
         sites=3,
         patients=PATIENTS,
         rounds=ROUNDS,
