@@ -50,10 +50,11 @@ from privacy.masks import MaskedUpdate, apply
 from privacy.packing import SumCorrupt, pack, unpack
 from privacy.parameters import ParameterSet
 from privacy.quantisation import QuantisedUpdate
-from privacy.residues import Kind, Residues
+from privacy.residues import SEED_BYTES, Kind, Residues
 from privacy.ring import LIBRARY_ERRORS, Ring, TensealIncompatible, ring
 from privacy.scratch import scratch_file
 from privacy.wire import MalformedCiphertext
+from privacy.workers import parts, spread
 from protocol.errors import PrivacyError
 from protocol.ids import KeyId
 
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
 
 NOISE_BITS_MIN: Final = 2
 """Noise budget a sum must have left: its largest noise is below a quarter of what decrypts."""
+_ROWS_MIN: Final = 64
+"""Ciphertexts that are worth a process of their own, a million values of 8 bits; measured."""
 
 
 class ForeignKeyCiphertext(PrivacyError):
@@ -195,35 +198,53 @@ def generate_key(parameters: ParameterSet) -> SecretKey:
         return SecretKey(file.read(), parameters)
 
 
-def encrypt(masked: MaskedUpdate, key: SecretKey) -> EncryptedUpdate:
+def encrypt(masked: MaskedUpdate, key: SecretKey, *, workers: int | None = None) -> EncryptedUpdate:
     """Encrypt one site's update.
 
     Args:
         masked: The update after the mask stage; mypy refuses any other.
         key: The group key.
+        workers: How many processes to use, see ``privacy.workers.parts``.
 
     Raises:
         ForeignParameters: The update was packed for another parameter set.
     """
     if masked.parameters != key.parameters:
         raise ForeignParameters(key.parameters.name, masked.parameters.name)
-    seeds, packed = encrypt_slots(masked.words, key)
+    seeds, packed = encrypt_slots(masked.words, key, workers=workers)
     kind = Kind.of(key.parameters, summed=False)
     blob = residues.write(kind, [seeds], packed, key.parameters)
     return EncryptedUpdate(blob, key.key_id, key.parameters.name, masked.length)
 
 
-def encrypt_slots(words: NDArray[np.uint64], key: SecretKey) -> tuple[bytes, bytes]:
+def encrypt_slots(
+    words: NDArray[np.uint64], key: SecretKey, *, workers: int | None = None
+) -> tuple[bytes, bytes]:
     """Return seeds and packed residues of the ciphertexts of ``words``.
 
     Of consecutive words, the seeds and the residues can each be joined.
 
     Args:
         words: ``(ciphertexts * ring_degree,)`` integers below t.
-        key: The group key.
+        key: The group key; where other processes help, they are told it.
+        workers: How many processes to use, see ``privacy.workers.parts``.
     """
-    encryptor, made = key.encryptor(), key.ring
     rows = words.reshape(-1, key.parameters.ring_degree)
+    cut = parts(len(rows), each_at_least=_ROWS_MIN, workers=workers)
+    if len(cut) == 1:
+        return _encrypt_rows(rows, key)
+    jobs = [(key.to_bytes(), key.parameters, rows[part]) for part in cut]
+    made = spread(_encrypt_job, jobs, wait=workers is not None)
+    return b"".join(seeds for seeds, _ in made), b"".join(packed for _, packed in made)
+
+
+def _encrypt_job(job: tuple[bytes, ParameterSet, NDArray[np.uint64]]) -> tuple[bytes, bytes]:
+    secret, parameters, rows = job
+    return _encrypt_rows(rows, SecretKey.from_bytes(secret, parameters))
+
+
+def _encrypt_rows(rows: NDArray[np.uint64], key: SecretKey) -> tuple[bytes, bytes]:
+    encryptor, made = key.encryptor(), key.ring
     sent = made.seeded(encryptor.encrypt_symmetric(made.encode(slots)) for slots in rows)
     if key.parameters.seeded:
         return sent.seeds[0], residues.pack(sent.values, key.parameters)
@@ -301,10 +322,17 @@ def update_residues(update: EncryptedUpdate, parameters: ParameterSet) -> NDArra
     return ring(parameters).expanded(residues.read(update.blob, kind, update.length, parameters))
 
 
-def sum_residues(total: EncryptedSum, parameters: ParameterSet) -> NDArray[np.uint64]:
+def sum_residues(
+    total: EncryptedSum, parameters: ParameterSet, *, workers: int | None = None
+) -> NDArray[np.uint64]:
     """Return ``(ciphertexts, 2, primes, ring_degree)`` residues of a sum; needs no key.
 
     Most of what opening a seeded sum costs is here, once for each ``total``.
+
+    Args:
+        total: From the server; hostile.
+        parameters: The study's.
+        workers: How many processes to use, see ``privacy.workers.parts``.
 
     Raises:
         ForeignParameters: It follows another parameter set.
@@ -316,13 +344,38 @@ def sum_residues(total: EncryptedSum, parameters: ParameterSet) -> NDArray[np.ui
     kind = Kind.of(parameters, summed=True)
     if parameters not in total.expanded:
         sent = residues.read(total.blob, kind, total.length, parameters, contributors=total.sites)
-        values = ring(parameters).expanded(sent)
+        values = _expanded(sent, parameters, workers=workers)
         values.flags.writeable = False
         total.expanded[parameters] = values
     return total.expanded[parameters]
 
 
-def open_sum(total: EncryptedSum, key: SecretKey) -> NDArray[np.uint64]:
+def _expanded(
+    sent: Residues, parameters: ParameterSet, *, workers: int | None
+) -> NDArray[np.uint64]:
+    """Return ``Ring.expanded`` of what came; drawing is a fourth of the work of encrypting."""
+    each = max(1, 4 * _ROWS_MIN // max(1, len(sent.seeds)))
+    cut = parts(len(sent.values), each_at_least=each, workers=workers)
+    if len(cut) == 1 or not sent.seeds:
+        return ring(parameters).expanded(sent)
+    jobs = [(_rows_of(sent, part), parameters) for part in cut]
+    drawn = np.concatenate(spread(_draw_job, jobs, wait=workers is not None))
+    return np.stack([sent.values[:, 0], drawn], axis=1)
+
+
+def _rows_of(sent: Residues, part: slice) -> Residues:
+    seeds = slice(SEED_BYTES * part.start, SEED_BYTES * part.stop)
+    return Residues(sent.values[part], tuple(each[seeds] for each in sent.seeds))
+
+
+def _draw_job(job: tuple[Residues, ParameterSet]) -> NDArray[np.uint64]:
+    sent, parameters = job
+    return ring(parameters).expanded(sent)[:, 1]
+
+
+def open_sum(
+    total: EncryptedSum, key: SecretKey, *, workers: int | None = None
+) -> NDArray[np.uint64]:
     """Decrypt a sum, after refusing everything that does not look like one.
 
     The result goes to ``masks.remove``, where there are masks, and then to ``packing.unpack``,
@@ -330,7 +383,8 @@ def open_sum(total: EncryptedSum, key: SecretKey) -> NDArray[np.uint64]:
 
     Args:
         total: From the server; hostile.
-        key: The group key.
+        key: The group key; where other processes help, they are told it.
+        workers: How many processes to use, see ``privacy.workers.parts``.
 
     Returns:
         ``(ciphertexts * ring_degree,)`` slots, integers below t.
@@ -342,7 +396,21 @@ def open_sum(total: EncryptedSum, key: SecretKey) -> NDArray[np.uint64]:
         MalformedCiphertext: It is broken or crafted, or its noise is not that of a sum.
     """
     key.check(total.key_id, total.parameters)
-    ciphertexts = [key.ring.ciphertext(one) for one in sum_residues(total, key.parameters)]
+    values = sum_residues(total, key.parameters, workers=workers)
+    cut = parts(len(values), each_at_least=_ROWS_MIN, workers=workers)
+    if len(cut) == 1:
+        return _decrypt_rows(values, key)
+    jobs = [(key.to_bytes(), key.parameters, values[part]) for part in cut]
+    return np.concatenate(spread(_decrypt_job, jobs, wait=workers is not None))
+
+
+def _decrypt_job(job: tuple[bytes, ParameterSet, NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    secret, parameters, values = job
+    return _decrypt_rows(values, SecretKey.from_bytes(secret, parameters))
+
+
+def _decrypt_rows(values: NDArray[np.uint64], key: SecretKey) -> NDArray[np.uint64]:
+    ciphertexts = [key.ring.ciphertext(one) for one in values]
     decryptor = key.decryptor()
     for ciphertext in ciphertexts:
         _check_noise(decryptor.invariant_noise_budget(ciphertext), key.parameters)
