@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tenseal import sealapi
 
+from privacy.bfv import generate_key, update_residues
 from privacy.packing import pack, unpack
 from privacy.parameters import PRESETS, ParameterSet, parameter_set
 from privacy.quantisation import QuantisedUpdate
@@ -97,3 +99,47 @@ def within(ring, phase, message, noise):
     """Say whether the phase is the scaled message up to ``noise``."""
     off = ring.plus(phase, [-m for m in ring.scaled(message)])
     return max(abs(twin.centred(c, ring.q)) for c in off) <= noise
+
+
+@pytest.mark.parametrize("name", ["packed-bfv-8", "packed-bfv-12"])
+def test_seals_ciphertext_is_message_and_noise_under_the_key_as_the_twins_is(name, upload):
+    chosen = parameter_set(name)
+    ring = twin.TinyRing(chosen.ring_degree, chosen.coeff_modulus[0], chosen.plain_modulus)
+    key = generate_key(chosen)
+    secret = coefficients_of(key)
+    assert set(secret) == {-1, 0, 1}
+    sent = upload(key, [3, -chosen.value_max, chosen.value_max], 9)
+    c0, c1 = update_residues(sent, chosen)[0, :, 0].tolist()
+    phase = ring.plus(c0, times_ternary(c1, secret, ring.q))
+    message = ring.unscaled(phase)
+    assert within(ring, phase, message, 8 * twin.FRESH_NOISE)
+    slots = key.ring.decode(sealapi.Plaintext(polynomial_text(message)))
+    assert slots.tolist() == packed(chosen, [3, -chosen.value_max, chosen.value_max], 9)
+
+
+def coefficients_of(key):
+    """Return the secret key, which is what (0, floor(q/t)) decrypts to: the scaled message s."""
+    chosen, degree = key.parameters, key.parameters.ring_degree
+    values = np.zeros((2, 1, degree), dtype=np.uint64)
+    values[1, 0, 0] = chosen.coeff_modulus[0] // chosen.plain_modulus
+    plaintext = sealapi.Plaintext()
+    key.decryptor().decrypt(key.ring.ciphertext(values), plaintext)
+    found = [plaintext[i] for i in range(plaintext.coeff_count())]
+    found += [0] * (degree - len(found))
+    return [twin.centred(c, chosen.plain_modulus) for c in found]
+
+
+def times_ternary(a, secret, modulus):
+    """Return the twin's product faster: for each x^j in the key, turn ``a`` by j and add it."""
+    total = np.zeros(len(a), dtype=object)
+    for j, c in enumerate(secret):
+        if c:
+            turned = np.array([-x for x in a[len(a) - j :]] + a[: len(a) - j], dtype=object)
+            total = total + turned if c == 1 else total - turned
+    return [int(c) % modulus for c in total]
+
+
+def polynomial_text(message):
+    """Return the notation of SEAL: hexadecimal coefficients, the highest power first."""
+    terms = [f"{c:X}x^{i}" if i else f"{c:X}" for i, c in enumerate(message) if c]
+    return " + ".join(reversed(terms)) or "0"

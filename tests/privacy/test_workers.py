@@ -6,13 +6,21 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy import workers
+from privacy.bfv import encrypt, open_sum, sum_residues, upload_bytes
+from privacy.masks import apply
+from privacy.packing import pack
+from privacy.quantisation import QuantisedUpdate
+from privacy.residues import SEED_BYTES
+from privacy.wire import MalformedCiphertext
 from privacy.workers import VARIABLE, WorkersUnusable, parts, spread, usable_workers
 
 WORKER = "__import__('os').getpid()"
@@ -186,3 +194,55 @@ def running(process):
         return stat.rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.fixture
+def masked(preset):
+    values = np.random.default_rng(5).integers(-127, 128, 40_000).astype(np.int16)
+    return apply(pack(QuantisedUpdate(values, preset.value_bits, 0), 6, preset), [])
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_update_encrypted_and_opened_by_several_processes_is_what_it_was(
+    number, masked, group_key, server
+):
+    updates = [encrypt(masked, group_key, workers=number) for _ in range(2)]
+    assert len(updates[0].blob) == upload_bytes(masked.length, group_key.parameters)
+    total = server.add(updates)
+    doubled = 2 * masked.words % group_key.parameters.plain_modulus
+    assert np.array_equal(open_sum(total, group_key, workers=number), doubled)
+    assert np.array_equal(open_sum(total, group_key, workers=1), doubled)
+
+
+def test_no_two_processes_draw_the_same_seed(masked, group_key):
+    updates = [encrypt(masked, group_key, workers=2) for _ in range(2)]
+    seeds = [
+        update.blob[17 + SEED_BYTES * i :][:SEED_BYTES]
+        for update in updates
+        for i in range(group_key.parameters.ciphertexts(masked.length))
+    ]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_several_processes_draw_what_one_draws(masked, group_key, server):
+    updates = [encrypt(masked, group_key) for _ in range(3)]
+    alone = sum_residues(server.add(updates), group_key.parameters, workers=1)
+    spread_out = sum_residues(server.add(updates), group_key.parameters, workers=2)
+    assert np.array_equal(alone, spread_out)
+
+
+def test_a_sum_with_too_much_noise_is_refused_wherever_it_is_opened(masked, group_key, server):
+    total = server.add([encrypt(masked, group_key)])
+    noisy = bytearray(total.blob)
+    noisy[-8:] = bytes(8)  # in the last ciphertext, which a worker opens
+    refused = replace(total, blob=bytes(noisy))
+    for number in (1, 2):
+        with pytest.raises(MalformedCiphertext, match="noise"):
+            open_sum(refused, group_key, workers=number)
+
+
+def test_encryption_goes_on_when_its_worker_is_killed(masked, group_key, server):
+    _, worker = spread(eval, [WORKER, WORKER], wait=True)
+    os.kill(worker, signal.SIGKILL)
+    update = encrypt(masked, group_key, workers=2)
+    assert np.array_equal(open_sum(server.add([update]), group_key), masked.words)
