@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from privacy.parameters import parameter_set
+from tests.privacy.attacks.quorum_group import Group
 from tests.privacy.attacks.reference import Reference
 
 SITES = 3
@@ -24,3 +26,9 @@ def updates():
 def uploads(reference, updates):
     """The three updates as the reference's clients encrypt them."""
     return [reference.encrypt(update) for update in updates]
+
+
+@pytest.fixture(scope="session")
+def group():
+    """Five hospitals that hold a collective key, four of which open."""
+    return Group.meet(parameter_set("threshold-bfv-8"))

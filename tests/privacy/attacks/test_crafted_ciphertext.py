@@ -1,5 +1,6 @@
 """A ciphertext of the server's choice makes the reference tell its key; ours cannot be written."""
 
+import math
 import secrets
 from dataclasses import replace
 
@@ -9,14 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenseal import sealapi
 
-from privacy import residues
-from privacy.bfv import EncryptedSum, open_sum, sum_residues
+from privacy import residues, threshold
+from privacy.bfv import EncryptedSum, ServerContext, open_sum, sum_residues
+from privacy.evaluations import secret_key
+from privacy.masks import apply
+from privacy.packing import pack
+from privacy.quantisation import QuantisedUpdate
 from privacy.randomness import RandomStream
 from privacy.residues import SEED_BYTES, Kind
 from privacy.ring import ring
+from privacy.tags import SumAltered, check_tags, tag
 from privacy.wire import MalformedCiphertext
-from tests.privacy.attacks.cohort import secret_of
+from tests.privacy.attacks.cohort import rewritten, secret_of
 from tests.privacy.attacks.key_recovery import is_ternary, recover
+from tests.privacy.attacks.quorum_group import HOLDERS
 from tests.privacy.attacks.reference import (
     DEGREE,
     SLOTS,
@@ -137,3 +144,69 @@ def test_a_first_polynomial_of_the_servers_choice_is_refused_before_decryption(
             patch.setattr(sealapi, "Plaintext", plaintext)
             with pytest.raises(MalformedCiphertext):
                 open_sum(total, group_key)
+
+
+# By quorum both polynomials travel, so the question can be written; the tags stand before it.
+
+
+@pytest.fixture(scope="module")
+def quorum_round(group):
+    """A sum of two, its tags, and what it holds; the masks are left out, as they hide no key."""
+    draw = np.random.default_rng(6).integers(-127, 128, (2, 100)).astype(np.int16)
+    packed = [
+        pack(QuantisedUpdate(values, group.parameters.value_bits, 0), 1, group.parameters)
+        for values in draw
+    ]
+    uploads = [threshold.encrypt(apply(each, []), group.key) for each in packed]
+    seed = secrets.token_bytes(32)
+    tags = [tag(upload, seed, group.parameters) for upload in uploads]
+    return ServerContext(group.parameters).add(uploads), packed, seed, tags
+
+
+def with_the_question(total, parameters):
+    """Add (0, floor(q/t)) to an honest sum: it looks as random as before."""
+    delta = math.prod(parameters.data_modulus) // parameters.plain_modulus
+
+    def change(values):
+        for row, q in enumerate(parameters.data_modulus):
+            values[0, 1, row, 0] = (int(values[0, 1, row, 0]) + delta) % q
+
+    return rewritten(total, change, parameters)
+
+
+def test_a_quorum_without_tags_would_decrypt_the_key_that_nobody_holds(group, quorum_round):
+    """Who knows the sum, say as all its contributors, subtracts it: s remains, and decrypts all."""
+    total, packed, _, _ = quorum_round
+    t = np.uint64(group.parameters.plain_modulus)
+    known = (packed[0].words + packed[1].words) % t
+    words = group.open(with_the_question(total, group.parameters), [0, 1, 2, 3])
+    found = coefficients((words + t - known) % t, group.parameters)
+    assert set(found) <= set(range(-HOLDERS, HOLDERS + 1))  # one ternary part of each holder
+    evaluations_ = [forward(found, q) for q in group.parameters.coeff_modulus]
+    made = ring(group.parameters)
+    key = secret_key(np.array(evaluations_).astype(np.uint64), made)
+    plaintext = sealapi.Plaintext()
+    ciphertext = made.ciphertext(sum_residues(total, group.parameters)[0])
+    sealapi.Decryptor(made.seal, key).decrypt(ciphertext, plaintext)
+    assert np.array_equal(made.decode(plaintext), known)
+
+
+def test_the_tags_refuse_it_before_any_share_is_given(group, quorum_round):
+    total, _, seed, tags = quorum_round
+    check_tags(total, tags, seed, group.parameters)
+    with pytest.raises(SumAltered):
+        check_tags(with_the_question(total, group.parameters), tags, seed, group.parameters)
+
+
+def test_the_bare_question_is_not_random_and_refused_by_every_holder(group, quorum_round):
+    total, *_ = quorum_round
+
+    def change(values):
+        values[:] = 0
+        values[0, 1, :, 0] = 1
+
+    for holder in range(HOLDERS):
+        with pytest.raises(MalformedCiphertext):
+            threshold.partial(
+                rewritten(total, change, group.parameters), group.shares[holder], range(HOLDERS)
+            )
