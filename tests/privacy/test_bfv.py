@@ -2,14 +2,17 @@
 
 import copy
 import pickle
+import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tenseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tenseal import sealapi
 
-from privacy import bfv
+from privacy import bfv, residues
 from privacy.bfv import (
     EncryptedSum,
     ForeignKeyCiphertext,
@@ -21,6 +24,9 @@ from privacy.bfv import (
     generate_key,
     open_sum,
     self_test,
+    sum_bytes,
+    sum_residues,
+    update_residues,
     upload_bytes,
 )
 from privacy.masks import MaskedUpdate, apply, negate, remove
@@ -28,7 +34,9 @@ from privacy.packing import SumCorrupt, pack, unpack
 from privacy.parameters import PRESETS, TooManySites, parameter_set
 from privacy.quantisation import QuantisedUpdate
 from privacy.randomness import RandomStream
-from privacy.ring import TensealIncompatible
+from privacy.residues import Kind
+from privacy.ring import Ring, TensealIncompatible, ring
+from privacy.scratch import scratch_file
 from privacy.wire import MalformedCiphertext
 
 
@@ -62,10 +70,71 @@ def test_sixteen_sites_at_the_largest_values_are_exact(name, sign, upload):
 
 @settings(max_examples=15, deadline=None)
 @given(st.permutations(range(4)))
-def test_adding_does_not_depend_on_order(preset, group_key, server, upload, order):
-    cached = test_adding_does_not_depend_on_order.__dict__
+def test_the_order_of_adding_is_that_of_the_seeds_and_of_nothing_else(
+    preset, group_key, server, upload, order
+):
+    cached = test_the_order_of_adding_is_that_of_the_seeds_and_of_nothing_else.__dict__
     uploads = cached.setdefault("uploads", [upload(group_key, values_of(i, 9)) for i in range(4)])
-    assert server.add([uploads[i] for i in order]).blob == server.add(uploads).blob
+    total, other = server.add(uploads), server.add([uploads[i] for i in order])
+    start, each = 17, residues.SEED_BYTES
+    assert other.blob[:start] == total.blob[:start]
+    assert other.blob[start + 4 * each :] == total.blob[start + 4 * each :]
+    for position, i in enumerate(order):
+        seed = other.blob[start + position * each :][:each]
+        assert seed == total.blob[start + i * each :][:each] == uploads[i].blob[start:][:each]
+    assert np.array_equal(sum_residues(other, preset), sum_residues(total, preset))
+
+
+def proto(number, content):
+    """A field of a Protocol Buffers message."""
+    size, value = bytearray(), len(content)
+    while value > 127:
+        size.append(value & 127 | 128)
+        value >>= 7
+    return bytes([number << 3 | 2, *size, value]) + content
+
+
+def tenseals(parameters, made, values):
+    """The TenSEAL vector of these ciphertexts, in a context of TenSEAL's that holds no key."""
+    wanted = sealapi.EncryptionParameters(sealapi.SCHEME_TYPE.BFV)
+    wanted.set_poly_modulus_degree(parameters.ring_degree)
+    wanted.set_coeff_modulus([sealapi.Modulus(prime) for prime in parameters.coeff_modulus])
+    wanted.set_plain_modulus(parameters.plain_modulus)
+    fields = [bytes([128, 32]) * len(values)]  # 4096 slots in each
+    with scratch_file() as file:
+        wanted.save(file.path)
+        flags = b"\x10\x00\x19" + struct.pack("<d", -1.0)
+        context = tenseal.context_from(proto(1, file.read()) + proto(2, flags) + b"\x20\x01")
+        for one in values:
+            made.ciphertext(one).save(file.path)
+            fields.append(file.read())
+    blob = b"".join(proto(1 + (i > 0), field) for i, field in enumerate(fields))
+    return tenseal.bfv_vector_from(context, blob)
+
+
+@pytest.mark.parametrize("name", ["packed-bfv-8", "packed-bfv-12"])
+def test_a_sum_is_the_one_tenseal_adds_up(name, upload):
+    parameters = parameter_set(name)
+    key, made = generate_key(parameters), ring(parameters)
+    updates = [upload(key, values_of(i, 40_000)) for i in range(3)]
+    total, *others = [
+        tenseals(parameters, made, update_residues(update, parameters)) for update in updates
+    ]
+    for other in others:
+        total.add_(other)
+    ours = sum_residues(ServerContext(parameters).add(updates), parameters)
+    theirs = [made.residues(ciphertext) for ciphertext in total.ciphertext()]
+    assert np.array_equal(ours, theirs)
+
+
+def test_what_the_seeds_of_a_sum_expand_to_is_kept_with_it(preset, group_key, server, upload):
+    total = server.add([upload(group_key, [1])])
+    kept = sum_residues(total, preset)
+    assert sum_residues(total, preset) is kept
+    assert not kept.flags.writeable
+    again = replace(total)
+    assert sum_residues(again, preset) is not kept
+    assert again == total
 
 
 def test_masked_updates_open_to_the_sum_once_the_pads_are_removed(preset, group_key, server):
@@ -87,12 +156,21 @@ def test_the_size_of_an_upload_is_known_before_it_is_made(length, preset, group_
     assert len(upload(group_key, np.zeros(length)).blob) == upload_bytes(length, preset)
 
 
-def test_a_parameter_costs_at_most_2_1_bytes_when_the_last_ciphertext_is_full(preset):
-    for full in (16_376, 16_376 + 5 * 16_380, 16_376 + 60 * 16_380):
-        assert upload_bytes(full, preset) / full <= 2.1
-    assert upload_bytes(1_000_000, preset) / 1e6 <= 2.1
-    wide = parameter_set("packed-bfv-12")
-    assert upload_bytes(1_000_000, wide) / 1e6 <= 2.75
+def test_a_parameter_costs_1_91_bytes_up_and_2_down(preset):
+    assert upload_bytes(1_000_000, preset) / 1e6 <= 1.91
+    assert sum_bytes(1_000_000, 10, preset) / 1e6 <= 2.0
+    assert sum_bytes(1_000_000, 64, preset) / 1e6 <= 2.2
+    assert upload_bytes(1_000_000, parameter_set("packed-bfv-12")) / 1e6 <= 2.55
+    assert upload_bytes(1_000_000, parameter_set("threshold-bfv-8")) / 1e6 <= 8.2
+
+
+@pytest.mark.parametrize("sites", [1, 3, 64])
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_size_of_a_sum_is_known_before_it_is_made(name, sites, upload):
+    parameters = parameter_set(name)
+    one = upload(generate_key(parameters), np.zeros(5))
+    total = ServerContext(parameters).add([one] * sites)
+    assert len(total.blob) == sum_bytes(5, sites, parameters)
 
 
 def test_two_encryptions_of_one_update_differ(group_key, upload):
@@ -180,7 +258,7 @@ def test_uploads_of_different_lengths_are_not_added(group_key, server, upload):
         server.add([upload(group_key, [1]), upload(group_key, [1, 2])])
 
 
-@pytest.mark.parametrize("sites", [0, 17])
+@pytest.mark.parametrize("sites", [0, 65])
 def test_a_cohort_that_does_not_fit_is_refused(sites, group_key, server, upload):
     with pytest.raises(TooManySites):
         server.add([upload(group_key, [1])] * sites)
@@ -198,15 +276,25 @@ def test_a_sum_is_not_taken_for_an_upload_nor_an_upload_for_a_sum(group_key, ser
         open_sum(replace(total, blob=one.blob), group_key)
 
 
-def test_too_much_noise_is_refused_before_decryption(group_key, server, upload):
-    """Adding a sum to itself fourteen times costs the noise budget that decryption needs."""
-    total = server.add([upload(group_key, [0])])
-    vector = group_key.ring.load(total.blob, 1, seeded=False)
-    for _ in range(14):
-        vector.add_(vector)
-    noisy = EncryptedSum(vector.serialize(), group_key.key_id, total.parameters, 1, 1)
-    with pytest.raises(MalformedCiphertext, match="noise"):
+def test_too_much_noise_is_refused_before_decryption(preset, group_key, server, upload):
+    """Adding a sum to itself eight times costs the noise budget that decryption needs."""
+    seeds, values = [], None
+    one = upload(group_key, [0])
+    sent = residues.read(one.blob, Kind.UPLOAD_SEEDED, 1, preset)
+    for _ in range(8):
+        if values is None:
+            seeds, values = list(sent.seeds), sent.values.copy()
+        seeds += seeds
+        residues.add(values, values.copy(), preset)
+    packed = residues.pack(values, preset)
+    blob = residues.write(Kind.SUM_SEEDED, seeds, packed, preset, contributors=256)
+    noisy = EncryptedSum(blob, group_key.key_id, preset.name, 1, 256)
+    with pytest.raises(TooManySites):
         open_sum(noisy, group_key)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(preset), "check_sites", lambda *_: None)
+        with pytest.raises(MalformedCiphertext, match="noise"):
+            open_sum(noisy, group_key)
 
 
 # Start-up
@@ -231,10 +319,25 @@ def test_a_tenseal_that_adds_wrongly_or_refuses_is_found_at_the_start(preset, mo
         self_test(preset)
 
 
-def test_a_tenseal_with_another_ciphertext_size_is_found_at_the_start(preset, monkeypatch):
-    monkeypatch.setattr(bfv, "_SEEDED_FRAME_BYTES", 100)
-    with pytest.raises(TensealIncompatible, match="size"):
-        self_test(preset)
+@pytest.mark.parametrize("change", ["head", "seed", "residues", "garbage"])
+def test_a_seal_that_lays_ciphertexts_out_otherwise_is_found_at_the_start(
+    change, preset, monkeypatch
+):
+    ring.cache_clear()
+    honest_head, honest_residues = Ring._head, Ring.residues
+    if change == "head":
+        monkeypatch.setattr(Ring, "_head", lambda *a: honest_head(*a)[:-1] + b"\1")
+    elif change == "seed":
+        monkeypatch.setattr("privacy.ring._GENERATOR", b"\0" * 17)
+    elif change == "residues":
+        monkeypatch.setattr(Ring, "residues", lambda *a: honest_residues(*a) // np.uint64(2))
+    else:
+        monkeypatch.setattr("privacy.ring.body", lambda *_, **__: b"garbage")
+    try:
+        with pytest.raises(TensealIncompatible):
+            self_test(replace(preset, name=change))
+    finally:
+        ring.cache_clear()
 
 
 def test_parameters_the_library_refuses_are_a_typed_error():

@@ -27,6 +27,13 @@ def test_content_is_replaced_whole(kind):
         assert file.size() == 5
 
 
+def test_a_part_of_the_content_is_replaced_in_place(kind):
+    with scratch_file() as file:
+        file.write(b"long content")
+        file.patch(5, b"CON")
+        assert file.read() == b"long CONtent"
+
+
 def test_only_the_owner_may_open_it(kind):
     with scratch_file() as file:
         assert Path(file.path).stat().st_mode & 0o077 == 0
@@ -55,6 +62,8 @@ def test_a_closed_file_is_a_storage_error(kind):
         pass
     with pytest.raises(StorageError):
         file.read()
+    with pytest.raises(StorageError):
+        file.patch(0, b"late")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the full device is Linux's")

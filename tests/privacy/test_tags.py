@@ -1,4 +1,4 @@
-"""Tags of honest uploads add up to that of their sum; of an altered, dropped or doubled one, not."""
+"""Tags of honest uploads add up to that of their sum; with one altered or dropped, they do not."""
 
 from dataclasses import replace
 
