@@ -3,8 +3,7 @@
 The scheme is BFV [1] without multiplication, so sums are exact. Hospitals share one secret key;
 uploads are encrypted under it symmetrically and carry a seed in place of their second polynomial,
 which halves them, and a sum carries all the seeds, which nearly halves it too
-(``privacy.residues``). The server adds integers; it holds no key and no cryptographic library
-takes part::
+(``privacy.residues``). The server holds no key, and adding is adding integers::
 
     MaskedUpdate ── encrypt ─▶ EncryptedUpdate ── ServerContext.add ─▶ EncryptedSum ── open_sum ─▶
      hospital        key          to server           no key              to hospitals    key
@@ -12,7 +11,8 @@ takes part::
     >>> from privacy.parameters import parameter_set
     >>> self_test(parameter_set("packed-bfv-8"))
 
-What holds, each a test in tests/privacy/test_bfv.py or test_attacks.py:
+What holds, each a test in tests/privacy/test_bfv.py, test_attacks.py or
+attacks/test_crafted_ciphertext.py:
 
 1. The opened sum is the sum mod t, slot for slot, for every cohort up to ``max_sites``.
 2. A server context holds no secret key, and the order of adding changes the order of the seeds
