@@ -28,6 +28,7 @@ What holds, each a test in tests/fl_client/test_group_keys.py:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -42,7 +43,8 @@ from privacy.key_generation import CollectiveKey, KeyShare
 from privacy.keys import KeyUnwrapFailed, SiteKeys, seal, unseal, unwrap, wrap
 from privacy.opening import GroupCipher, MemberCipher, QuorumCipher
 from privacy.parameters import ParameterSet
-from privacy.sharing import SHARE_BYTES, join, quorum, split
+from privacy.recovery import recover
+from privacy.sharing import SHARE_BYTES, quorum, split
 from privacy.signatures import check_signature, check_site_message, registered
 from protocol.errors import FederationError, PrivacyError
 from protocol.frames import Frame, decode, encode, join_parts, split_parts
@@ -105,10 +107,23 @@ class GroupKeys:
             threshold=int(record.body["threshold"]),
         )
 
+    def holders(self, key_id: str) -> tuple[SiteId, ...]:
+        """Return the sites a key was made for, in the order of their shares.
+
+        Raises:
+            KeyMissing: This hospital does not hold this key.
+        """
+        held = self.store.group_key(self.terms.study, key_id)
+        if held is None:
+            raise KeyMissing(key_id)
+        record = decode(held.record)
+        return tuple(SiteId(site) for site in record.body["holders"])
+
     # One hospital deals
 
     def deal(self, request: Frame) -> bytes:
         """Make a key for the cohort once; asked again, give the same sealed copies again."""
+        self._check_way("members")
         asked = self._asked(request)
         cohort = _cohort(asked)
         earlier = self.store.key_part(asked.study, asked.epoch, cohort)
@@ -144,6 +159,7 @@ class GroupKeys:
 
     def take(self, request: Frame) -> bytes:
         """Unwrap the key that a hospital of this study dealt, and keep it."""
+        self._check_way("members")
         dealt, sealed = self._dealt(request)
         payload = unwrap(
             request.blobs.get("wrapped", b""),
@@ -162,7 +178,7 @@ class GroupKeys:
         if held is None:
             raise KeyMissing(asked.key_id)
         record = decode(held.record)
-        if record.kind != "member" or asked.recipient not in record.body["sites"]:
+        if record.kind != "member" or asked.recipient not in record.body["holders"]:
             raise KeyRefused(f"{asked.recipient} is not of the cohort it was made for")
         if not record.blobs["kek_share"]:
             raise KeyRefused("this hospital's own copy was recovered, and it holds no share")
@@ -171,18 +187,35 @@ class GroupKeys:
         return encode("share", {"site": self.site}, {"share": share})
 
     def recover(self, request: Frame) -> bytes:
-        """Recover the wrapping key from the shares that others gave, and keep the key."""
+        """Recover the wrapping key from the shares that others gave, and keep the key.
+
+        A share that does not open, or is false, is passed over where a quorum of others is left.
+        """
+        self._check_way("members")
         dealt, sealed = self._dealt(request)
-        givers = request.body.get("givers")
-        if not isinstance(givers, list) or not set(givers) <= set(dealt.sites):
-            raise KeyRefused("a share comes from outside its cohort")
-        shares: dict[int, bytes] = {}
+        givers = _list(request.body.get("givers"))
         parts = split_parts(request.blobs.get("shares", b""), len(givers))
-        for giver, part in zip(givers, parts, strict=True):
+        shares: dict[SiteId, bytes] = {}
+        for name, part in zip(givers, parts, strict=True):
+            giver = next((site for site in dealt.sites if site == name), None)
+            if giver is None:
+                raise KeyRefused("a share comes from outside its cohort")
             context = _share_context(dealt.key_id, giver, self.site)
-            share = unwrap(part, self._agreement_key(giver), self.keys.agreement, context=context)
-            shares[dealt.sites.index(giver)] = share
-        return self._take(dealt, sealed, join(shares, threshold=dealt.threshold), b"")
+            key = self._agreement_key(giver)
+            with contextlib.suppress(KeyUnwrapFailed):
+                shares[giver] = unwrap(part, key, self.keys.agreement, context=context)
+
+        def opens(kek: bytes) -> bool:
+            try:
+                unseal(sealed, kek, context=_key_context(dealt))
+            except KeyUnwrapFailed:
+                return False
+            return True
+
+        recovered = recover(
+            dealt.dealer, shares, opens, holders=dealt.sites, threshold=dealt.threshold
+        )
+        return self._take(dealt, sealed, recovered.secret, b"")
 
     def _take(self, dealt: DealtKey, sealed: bytes, kek: bytes, kek_share: bytes) -> bytes:
         secret = unseal(sealed, kek, context=_key_context(dealt))
@@ -193,7 +226,7 @@ class GroupKeys:
         return encode("taken", {"key_id": key.key_id})
 
     def _keep_member(self, dealt: DealtKey, key: SecretKey, kek_share: bytes) -> None:
-        facts = {"sites": list(dealt.sites)}
+        facts = {"holders": list(dealt.sites)}
         blobs = {"secret": key.to_bytes(), "kek_share": kek_share}
         record = encode("member", facts, blobs)
         self.store.keep_group_key(dealt.study, HeldKey(key.key_id, dealt.epoch, record))
@@ -201,8 +234,8 @@ class GroupKeys:
     def _dealt(self, request: Frame) -> tuple[DealtKey, bytes]:
         dealt = read(DealtKey, request.body.get("dealt"))
         self._check_cohort(dealt.study, dealt.epoch, dealt.sites)
-        if dealt.dealer not in dealt.sites:
-            raise KeyRefused("its dealer is not of its cohort")
+        if dealt.dealer not in dealt.sites or dealt.threshold != quorum(len(dealt.sites)):
+            raise KeyRefused("its dealer or threshold is not that of its cohort")
         dealer = registered(self.terms, dealt.dealer)
         check_signature(
             dealer.signing_key,
@@ -220,8 +253,9 @@ class GroupKeys:
 
     def commit(self, request: Frame) -> bytes:
         """Make this hospital's part of a collective key and commit to it."""
+        self._check_way("threshold")
         asked = self._asked(request)
-        part = self._part(asked)
+        part = self._part(asked) or self._made(asked)
         commitment = KeyCommitment(
             study=asked.study,
             epoch=asked.epoch,
@@ -232,14 +266,20 @@ class GroupKeys:
         return encode("key-commitment", body(commitment.signed_by(self.keys.sign)))
 
     def part(self, request: Frame) -> bytes:
-        """Show this hospital's part, and the others their shares, now that all have committed."""
+        """Show this hospital's part, and the others their shares, now that all have committed.
+
+        It is shown for one set of commitments: whoever saw it and could commit anew would choose
+        a part that makes the whole a key of their own.
+        """
+        self._check_way("threshold")
         commitments = self._commitments(request)
-        asked = commitments[self.site]
-        made = self._part(
-            KeyRequest(
-                terms=self._terms_digest(), study=asked.study, epoch=asked.epoch, sites=asked.sites
-            )
-        )
+        asked = self._request(commitments[self.site])
+        made = self._committed(asked)
+        shown = self.store.key_part(asked.study, asked.epoch, _shown(asked))
+        if shown is not None:
+            if decode(shown).body["commitments"] != _together(commitments):
+                raise KeyRefused("this hospital has shown its part for other commitments")
+            return shown
         signed = KeyPart(
             study=asked.study,
             epoch=asked.epoch,
@@ -254,10 +294,13 @@ class GroupKeys:
             if site != self.site
         ]
         blobs = {"public": made.blobs["public"], "shares": join_parts(sealed)}
-        return encode("key-part", body(signed), blobs)
+        reply = encode("key-part", body(signed), blobs)
+        self.store.keep_key_part(asked.study, asked.epoch, _shown(asked), reply)
+        return reply
 
     def join(self, request: Frame) -> bytes:
         """Add up the parts: the collective public key, and this hospital's share of the secret."""
+        self._check_way("threshold")
         commitments = self._commitments(request)
         sites = commitments[self.site].sites
         epoch = commitments[self.site].epoch
@@ -266,10 +309,9 @@ class GroupKeys:
             raise KeyRefused("a part is missing, or is not of its cohort")
         publics = split_parts(request.blobs.get("publics", b""), len(sites))
         sealed = split_parts(request.blobs.get("shares", b""), len(sites) - 1)
-        asked = KeyRequest(
-            terms=self._terms_digest(), study=self.terms.study, epoch=epoch, sites=sites
-        )
-        own = split_parts(self._part(asked).blobs["shares"], len(sites))[sites.index(self.site)]
+        asked = self._request(commitments[self.site])
+        place = sites.index(self.site)
+        own = split_parts(self._committed(asked).blobs["shares"], len(sites))[place]
         shares: list[bytes] = []
         for one, public in zip(signed, publics, strict=True):
             check_site_message(self.terms, one, "part of the key")
@@ -284,17 +326,25 @@ class GroupKeys:
             other = self._agreement_key(one.site)
             shares.append(unwrap(sealed.pop(0), other, self.keys.agreement, context=context))
         key = key_generation.collective_key(publics, self.parameters, context=_context(asked))
-        share = key_generation.join_shares(shares, self.parameters, index=sites.index(self.site))
+        share = key_generation.join_shares(shares, self.parameters, index=place, key=key)
         facts = {"holders": list(sites), "threshold": quorum(len(sites))}
         record = encode("quorum", facts, {"public": key.to_bytes(), "share": share.to_bytes()})
         self.store.keep_group_key(self.terms.study, HeldKey(key.key_id, epoch, record))
         return encode("taken", {"key_id": key.key_id})
 
-    def _part(self, asked: KeyRequest) -> Frame:
-        cohort = _cohort(asked)
-        earlier = self.store.key_part(asked.study, asked.epoch, cohort)
-        if earlier is not None:
-            return decode(earlier)
+    def _part(self, asked: KeyRequest) -> Frame | None:
+        """Return this hospital's part for these sites, its shares of it too, or None."""
+        earlier = self.store.key_part(asked.study, asked.epoch, _cohort(asked))
+        return None if earlier is None else decode(earlier)
+
+    def _committed(self, asked: KeyRequest) -> Frame:
+        """Return the part that this hospital made when it committed."""
+        part = self._part(asked)
+        if part is None:
+            raise KeyRefused("this hospital no longer has the part that it committed to")
+        return part
+
+    def _made(self, asked: KeyRequest) -> Frame:
         made = key_generation.contribute(
             self.parameters,
             threshold=quorum(len(asked.sites)),
@@ -303,8 +353,17 @@ class GroupKeys:
         )
         blobs = {"public": made.public, "shares": join_parts(made.shares)}
         part = encode("part", {}, blobs)
-        self.store.keep_key_part(asked.study, asked.epoch, cohort, part)
+        self.store.keep_key_part(asked.study, asked.epoch, _cohort(asked), part)
         return decode(part)
+
+    def _request(self, commitment: KeyCommitment) -> KeyRequest:
+        """Return the request that this hospital's own commitment answered."""
+        return KeyRequest(
+            terms=self._terms_digest(),
+            study=commitment.study,
+            epoch=commitment.epoch,
+            sites=commitment.sites,
+        )
 
     def _commitments(self, request: Frame) -> dict[SiteId, KeyCommitment]:
         found = [read(KeyCommitment, one) for one in _list(request.body.get("commitments"))]
@@ -320,6 +379,10 @@ class GroupKeys:
         return commitments
 
     # Checks
+
+    def _check_way(self, opening: str) -> None:
+        if self.terms.opening != opening:
+            raise KeyRefused(f"sums of this study are opened by {self.terms.opening}")
 
     def _asked(self, request: Frame) -> KeyRequest:
         asked = read(KeyRequest, request.body)
@@ -358,6 +421,11 @@ def _list(received: object) -> list[object]:
 
 def _cohort(asked: KeyRequest) -> str:
     return hashlib.sha256(_context(asked)).hexdigest()
+
+
+def _shown(asked: KeyRequest) -> str:
+    """Name the part as it was shown, beside the part as it was made."""
+    return _cohort(asked) + "-shown"
 
 
 def _context(asked: KeyRequest) -> bytes:

@@ -291,15 +291,12 @@ class Summation:
         """Give our part of a decryption, once the tags show whose sum it is."""
         started = time.thread_time()
         now, total, _ = self._shown(request)
-        asked = request.body.get("quorum")
-        if not isinstance(asked, list) or not set(asked) <= set(now.call.sites):
-            raise SummationRefused("the quorum it names is not of the round")
-        quorum_sites = [SiteId(site) for site in asked]
+        quorum_sites = self._quorum(request, now)
         blob = self.group.cipher(now.plan.key_id).share(total, quorum_sites)
         partial = Partial(
             commitment=digest(now.commitment),
             site=self.site,
-            quorum=tuple(quorum_sites),
+            quorum=quorum_sites,
             share_sha256=hashlib.sha256(blob).hexdigest(),
         )
         self._measured("share", now, started)
@@ -308,10 +305,11 @@ class Summation:
     def open(self, request: Frame) -> bytes:
         """Open the sum and sign what it holds."""
         started = time.thread_time()
-        now, total, reveals = self._shown(request)
+        now, total, unmaskings = self._shown(request)
         if self.site not in now.present:
             raise SummationRefused("only sites whose updates are in a sum open it")
         shares = self._partials(request, now)
+        reveals = self._reveals(request, now, unmaskings)
         words = self.group.cipher(now.plan.key_id).open(total, shares)
         left = leftover(
             now.roster,
@@ -365,8 +363,8 @@ class Summation:
         check_endorsements(commitment, endorsements, plan, self.terms, threshold=now.threshold)
         return now, endorsements
 
-    def _shown(self, request: Frame) -> tuple[_Round, EncryptedSum, dict[SiteId, Reveal]]:
-        """Read everything a sum is opened by, and see that the tags add up to it."""
+    def _shown(self, request: Frame) -> tuple[_Round, EncryptedSum, list[Unmasking]]:
+        """Read the sum and the tags, and see that they add up to it."""
         now, endorsements = self._endorsed(request)
         seed = challenge(now.commitment, endorsements)
         blob = request.blobs.get("sum", b"")
@@ -382,7 +380,7 @@ class Summation:
         unmaskings = [read(Unmasking, one) for one in _list(request, "unmaskings")]
         tags = self._tags(request, now, unmaskings, seed)
         check_tags(total, tags, seed, self.parameters)
-        return now, total, self._reveals(request, now, unmaskings)
+        return now, total, unmaskings
 
     def _tags(
         self, request: Frame, now: _Round, unmaskings: Sequence[Unmasking], seed: bytes
@@ -406,8 +404,6 @@ class Summation:
         self, request: Frame, now: _Round, unmaskings: Sequence[Unmasking]
     ) -> dict[SiteId, Reveal]:
         """Unseal what the others revealed to this hospital, and add its own."""
-        if self.site not in now.present:
-            return {}
         others = [one.site for one in unmaskings if one.site != self.site]
         reveals = {self.site: self._reveal(now)}
         parts = split_parts(request.blobs.get("reveals", b""), len(others))
@@ -424,12 +420,26 @@ class Summation:
                 log.warning("what %s revealed cannot be used: %s", other, error.code)
         return reveals
 
+    def _quorum(self, request: Frame, now: _Round) -> tuple[SiteId, ...]:
+        """Read the sites that are to decrypt together, this one among them."""
+        asked = [site for site in _list(request, "quorum") if isinstance(site, str)]
+        sites = tuple(SiteId(site) for site in asked)
+        of_round = self.site in sites and set(sites) <= set(now.plan.sites)
+        if asked != request.body["quorum"] or not of_round or asked != sorted(set(asked)):
+            raise SummationRefused("the quorum it names is not of the round, sorted, once each")
+        if len(sites) < now.threshold or not set(sites) <= set(self.group.holders(now.plan.key_id)):
+            raise SummationRefused("the quorum it names is too small, or does not hold the key")
+        return sites
+
     def _partials(self, request: Frame, now: _Round) -> dict[SiteId, bytes]:
         partials = [read(Partial, one) for one in _list(request, "partials")]
         parts = split_parts(request.blobs.get("partials", b""), len(partials))
+        givers = [one.site for one in partials]
+        if not set(givers) <= set(self.group.holders(now.plan.key_id)):
+            raise SummationRefused("a share comes from a site that does not hold the key")
         for one, part in zip(partials, parts, strict=True):
-            if one.commitment != digest(now.commitment):
-                raise SummationRefused(f"the share of {one.site} is of another sum")
+            if one.commitment != digest(now.commitment) or list(one.quorum) != givers:
+                raise SummationRefused(f"the share of {one.site} is of another sum or quorum")
             if hashlib.sha256(part).hexdigest() != one.share_sha256:
                 raise SummationRefused(f"the share of {one.site} is not the one it signed")
             check_site_message(self.terms, one, "share")

@@ -10,20 +10,27 @@ What holds, each a test in tests/fl_server/test_group_key.py:
 1. Another roster, or ``key_rounds`` rounds, bring another key; nothing else does.
 2. Nothing the server keeps holds the key, a part of it or a share in the clear.
 3. A hospital whose copy does not open recovers the key from a quorum of the others.
+4. A hospital that deals a useless key, or shows a useless part of one, does not stop the others:
+   the next one deals, or the others make a key without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fl_server.sites import Sites, TooFewSites
 from fl_server.store import HeldKey, ServerStore
+from privacy.key_generation import commitment
+from privacy.sharing import quorum
+from privacy.signatures import check_site_message
 from protocol.errors import FederationError
 from protocol.frames import Frame, decode, encode, join_parts, split_parts
 from protocol.ids import KeyId, SiteId
-from protocol.messages import SiteMessage, StudyTerms, body, canonical, read
+from protocol.messages import StudyTerms, body, canonical, read
 from protocol.progress import Progress, Step
 from protocol.summation import DealtKey, KeyCommitment, KeyPart, KeyRequest, ShareRequest
 
@@ -54,11 +61,23 @@ class GroupKeeper:
         """
         held = self.store.group_key()
         if held is None or self._is_due(held, round_number, cohort):
-            epoch = 1 if held is None else held.epoch + 1
-            held = self._make(round_number, epoch, tuple(cohort))
-            self.store.keep_group_key(held)
-        self._pass_on(held, cohort)
-        return held.key_id, {site for site in cohort if self.holding.get(site) == held.key_id}
+            held = self._next(held, round_number, cohort)
+        refused = self._pass_on(held, cohort)
+        for _another_dealer in cohort[1:]:
+            if len(self._holders(held, cohort)) >= quorum(len(cohort)) or not refused:
+                break
+            held = self._next(held, round_number, cohort)
+            refused = self._pass_on(held, cohort)
+        return held.key_id, self._holders(held, cohort)
+
+    def _next(self, held: HeldKey | None, round_number: int, cohort: Sequence[SiteId]) -> HeldKey:
+        epoch = 1 if held is None else held.epoch + 1
+        made = self._make(round_number, epoch, tuple(cohort))
+        self.store.keep_group_key(made)
+        return made
+
+    def _holders(self, held: HeldKey, cohort: Sequence[SiteId]) -> set[SiteId]:
+        return {site for site in cohort if self.holding.get(site) == held.key_id}
 
     def _is_due(self, held: HeldKey, round_number: int, cohort: Sequence[SiteId]) -> bool:
         aged = round_number - held.round >= self.terms.key_rounds
@@ -79,22 +98,26 @@ class GroupKeeper:
             cohort = tuple(site for site in cohort if site not in made)
         raise TooFewSites(len(cohort), self.terms.sites_min)
 
-    def _pass_on(self, held: HeldKey, cohort: Sequence[SiteId]) -> None:
+    def _pass_on(self, held: HeldKey, cohort: Sequence[SiteId]) -> set[SiteId]:
+        """Give the key to those that lack it; return who answered and did not take it."""
         kind = "take-key" if self.terms.opening == "members" else "join-key"
         lacking = {
             site: held.frames[site]
             for site in cohort
             if self.holding.get(site) != held.key_id and site in held.frames
         }
-        unopened = []
+        unopened, refused = [], set()
         for site, reply in self.sites.ask(kind, lacking, "key", self.seconds):
             if reply.kind == "taken" and reply.body.get("key_id") == held.key_id:
                 self.holding[site] = held.key_id
-            elif reply.body.get("code") == "key-unwrap-failed" and kind == "take-key":
-                unopened.append(site)
+            else:
+                refused.add(site)
+                if reply.body.get("code") == "key-unwrap-failed" and kind == "take-key":
+                    unopened.append(site)
             self.progress(Step("key", 0, site, note=reply.kind))
         for site in unopened:
             self._recover(site, held)
+        return refused - self._holders(held, cohort)
 
     # Dealt by one hospital
 
@@ -108,7 +131,9 @@ class GroupKeeper:
             except FederationError:
                 break
             others = {site for site in request.sites if site != dealer}
-            if dealt.sites != request.sites or set(reply.blobs) != others | {"sealed"}:
+            named = (dealt.study, dealt.epoch, dealt.sites, dealt.dealer)
+            asked = (request.study, request.epoch, request.sites, dealer)
+            if named != asked or set(reply.blobs) != others | {"sealed"}:
                 break
             frames = {
                 site: encode(
@@ -150,18 +175,17 @@ class GroupKeeper:
     def _collective(self, request: KeyRequest) -> HeldKey | set[SiteId]:
         """Have the cohort make a collective key; return those that failed to otherwise."""
         cohort = set(request.sites)
-        commitments = self._replies("commit-key", encode("commit-key", body(request)), cohort)
+        commitments = self._commitments(request)
         if set(commitments) != cohort:
             return cohort - set(commitments)
-        committed = [body(read(KeyCommitment, commitments[site].body)) for site in request.sites]
-        shown = {"commitments": committed}
-        parts = self._replies("part-key", encode("part-key", shown), cohort)
+        shown = {"commitments": [body(commitments[site]) for site in request.sites]}
+        parts = self._parts(request, commitments, encode("part-key", shown))
         if set(parts) != cohort:
             return cohort - set(parts)
-        signed = [body(read(KeyPart, parts[site].body)) for site in request.sites]
-        publics = join_parts([parts[site].blobs.get("public", b"") for site in request.sites])
+        signed = [parts[site].body for site in request.sites]
+        publics = join_parts([parts[site].blobs["public"] for site in request.sites])
         sealed = {
-            site: split_parts(parts[site].blobs.get("shares", b""), len(cohort) - 1)
+            site: split_parts(parts[site].blobs["shares"], len(cohort) - 1)
             for site in request.sites
         }
         frames = {}
@@ -183,21 +207,41 @@ class GroupKeeper:
         key_id = KeyId(next(iter(joined.values())))
         return HeldKey(key_id, request.epoch, 0, request.sites, frames)
 
-    def _replies(self, kind: str, frame: bytes, cohort: set[SiteId]) -> Mapping[SiteId, Frame]:
-        due = {"commit-key": "key-commitment", "part-key": "key-part"}[kind]
-        shapes: dict[str, type[SiteMessage]] = {"commit-key": KeyCommitment, "part-key": KeyPart}
-        replies = {}
+    def _commitments(self, request: KeyRequest) -> dict[SiteId, KeyCommitment]:
+        """Return the commitments of those that gave one for this request."""
+        frames = dict.fromkeys(request.sites, encode("commit-key", body(request)))
+        found: dict[SiteId, KeyCommitment] = {}
+        for site, reply in self.sites.ask("commit-key", frames, "key", self.seconds):
+            self.progress(Step("key", 0, site, note=reply.kind))
+            with contextlib.suppress(FederationError):
+                one = read(KeyCommitment, reply.body)
+                check_site_message(self.terms, one, "key commitment")
+                named = (one.study, one.epoch, one.sites, one.site)
+                if named == (request.study, request.epoch, request.sites, site):
+                    found[site] = one
+        return found
+
+    def _parts(
+        self, request: KeyRequest, commitments: Mapping[SiteId, KeyCommitment], shown: bytes
+    ) -> dict[SiteId, Frame]:
+        """Return the parts of those that showed the one they had committed to."""
+        found: dict[SiteId, tuple[str, Frame]] = {}
         for site, reply in self.sites.ask(
-            kind, dict.fromkeys(sorted(cohort), frame), "key", self.seconds
+            "part-key", dict.fromkeys(request.sites, shown), "key", self.seconds
         ):
             self.progress(Step("key", 0, site, note=reply.kind))
-            if reply.kind == due:
-                try:
-                    read(shapes[kind], reply.body)
-                except FederationError:
-                    continue
-                replies[site] = reply
-        return replies
+            public, shares = (reply.blobs.get(name, b"") for name in ("public", "shares"))
+            with contextlib.suppress(FederationError):
+                one = read(KeyPart, reply.body)
+                check_site_message(self.terms, one, "part of the key")
+                split_parts(shares, len(request.sites) - 1)
+                named = (one.study, one.epoch, one.site)
+                fits = commitment(public) == commitments[site].public_sha256
+                if fits and named == (request.study, request.epoch, site):
+                    found[site] = (one.commitments, reply)
+        # All saw the same commitments, so who names others is on its own.
+        agreed = Counter(named for named, _ in found.values()).most_common(1)
+        return {site: reply for site, (named, reply) in found.items() if named == agreed[0][0]}
 
 
 def _place(dealer: SiteId, holder: SiteId, sites: Sequence[SiteId]) -> int:

@@ -25,10 +25,11 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from numpy.typing import NDArray
 
 from fl_server.sites import Sites, refusal_of
@@ -56,8 +57,11 @@ from protocol.progress import Progress, Step
 from protocol.summation import Commitment, Endorsement, Opening, Partial, Unmasking
 
 AnySiteMessage = TypeVar("AnySiteMessage", bound=SiteMessage)
-INTEGERS_FROM = 2
+INTEGERS_FROM: Final = 2
 """How many sites send the opened integers; the others send their hash only."""
+OPENERS_MIN: Final = 2
+"""One opening alone is not believed."""
+INTEGER_BYTES: Final = 8
 Uploads = Mapping[SiteId, tuple[Contribution, bytes]]
 
 
@@ -151,7 +155,7 @@ class SecureSum:
         group = f"call-{round_number}"
         for site, reply in self.sites.ask("call", requests, group, self.call_seconds):
             key = self._signed(RoundKey, reply, "round-key", site)
-            if key is None or key.call != digest(call):
+            if key is None or not _serves(key, call):
                 continue
             others = [other for other in call.sites if other != site]
             try:
@@ -313,7 +317,8 @@ class SecureSum:
             for site, reply in self.sites.ask("share", requests, group, self.open_seconds):
                 partial = self._signed(Partial, reply, "partial", site)
                 share = reply.blobs.get("share", b"")
-                if partial is None or partial.commitment != digest(commitment):
+                named = None if partial is None else (partial.commitment, list(partial.quorum))
+                if partial is None or named != (digest(commitment), asked):
                     continue
                 if hashlib.sha256(share).hexdigest() == partial.share_sha256:
                     found[site] = (partial, share)
@@ -332,36 +337,56 @@ class SecureSum:
         blobs: dict[str, bytes],
     ) -> NDArray[np.int64]:
         """Ask the sites in the sum to open it; all that answer must agree."""
-        senders = set(commitment.sites[:INTEGERS_FROM])
-        requests = {}
-        for opener in commitment.sites:
+
+        def frame(opener: SiteId, *, send: bool) -> bytes:
             revealed = [
                 unmaskings[site][1][opener] for site in sorted(unmaskings) if site != opener
             ]
-            requests[opener] = encode(
+            return encode(
                 "open",
-                {**shown, "send_integers": opener in senders},
+                {**shown, "send_integers": send},
                 {**blobs, "reveals": join_parts(revealed)},
             )
-        openings: list[Opening] = []
+
+        senders = set(commitment.sites[:INTEGERS_FROM])
+        requests = {one: frame(one, send=one in senders) for one in commitment.sites}
+        openings, integers = self._ask_to_open(plan, commitment, requests)
+        for site in sorted(openings):
+            if integers is not None:
+                break
+            # The senders are gone; who has opened the sum opens it again to the same integers.
+            again = {site: frame(site, send=True)}
+            openings, integers = self._ask_to_open(plan, commitment, again, known=openings)
+        if len({(one.integers_sha256, one.weight) for one in openings.values()}) > 1:
+            raise OpeningDisputed(plan.round)
+        if len(openings) < OPENERS_MIN or integers is None:
+            raise OpeningMissing(plan.round, len(openings))
+        if any(one.weight != commitment.weight for one in openings.values()):
+            raise OpeningDisputed(plan.round)
+        return integers
+
+    def _ask_to_open(
+        self,
+        plan: RoundPlan,
+        commitment: Commitment,
+        requests: Mapping[SiteId, bytes],
+        known: Mapping[SiteId, Opening] | None = None,
+    ) -> tuple[dict[SiteId, Opening], NDArray[np.int64] | None]:
+        """Return the openings that came, those known before included, and the integers if any."""
+        openings = dict(known or {})
         integers: NDArray[np.int64] | None = None
         group = f"open-{plan.round}"
         for site, reply in self.sites.ask("open", requests, group, self.open_seconds):
             opening = self._signed(Opening, reply, "opening", site)
             if opening is None or opening.commitment != digest(commitment):
                 continue
-            openings.append(opening)
+            openings[site] = opening
             blob = reply.blobs.get("integers", b"")
-            if hashlib.sha256(blob).hexdigest() == opening.integers_sha256:
+            fits = len(blob) == INTEGER_BYTES * commitment.length
+            if fits and hashlib.sha256(blob).hexdigest() == opening.integers_sha256:
                 integers = np.frombuffer(blob, "<i8").astype(np.int64)
             self.progress(Step("open", plan.round, site))
-        if len({(one.integers_sha256, one.weight) for one in openings}) > 1:
-            raise OpeningDisputed(plan.round)
-        if len(openings) < INTEGERS_FROM or integers is None or integers.size != commitment.length:
-            raise OpeningMissing(plan.round, len(openings))
-        if openings[0].weight != commitment.weight:
-            raise OpeningDisputed(plan.round)
-        return integers
+        return openings, integers
 
     def _signed(
         self, shape: type[AnySiteMessage], reply: Frame, kind: str, site: SiteId
@@ -389,3 +414,12 @@ class SecureSum:
             parameters=contribution.encryption,
             length=contribution.length,
         )
+
+
+def _serves(key: RoundKey, call: RoundCall) -> bool:
+    """Say whether a round key answers this call, and the others can agree on pads with it."""
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(key.public_key))
+    except ValueError:  # of small order: every agreement with it is zero
+        return False
+    return (key.study, key.round, key.call) == (call.study, call.round, digest(call))
