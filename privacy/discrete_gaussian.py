@@ -74,6 +74,7 @@ class DiscreteGaussian:
     intervals: int
 
     def __post_init__(self) -> None:
+        assert self.intervals >= 2
         assert self.width & (self.width - 1) == 0
         assert 1 <= self.width * self.intervals <= 2**53, "doubles hold every magnitude"
         assert self.width * self.intervals >= self.sigma, "a cut below sigma is another law"
