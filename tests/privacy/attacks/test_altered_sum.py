@@ -13,6 +13,9 @@ from privacy.masks import remove
 from privacy.packing import pack, unpack
 from privacy.quantisation import QuantisedUpdate
 from privacy.tags import SumAltered, check_tags, readd, tag
+from protocol.errors import BitHiveError
+from protocol.frames import decode
+from tests.fl_server import cohort as sums
 from tests.privacy.attacks.cohort import Cohort, rewritten, scaled
 from tests.privacy.attacks.reference import crafted, opened
 
@@ -182,3 +185,23 @@ def test_a_hospital_that_lies_about_its_tag_is_named_and_nobody_else(cohort, cha
 def test_tags_made_for_another_challenge_fit_no_sum(cohort, challenge, tags):
     with pytest.raises(SumAltered):
         check_tags(cohort.total(), list(tags.values()), secrets.token_bytes(32), cohort.parameters)
+
+
+@pytest.mark.parametrize("opening", ["members", "threshold"])
+def test_hospitals_decrypt_no_sum_that_was_altered_before_the_server_committed_to_it(opening):
+    """Hashes and endorsements are in order then, and only the tags are left to tell."""
+    study = sums.Cohort.meet(4, opening=opening)
+    begun = study.upload(study.begin())
+    add = study.sum._context.add
+
+    def alter(values):
+        values[0, 0, 0, 5] ^= np.uint64(1)
+
+    study.sum._context.add = lambda updates: rewritten(add(updates), alter, study.parameters)
+    with pytest.raises(BitHiveError):
+        study.open(begun)
+    replies = [(kind, decode(reply)) for kind, _, reply in study.transport.answered]
+    last = [reply for kind, reply in replies if kind in {"share", "open"}]
+    assert {reply.kind for reply in last} == {"refused"}
+    assert {reply.body["code"] for reply in last} == {"sum-altered"}
+    assert "unmask" in {kind for kind, _ in replies}

@@ -7,7 +7,9 @@ import pytest
 
 from fl_client.store import SiteStore
 from privacy.sharing import QuorumMissing
-from protocol.frames import decode
+from protocol.frames import decode, encode
+from protocol.messages import body, digest
+from protocol.summation import Endorsement
 from tests.fl_server.cohort import NOTHING, Begun, Cohort, Hospital, values_of
 from tests.privacy.attacks.reference import opened
 
@@ -113,11 +115,30 @@ def test_two_sets_shown_to_two_groups_get_a_quorum_in_neither(cohort, begun):
 
 
 def test_a_hospital_unmasks_nothing_for_a_set_it_did_not_endorse(cohort, begun):
-    """Even if all others have, and their endorsements are shown."""
+    """Though all the others collude and sign the other set: its word for one set is its own."""
+    honest, *colluders = cohort.sites
+    cohort.open(begun)
+    uploads = without(begun, colluders[0]).uploads
+    total = cohort.sum._add(begun.plan, uploads)
+    other = cohort.sum._commit(begun.plan, uploads, total)
+    endorsements = [
+        Endorsement(commitment=digest(other), site=site, nonce=NOTHING).signed_by(
+            cohort.hospitals[site].keys.sign
+        )
+        for site in colluders
+    ]
+    shown = {"commitment": body(other), "endorsements": [body(one) for one in endorsements]}
+    reply = decode(cohort.hospitals[honest].answer(encode("unmask", shown)))
+    assert (reply.kind, reply.body["code"]) == ("refused", "summation-refused")
+
+
+def test_a_hospital_unmasks_nothing_before_a_quorum_stands_by_the_set(cohort, begun):
+    """Its own endorsement is one of four; a server cannot stand in for the rest."""
     cohort.open(begun)
     asked = cohort.transport.frame("unmask", cohort.sites[0])
-    stranger = Cohort.meet(SITES)  # other keys, so other hospitals
-    assert stranger.ask(stranger.sites[0], asked).body["code"] == "summation-refused"
+    shown = {**asked.body, "endorsements": asked.body["endorsements"][:3]}
+    reply = decode(cohort.hospitals[cohort.sites[0]].answer(encode("unmask", shown)))
+    assert (reply.kind, reply.body["code"]) == ("refused", "quorum-missing")
 
 
 def test_a_second_plan_of_a_round_for_fewer_sites_is_refused(cohort, begun):
