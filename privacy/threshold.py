@@ -9,13 +9,19 @@ secret and by its weight l_j for this quorum, adds noise, and sends the result [
     partial    h_j = c_1 l_j S_j + e_j    mod each prime, e_j of deviation 2**48
     combine    c_0 + the sum of the h_j = c_0 + c_1 s + the sum of the e_j, rounded to slots
 
+A decryption share as it travels, numbers big-endian, residues packed as in ``privacy.polynomials``::
+
+    "BHP1" | holder (1) | A, bit i for holder i (8) | ciphertexts (4) | SHA-256 of the sum (32) | h_j
+
 What holds, each a test in tests/privacy/test_threshold.py:
 
 1. The opened sum is the sum mod t, slot for slot, for any quorum of up to 64 holders and any
    number of uploads up to ``max_sites``.
 2. Fewer than ``threshold`` shares give noise, unrelated to the sum; ``packing.unpack`` refuses it.
 3. A decryption share is for one sum and one quorum, and is refused with any other.
-4. Hostile bytes end in a typed error, and there is one way to write a decryption share.
+4. Asked again for the same sum and quorum, a holder gives the same bytes; every other sum and
+   quorum gets noise of its own.
+5. Hostile bytes end in a typed error, and there is one way to write a decryption share.
 
 What the noise hides. Whoever combines sees the sum of the h_j exactly, and so the noise e of the
 ciphertexts, which depends on the secret and on everybody's encryptions; the e_j cover it. With a
@@ -25,9 +31,11 @@ deviation of sqrt(m n N / 18): 2**7.7 for 10 uploads and holders, 2**10.4 for 64
 deviation 2**48 from an honest holder is 2**40 and 2**37 times that. Over all K coefficients of an
 opening, shifting discrete Gaussians by e gives a Kullback-Leibler divergence of about
 K m n N / (36 * 2**96): at a million parameters, K = 2**18, 2**-63 and 2**-58; at 11.2 million, 3.5
-bits more. Divergences of T openings add up. So by [3] a search for the secret is as hard as without
-the shares until T is about 2**58, and by Pinsker's inequality one opening is told from one with
-fresh noise with an advantage below 2**-32 and 2**-29.
+bits more. Divergences of T answers add up. So by [3] a search for the secret is as hard as without
+the shares until T is about 2**58, and by Pinsker's inequality one opening is told from one that
+hides e entirely with an advantage below 2**-32 and 2**-29. Were the noise drawn afresh each time,
+who asks for one h_j over and over could average it away; so its keystream is derived from S_j, c_1
+and A [4], all that h_j depends on.
 
 What it leaves room for: a sum is opened correctly while its noise stays below q / 2t = 2**62. The
 largest is 64 quorum members times the cut of 13 deviations, 2**57.8, plus the ciphertexts' own.
@@ -45,6 +53,7 @@ References:
     [3] Micciancio and Walter, On the Bit Security of Cryptographic Primitives, EUROCRYPT 2018;
     Li, Micciancio, Schultz and Sorrell, Securing Approximate Homomorphic Encryption using
     Differential Privacy, CRYPTO 2022, section 4.
+    [4] HKDF-SHA256, RFC 5869; the keystream is AES-256-CTR (``privacy.randomness``).
 """
 
 from __future__ import annotations
@@ -57,6 +66,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from tenseal import sealapi
 
 from privacy import evaluations, polynomial_sharing, polynomials, residues
@@ -71,7 +82,7 @@ from privacy.discrete_gaussian import DiscreteGaussian
 from privacy.key_generation import HOLDERS_MAX, CollectiveKey, KeyShare
 from privacy.masks import MaskedUpdate
 from privacy.parameters import ParameterSet
-from privacy.randomness import RandomStream
+from privacy.randomness import KEY_BYTES, RandomStream
 from privacy.residues import Kind
 from privacy.ring import Ring, ring
 from privacy.sharing import QuorumMissing
@@ -85,6 +96,7 @@ SMUDGING: Final = DiscreteGaussian(sigma=Fraction(2**48), width=2**44, intervals
 _HEADER: Final = struct.Struct(">4sBQI32s")
 _MAGIC: Final = b"BHP1"
 _LABEL: Final = b"bithive opened sum v1\n"
+_NOISE_LABEL: Final = b"bithive smudging noise v1\n"
 
 
 class QuorumInvalid(PrivacyError):
@@ -167,7 +179,9 @@ def encrypt(masked: MaskedUpdate, key: CollectiveKey) -> EncryptedUpdate:
 
 
 def partial(total: EncryptedSum, share: KeyShare, quorum: Sequence[int]) -> bytes:
-    """Return one holder's decryption share of a sum, covered by fresh noise.
+    """Return one holder's decryption share of a sum, covered by noise.
+
+    Asked again for the same sum and quorum, it returns the same bytes.
 
     Args:
         total: From the server, after its check against the committed uploads; hostile.
@@ -198,12 +212,11 @@ def partial(total: EncryptedSum, share: KeyShare, quorum: Sequence[int]) -> byte
     weight = polynomial_sharing.weights(share.index, quorum, primes)
     factor = polynomials.multiply(share.values, weight, primes)
     product = _multiplied(second, factor, ring(parameters))
-    stream = RandomStream.from_system()
-    noise = SMUDGING.sample(second.shape[0] * second.shape[2], stream)
-    noise = noise.reshape(second.shape[0], second.shape[2])
-    covered = polynomials.add(product, polynomials.lift(noise, primes), primes)
-    heading = _Heading(share.index, members, covered.shape[0], _digest(total))
-    return heading.to_bytes() + polynomials.pack(covered, primes)
+    heading = _Heading(share.index, members, second.shape[0], _digest(total)).to_bytes()
+    noise = SMUDGING.sample(second[:, 0].size, _noise_stream(share, members, second))
+    lifted = polynomials.lift(noise.reshape(second[:, 0].shape), primes)
+    covered = polynomials.add(product, lifted, primes)
+    return heading + polynomials.pack(covered, primes)
 
 
 def combine(
@@ -258,6 +271,14 @@ def share_bytes(length: int, parameters: ParameterSet) -> int:
     """
     each = polynomials.packed_bytes(parameters.data_modulus, parameters.ring_degree)
     return _HEADER.size + parameters.ciphertexts(length) * each
+
+
+def _noise_stream(share: KeyShare, members: int, second: NDArray[np.uint64]) -> RandomStream:
+    """Return the keystream of a decryption share's noise, which only its holder can derive."""
+    asked = hashlib.sha256(np.ascontiguousarray(second).data).digest()
+    info = _NOISE_LABEL + members.to_bytes(HOLDERS_MAX // 8, "big") + asked
+    derived = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=info).derive(share.to_bytes())
+    return RandomStream(derived, secret=True)
 
 
 def _multiplied(

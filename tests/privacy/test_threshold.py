@@ -22,6 +22,7 @@ from privacy.bfv import (
 from privacy.masks import MaskedUpdate, apply, remove
 from privacy.packing import SumCorrupt, pack, unpack
 from privacy.parameters import TooManySites, parameter_set
+from privacy.polynomial_sharing import weights
 from privacy.quantisation import QuantisedUpdate
 from privacy.randomness import RandomStream
 from privacy.residues import MalformedCiphertext
@@ -32,6 +33,7 @@ from privacy.threshold import (
     DecryptionShareForeign,
     DecryptionShareMalformed,
     QuorumInvalid,
+    _multiplied,
     combine,
     encrypt,
     partial,
@@ -267,14 +269,29 @@ def test_a_crafted_sum_would_give_the_secret_away_and_is_stopped_by_its_tags(fou
 # Noise
 
 
-def test_two_shares_of_one_sum_differ_by_fresh_noise_of_the_stated_deviation(four, total):
+def test_asked_again_for_the_same_a_holder_gives_the_same_bytes(four, total):
     first, second = (partial(total, four.shares[0], [0, 1, 2]) for _ in range(2))
-    values = [
-        polynomials.unpack(one[HEADING:], PARAMETERS.data_modulus, N)[0] for one in (first, second)
-    ]
-    negated = polynomials.negate(values[1], PARAMETERS.data_modulus)
-    difference = centred(polynomials.add(values[0], negated, PARAMETERS.data_modulus))
-    assert 0.95 < difference.std() / (2**0.5 * 2.0**48) < 1.05
+    assert first == second == partial(total, four.shares[0], [2, 0, 1])
+
+
+def test_each_sum_and_each_quorum_gets_noise_of_its_own(four, values):
+    total = summed(values, four.key)
+    noises = [noise_of(total, four.shares[0], quorum) for quorum in ([0, 1, 2], [0, 1, 3], ALL)]
+    other = summed(values, four.key)
+    noises += [noise_of(other, four.shares[0], [0, 1, 2]), noise_of(total, four.shares[1], ALL)]
+    for noise in noises:
+        assert 0.95 < noise.std() / 2.0**48 < 1.05
+    for one, another in combinations(noises, 2):
+        assert abs(np.corrcoef(one.astype(float), another.astype(float))[0, 1]) < 0.06
+
+
+def noise_of(total, share, quorum):
+    """What a decryption share has beyond c_1 l S."""
+    primes = PARAMETERS.data_modulus
+    sent = polynomials.unpack(partial(total, share, quorum)[HEADING:], primes, N)
+    factor = polynomials.multiply(share.values, weights(share.index, quorum, primes), primes)
+    product = _multiplied(sum_residues(total, PARAMETERS)[:, 1], factor, ring(PARAMETERS))
+    return centred(polynomials.add(sent, polynomials.negate(product, primes), primes)[0])
 
 
 def test_a_sums_own_noise_is_what_the_smudging_was_sized_for(four):
