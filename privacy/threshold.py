@@ -9,9 +9,9 @@ secret and by its weight l_j for this quorum, adds noise, and sends the result [
     partial    h_j = c_1 l_j S_j + e_j    mod each prime, e_j of deviation 2**48
     combine    c_0 + the sum of the h_j = c_0 + c_1 s + the sum of the e_j, rounded to slots
 
-A decryption share as it travels, numbers big-endian, residues packed as in ``privacy.polynomials``::
+A decryption share travels like this, numbers big-endian, h_j packed as in ``polynomials``::
 
-    "BHP1" | holder (1) | A, bit i for holder i (8) | ciphertexts (4) | SHA-256 of the sum (32) | h_j
+    "BHP1" | holder (1) | A, bit i for holder i (8) | ciphertexts (4) | SHA-256 of sum (32) | h_j
 
 What holds, each a test in tests/privacy/test_threshold.py:
 
