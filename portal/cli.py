@@ -170,6 +170,28 @@ def audit_verify(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> N
     _result(found, f"{head.size} events, root {head.root.hex()}", as_json)
 
 
+@audit.command("sums", epilog="Example:  bithive audit sums --home bithive-home")
+def audit_sums(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Check every closed round's signatures, chain and receipts, and add its uploads again."""
+    from fl_server.app import open_store
+    from fl_server.recheck import recheck
+
+    report = recheck(open_store(home / "server"))
+    found = {
+        "rounds": report.rounds,
+        "opened": report.opened,
+        "added_again": list(report.added_again),
+        "manifest": report.manifest,
+    }
+    again = ", ".join(map(str, report.added_again)) or "none"
+    _result(
+        found,
+        f"{report.rounds} rounds in order, {report.opened} sums opened; added again: round "
+        f"{again}; last manifest {report.manifest}",
+        as_json,
+    )
+
+
 @site.command("run", epilog="Example:  bithive site run north --home bithive-home")
 def site_run(
     name: Annotated[str, typer.Argument(help="The site's name.")],

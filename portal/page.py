@@ -48,6 +48,7 @@ def page(report: dict[str, Any]) -> str:
                 for refusal in one["refused"]
             ],
             refusals_shown=REFUSALS_SHOWN,
+            last=report["per_round"][-1],
             upload=_upload(report),
             paid=_paid(report),
             totals=_totals(report),

@@ -16,6 +16,7 @@ from portal.baselines import Baselines
 from portal.home import Home
 from portal.page import page
 from privacy.budget import PrivacyBudget
+from privacy.sharing import colluders, quorum
 from protocol.ids import SiteId
 from protocol.messages import RoundClosed
 from storage.files import write_whole
@@ -158,6 +159,11 @@ def _round(run: Run, number: int) -> dict[str, Any]:
         "auc": round(run.curve[number], 6),
         "sum_exact": run.sums_exact[number],
         "epoch": stored.plan.epoch.number,
+        "roster": list(stored.plan.sites),
+        "quorum": quorum(stored.called),
+        "colluders": colluders(stored.called),
+        "group_key": stored.plan.key_id,
+        "manifest": closed.manifest,
         "consent_root": str(stored.plan.epoch.root),
         "receipts": [_receipt(closed, index) for index in range(len(closed.receipts))],
         "refused": [

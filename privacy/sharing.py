@@ -98,6 +98,18 @@ def quorum(n: int) -> int:
     return 2 * n // 3 + 1
 
 
+def colluders(n: int) -> int:
+    """Return with how many of ``n`` called sites a server may collude and single out nobody.
+
+    With n - 2 of them it always learns the sum of two; see ``quorum`` for the other bound.
+
+    Examples:
+        >>> [colluders(n) for n in (3, 6, 10, 50)]
+        [1, 3, 3, 17]
+    """
+    return min(n - 2, 2 * quorum(n) - n - 1)
+
+
 def split(secret: bytes, *, threshold: int, holders: int) -> tuple[bytes, ...]:
     """Return the shares of ``secret``, the one of holder i at place i.
 

@@ -90,6 +90,7 @@ def report_of(*, rounds=4, sites=6, refused=True):
             "proof_key": "development",
             "proof_key_hash": digest("key"),
             "encryption": "packed-bfv-8",
+            "opening": "members",
             "sampling_rate": 0.25,
             "noise_multiplier": 1.07,
             "clipping_norm": 1.0,
@@ -130,6 +131,11 @@ def one_round(number, names, curve, *, refused):
         "auc": curve[number - 1],
         "sum_exact": True,
         "epoch": 30 + number,
+        "roster": names,
+        "quorum": 2 * len(names) // 3 + 1,
+        "colluders": 3,
+        "group_key": digest("group key")[:16],
+        "manifest": digest(f"manifest {number}"),
         "consent_root": "1",
         "receipts": [
             {

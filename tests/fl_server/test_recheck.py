@@ -1,0 +1,121 @@
+"""An auditor finds every alteration of what a server keeps of its closed rounds."""
+
+import numpy as np
+import pytest
+
+from fl_server import gate as gate_module
+from fl_server.recheck import RoundAltered, recheck
+from fl_server.store import MODELS, ROUNDS, UPLOADS
+from privacy.commitment import CommitmentRefused
+from privacy.signatures import BadSignature
+from protocol.messages import Manifest, canonical, digest
+from protocol.summation import Commitment
+from storage.database import writing
+
+
+@pytest.fixture(scope="module")
+def finished(primed, tmp_path_factory):
+    """The study run to its end, every proof believed."""
+    study = primed.copy(tmp_path_factory.mktemp("finished") / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate_module, "verify_many", lambda _key, _proofs: None)
+        study.engine().run()
+    return study
+
+
+@pytest.fixture
+def closed(finished, tmp_path):
+    """A copy of it to alter."""
+    return finished.copy(tmp_path / "home")
+
+
+def alter(study, table, number, **values):
+    with writing(study.store._engine) as connection:
+        connection.execute(table.update().where(table.c.round == number).values(**values))
+
+
+def test_an_honest_server_is_found_in_order(closed):
+    found = recheck(closed.store)
+    assert (found.rounds, found.opened, found.added_again) == (2, 2, (2,))
+    assert found.manifest == digest(closed.store.round(2).manifest)
+
+
+def test_changed_integers_are_found(closed):
+    integers = closed.store.round(1).integers.copy()
+    integers[0] += 1
+    alter(closed, ROUNDS, 1, integers=integers.astype("<i8").tobytes())
+    with pytest.raises(RoundAltered, match="integers"):
+        recheck(closed.store)
+
+
+def test_a_changed_model_is_found(closed):
+    vector = closed.store.model(1).vector.copy()
+    vector[0] = np.nextafter(vector[0], np.float32(np.inf))
+    alter(closed, MODELS, 1, vector=vector.astype("<f4").tobytes())
+    with pytest.raises(RoundAltered, match="model"):
+        recheck(closed.store)
+
+
+@pytest.mark.parametrize("field", ["plan", "commitment", "integers_sha256", "model_sha256"])
+def test_a_changed_manifest_is_found(closed, field):
+    manifest = closed.store.round(1).manifest.model_copy(update={field: "1" * 64})
+    alter(closed, ROUNDS, 1, manifest=canonical(manifest).decode())
+    with pytest.raises(BadSignature):
+        recheck(closed.store)
+    alter(
+        closed,
+        ROUNDS,
+        1,
+        manifest=canonical(manifest.signed_by(closed.server_key().sign)).decode(),
+    )
+    with pytest.raises(RoundAltered):
+        recheck(closed.store)
+
+
+def test_a_round_put_in_anothers_place_is_found(closed):
+    first = closed.store.round(1).manifest
+    alter(closed, ROUNDS, 2, manifest=canonical(first).decode())
+    with pytest.raises(RoundAltered, match="round"):
+        recheck(closed.store)
+
+
+def test_history_written_anew_by_the_server_breaks_the_chain(closed):
+    second = closed.store.round(2).manifest
+    forged = Manifest(**{**second.model_dump(), "previous": "2" * 64})
+    alter(
+        closed, ROUNDS, 2, manifest=canonical(forged.signed_by(closed.server_key().sign)).decode()
+    )
+    with pytest.raises(RoundAltered, match="follow"):
+        recheck(closed.store)
+
+
+def test_a_commitment_to_other_uploads_is_found(closed):
+    stored = closed.store.round(2)
+    forged = Commitment(**{**stored.commitment.model_dump(), "uploads_root": "3" * 64})
+    forged = forged.signed_by(closed.server_key().sign)
+    manifest = stored.manifest.model_copy(update={"commitment": digest(forged)})
+    manifest = manifest.signed_by(closed.server_key().sign)
+    closed_round = stored.closed.model_copy(update={"manifest": digest(manifest)})
+    alter(
+        closed,
+        ROUNDS,
+        2,
+        commitment=canonical(forged).decode(),
+        manifest=canonical(manifest).decode(),
+        closed=canonical(closed_round).decode(),
+    )
+    with pytest.raises(CommitmentRefused, match="root"):
+        recheck(closed.store)
+
+
+def test_an_upload_that_its_site_did_not_sign_is_found(closed):
+    blob = bytearray(closed.store.uploads(2)[closed.sites[0]][1])
+    blob[-1] ^= 1
+    with writing(closed.store._engine) as connection:
+        connection.execute(
+            UPLOADS.update()
+            .where(UPLOADS.c.round == 2, UPLOADS.c.site == closed.sites[0])
+            .values(blob=bytes(blob))
+        )
+    with pytest.raises(RoundAltered, match=closed.sites[0]):
+        recheck(closed.store)
