@@ -127,10 +127,14 @@ class Cohort:
     def uploads(self):
         return {site: encrypt(self.masked[site], self.key) for site in self.sites}
 
+    def added(self, uploads):
+        """Return the sum of uploads as the server makes it."""
+        return ServerContext(self.parameters).add(uploads)
+
     def total(self, sites=None):
-        """Return the sum of these sites' uploads as the server adds them."""
+        """Return the sum of these sites' uploads."""
         chosen = self.sites if sites is None else sites
-        return ServerContext(self.parameters).add([self.uploads[site] for site in chosen])
+        return self.added([self.uploads[site] for site in chosen])
 
     def leftover(self, present=None):
         """Return the pad that stays in the sum of the present, all sites being alive."""

@@ -1,5 +1,7 @@
 """Both secrets of a site show its update, so no hospital ever reveals shares of both."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,8 @@ from privacy.round_secrets import (
 from privacy.sharing import QuorumMissing, join, quorum
 from tests.privacy.attacks.cohort import CONTEXT, Cohort, looks_uniform
 
+flower = import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")
+"""The module; its package has a function of the same name in its place."""
 SITES = 7
 LENGTH = 30_000
 
@@ -82,6 +86,19 @@ def test_one_dishonest_site_more_than_we_claim_is_one_too_many(cohort):
     selfs, rounds = shares_of_two_stories(cohort.secrets[victim], threshold, 3, 2, 2)
     seeds = join(selfs, threshold=threshold), join(rounds, threshold=threshold)
     assert np.array_equal(read_update(cohort, victim, *seeds), cohort.values[victim])
+
+
+def test_a_client_of_flower_gives_its_shares_of_both_secrets_when_asked():
+    """The weak setting: the lists of the active and the dead are not compared."""
+    client = flower.SecAggPlusState(
+        threshold=2, rd_seed_share_dict={1: b"of seed", 2: b""}, sk1_share_dict={1: b"of key"}
+    )
+    given = flower._unmask(client, {"active_nids": [1, 2], "dead_nids": [1]})
+    assert list(zip(given["nids"], given["shares"], strict=True)) == [
+        (1, b"of seed"),
+        (2, b""),
+        (1, b"of key"),
+    ]
 
 
 def ask(cohort, site, present, absent):

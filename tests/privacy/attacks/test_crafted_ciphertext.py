@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from tenseal import sealapi
 
 from privacy import residues, threshold
-from privacy.bfv import EncryptedSum, ServerContext, open_sum, sum_residues
+from privacy.bfv import EncryptedSum, ServerContext, open_sum, sum_residues, update_residues
 from privacy.evaluations import secret_key
-from privacy.masks import apply
-from privacy.packing import pack
+from privacy.masks import apply, remove
+from privacy.packing import SumCorrupt, pack, unpack
 from privacy.quantisation import QuantisedUpdate
 from privacy.randomness import RandomStream
 from privacy.residues import SEED_BYTES, Kind
 from privacy.ring import ring
 from privacy.tags import SumAltered, check_tags, tag
 from privacy.wire import MalformedCiphertext
-from tests.privacy.attacks.cohort import rewritten, secret_of
+from tests.privacy.attacks.cohort import Cohort, looks_uniform, rewritten, secret_of
 from tests.privacy.attacks.key_recovery import is_ternary, recover
 from tests.privacy.attacks.quorum_group import HOLDERS
 from tests.privacy.attacks.reference import (
@@ -182,13 +182,18 @@ def test_a_quorum_without_tags_would_decrypt_the_key_that_nobody_holds(group, qu
     words = group.open(with_the_question(total, group.parameters), [0, 1, 2, 3])
     found = coefficients((words + t - known) % t, group.parameters)
     assert set(found) <= set(range(-HOLDERS, HOLDERS + 1))  # one ternary part of each holder
-    evaluations_ = [forward(found, q) for q in group.parameters.coeff_modulus]
-    made = ring(group.parameters)
-    key = secret_key(np.array(evaluations_).astype(np.uint64), made)
+    assert np.array_equal(decrypted_under(found, total, group.parameters), known)
+
+
+def decrypted_under(coefficients_, total, parameters):
+    """Return the slots of a sum's first ciphertext, decrypted as whoever found the key does."""
+    made = ring(parameters)
+    words = [forward(coefficients_, q).astype(np.uint64) for q in parameters.coeff_modulus]
     plaintext = sealapi.Plaintext()
-    ciphertext = made.ciphertext(sum_residues(total, group.parameters)[0])
-    sealapi.Decryptor(made.seal, key).decrypt(ciphertext, plaintext)
-    assert np.array_equal(made.decode(plaintext), known)
+    sealapi.Decryptor(made.seal, secret_key(np.stack(words), made)).decrypt(
+        made.ciphertext(sum_residues(total, parameters)[0]), plaintext
+    )
+    return made.decode(plaintext)
 
 
 def test_the_tags_refuse_it_before_any_share_is_given(group, quorum_round):
@@ -210,3 +215,54 @@ def test_the_bare_question_is_not_random_and_refused_by_every_holder(group, quor
             threshold.partial(
                 rewritten(total, change, group.parameters), group.shares[holder], range(HOLDERS)
             )
+
+
+# What no tag can tell: a hospital's own upload is what it says it is. The masks are for that.
+
+
+def test_a_hospital_that_uploads_the_question_learns_the_key_and_still_reads_no_update(group):
+    """It is in the sum, so it opens it, and knows all but one slot of the second ciphertext."""
+    parameters, n = group.parameters, group.parameters.ring_degree
+    length = parameters.fields * (n - 2)  # one slot of the second ciphertext is used
+    cohort = Cohort.meet(3, parameters, length=length, key=group.key)
+    uploads = [threshold.encrypt(cohort.masked[site], group.key) for site in cohort.sites]
+    uploads[0] = asking(uploads[0], parameters)
+    total = cohort.added(uploads)
+    seed = secrets.token_bytes(32)
+    check_tags(total, [tag(one, seed, parameters) for one in uploads], seed, parameters)
+    opened_words = group.open(total, [0, 1, 2, 3])
+    words = remove(opened_words, [cohort.leftover()], parameters)
+    with pytest.raises(SumCorrupt):  # for the others the round is lost
+        unpack(words, length, 3, parameters)
+
+    found = key_behind_one_slot(words[n:], 3 * 2, parameters)
+    others = cohort.added(uploads[1:2])
+    read = decrypted_under(found, others, parameters)
+    assert np.array_equal(read, cohort.masked[cohort.sites[1]].words[:n])
+    assert looks_uniform(read, parameters.plain_modulus)
+
+
+def asking(upload, parameters):
+    """Return an upload with the question added to its second ciphertext."""
+    delta = math.prod(parameters.data_modulus) // parameters.plain_modulus
+    values = update_residues(upload, parameters).copy()
+    for row, q in enumerate(parameters.data_modulus):
+        values[1, 1, row, 0] = (int(values[1, 1, row, 0]) + delta) % q
+    packed = residues.pack(values, parameters)
+    return replace(upload, blob=residues.write(Kind.UPLOAD_FULL, [], packed, parameters))
+
+
+def key_behind_one_slot(slots, check_word, parameters):
+    """Return the small s whose slots these are, but for a check word and one slot's value."""
+    t = parameters.plain_modulus
+    slots = slots.copy()
+    slots[0] = (int(slots[0]) - check_word) % t
+    unit = np.zeros_like(slots)
+    unit[1] = 1
+    seen, basis = coefficients(slots, parameters), coefficients(unit, parameters)
+    for guess in range(-HOLDERS, HOLDERS + 1):  # of the first coefficient
+        value = (int(seen[0]) - guess) * pow(int(basis[0]), -1, t) % t
+        found = centred((seen - value * basis) % t, t)
+        if abs(found).max() <= HOLDERS:
+            return found
+    raise AssertionError("no key fits")

@@ -3,13 +3,11 @@
 import secrets
 
 import numpy as np
-import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from flwr.common.secure_aggregation import secaggplus_utils as flower
 
 from privacy.parameters import parameter_set
 from privacy.randomness import RandomStream
-
-flower = pytest.importorskip("flwr.common.secure_aggregation.secaggplus_utils")
 
 MODULUS = 1 << 32  # the default of Flower's SecAggPlusWorkflow
 SHAPE = [(64,)]
