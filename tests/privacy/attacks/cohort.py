@@ -34,7 +34,7 @@ from tests.privacy.attacks.reference import plaintext_words
 from tests.privacy.attacks.transform import inverse
 
 CONTEXT = b"digest of the round's plan"
-CHANCE = 1e-6
+CHANCE = 1e-9
 """How unlikely an honest sample may be before a statistical test speaks."""
 
 
