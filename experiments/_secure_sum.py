@@ -3,9 +3,9 @@
 What a stage costs is what the functions of ``privacy`` take that agents and server call in it, for
 either way of opening a sum (``privacy.opening``)::
 
-    keys ─▶ client ────────────▶ check, add ─▶ tag ─▶ reveal ─▶ share ─────▶ open
-    seeds   quantise, pack,      server        each   each      quorum only  tags, decrypt, pads,
-    shares  pads, encrypt                                                    unpack
+    keys ─▶ client ───────▶ check, add ─▶ tag ─▶ compare ─▶ reveal ─▶ share ─────▶ open
+    seeds   quantise, pack, server        each   server:    each      quorum only  tags, decrypt,
+    shares  pads, encrypt                        the tags                          pads, unpack
 
 Signatures, envelopes and JSON, which cost the same for every size of model, are left out.
 """
@@ -141,6 +141,12 @@ class SecureSum:
             with self.stopwatch.timed("tag"):
                 found.append(tag(update, _CONTEXT, self.parameters))
         return found
+
+    def compare(self, total: EncryptedSum, tags: Sequence[tuple[int, ...]]) -> None:
+        """Compare the tags with the sum, as the server does before it asks for openings."""
+        made = replace(total)
+        with self.stopwatch.timed("compare"):
+            check_tags(made, tags, _CONTEXT, self.parameters)
 
     def shares(self, total: EncryptedSum) -> dict[SiteId, bytes]:
         """Return a quorum's shares of the decryption; members need none, and give empty ones."""

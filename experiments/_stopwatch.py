@@ -20,6 +20,6 @@ class Stopwatch:
         yield
         self._taken.setdefault(stage, []).append(time.process_time() - started)
 
-    def least(self, stage: str) -> float:
-        """Return the seconds of the quickest block of ``stage``."""
-        return min(self._taken[stage])
+    def least(self, stage: str, *, first: int | None = None) -> float:
+        """Return the seconds of the quickest block of ``stage``, of the first few when given."""
+        return min(self._taken[stage][:first])
