@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from zk.cover import CoverStatement
-from zk.groth16 import PROOF_BYTES, ProofInvalid, public_inputs
+from zk.groth16 import PROOF_BYTES, ProofInvalid, Statement, public_inputs
 from zk.keys import ProverMissing, VerificationKey
 
 
@@ -22,7 +21,7 @@ def available() -> bool:
     return importlib.util.find_spec("groth16py") is not None
 
 
-def verify(vk: VerificationKey, statement: CoverStatement, proof: bytes) -> None:
+def verify(vk: VerificationKey, statement: Statement, proof: bytes) -> None:
     """Return if ``proof`` shows ``statement`` under ``vk``.
 
     Raises:
@@ -32,7 +31,7 @@ def verify(vk: VerificationKey, statement: CoverStatement, proof: bytes) -> None
     _verify(vk, statement, proof, 0)
 
 
-def verify_many(vk: VerificationKey, proofs: Sequence[tuple[CoverStatement, bytes]]) -> None:
+def verify_many(vk: VerificationKey, proofs: Sequence[tuple[Statement, bytes]]) -> None:
     """Return if every proof shows its statement.
 
     Raises:
@@ -43,7 +42,7 @@ def verify_many(vk: VerificationKey, proofs: Sequence[tuple[CoverStatement, byte
         _verify(vk, statement, proof, index)
 
 
-def _verify(vk: VerificationKey, statement: CoverStatement, proof: bytes, index: int) -> None:
+def _verify(vk: VerificationKey, statement: Statement, proof: bytes, index: int) -> None:
     verifier, refusals = _verifier(vk)
     numbers = public_inputs(vk, statement, index)
     if len(proof) != PROOF_BYTES:

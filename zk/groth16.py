@@ -30,10 +30,9 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 
 from protocol.errors import ProofError
-from zk.cover import CoverStatement
 from zk.curve import ORDER, Affine1, Affine2, Point, PointMalformed, g1, g2
 from zk.curve import library as bn
 from zk.keys import VerificationKey
@@ -51,6 +50,14 @@ class ProofInvalid(ProofError):
         self.reason = reason
         self.index = index
         super().__init__(f"proof {index} does not hold: {reason}; prove again from current state")
+
+
+class Statement(Protocol):
+    """What a proof can show: ``zk.cover.CoverStatement``, ``zk.semaphore.SemaphoreProof``."""
+
+    def public_inputs(self) -> list[int]:
+        """Return the public inputs in the order of the circuit."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class _Key:
     alpha_beta: Point
 
 
-def verify(vk: VerificationKey, statement: CoverStatement, proof: bytes) -> None:
+def verify(vk: VerificationKey, statement: Statement, proof: bytes) -> None:
     """Return if ``proof`` shows ``statement`` under ``vk``.
 
     Raises:
@@ -93,7 +100,7 @@ def verify(vk: VerificationKey, statement: CoverStatement, proof: bytes) -> None
 
 def verify_many(
     vk: VerificationKey,
-    proofs: Sequence[tuple[CoverStatement, bytes]],
+    proofs: Sequence[tuple[Statement, bytes]],
     *,
     random_bits: Callable[[int], int] = secrets.randbits,
 ) -> None:
@@ -127,7 +134,7 @@ def verify_many(
         _name_the_bad_one(vk, proofs)
 
 
-def public_inputs(vk: VerificationKey, statement: CoverStatement, index: int = 0) -> list[int]:
+def public_inputs(vk: VerificationKey, statement: Statement, index: int = 0) -> list[int]:
     """Return a statement's public inputs if they are canonical and as many as the key takes.
 
     A number x and x + r would be the same to the pairing; only the smaller is a statement.
@@ -143,7 +150,7 @@ def public_inputs(vk: VerificationKey, statement: CoverStatement, index: int = 0
     return numbers
 
 
-def _name_the_bad_one(vk: VerificationKey, proofs: Sequence[tuple[CoverStatement, bytes]]) -> None:
+def _name_the_bad_one(vk: VerificationKey, proofs: Sequence[tuple[Statement, bytes]]) -> None:
     for index, (statement, proof) in enumerate(proofs):
         try:
             verify(vk, statement, proof)
