@@ -311,8 +311,10 @@ class Cohort:
     def start(self):
         """Begin anew on the server, as after a crash."""
         self.asking = Sites(self.terms, self.transport, self.steps.append)
-        self.asking.nodes.update({site: node for node, site in enumerate(self.sites)})
-        self.keeper = GroupKeeper(self.terms, self.asking, self.store, self.steps.append, 1.0)
+        held = self.asking.roll_call(1.0)
+        self.keeper = GroupKeeper(
+            self.terms, self.asking, self.store, self.steps.append, 1.0, holding=held
+        )
         self.sum = SecureSum(
             self.terms,
             self.asking,
