@@ -2,14 +2,16 @@
 
 A verification key is the JSON that snarkjs writes, with one more field, ``status``: ``ceremony``
 if several parties made it and one honest one suffices, ``development`` if one machine did, which
-could have kept what it takes to forge proofs. The hash covers the status, so a relabelled key is
-another key and not on anybody's list.
+could have kept what it takes to forge proofs. A key from a ceremony of ours also names the SHA-256
+of its ``transcript`` (docs/spec/ceremony.md). The hash covers both, so a relabelled key is another
+key and not on anybody's list.
 
 What holds (tests/zk/test_keys.py):
 
 1. A key is accepted only in canonical form, with points in their groups and delta unlike gamma
    (equal ones are a skipped second phase: everybody could forge).
-2. ``check_allowed`` refuses keys off the list, and development keys unless they are allowed.
+2. ``check_allowed`` refuses keys off the list, development keys unless they are allowed, and
+   ceremony keys whose transcript is not on the list of accepted ones.
 3. Processes that race for a development key get the same one.
 """
 
@@ -41,6 +43,7 @@ KEY_TEXT_MAX: Final = 65_536
 """Characters in a key file; ours has 3,200."""
 PUBLIC_INPUTS_MAX: Final = 64
 DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,77}")
+SHA256_TEXT: Final = re.compile(r"[0-9a-f]{64}")
 SETUP_SECONDS_MAX: Final = 600
 
 
@@ -77,6 +80,21 @@ class DevelopmentKeyRefused(ProofError):
         super().__init__(
             f"verification key {key_hash[:16]} was made by one machine for development and its "
             "maker could forge proofs; use a ceremony key, or allow development keys explicitly"
+        )
+
+
+class CeremonyNotAllowed(ProofError):
+    """A ceremony key whose transcript nobody here has accepted."""
+
+    code = "ceremony-not-allowed"
+
+    def __init__(self, key_hash: str, transcript: str | None) -> None:
+        self.key_hash = key_hash
+        self.transcript = transcript
+        named = f"transcript {transcript[:16]}" if transcript else "no transcript"
+        super().__init__(
+            f"verification key {key_hash[:16]} names {named}, which is not on the list of accepted "
+            "ceremonies; run `bithive ceremony verify` and put the transcript's hash on the list"
         )
 
 
@@ -121,12 +139,19 @@ class VerificationKey:
     delta_2: Affine2
     ic: tuple[Affine1, ...]
     status: Status
+    transcript: str | None = None
+    """SHA-256 of the transcript of the ceremony that made it, in hexadecimal, if there is one."""
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.ic) <= PUBLIC_INPUTS_MAX + 1:
             raise KeyMalformed(f"it has {len(self.ic)} points in IC")
         if self.delta_2 == self.gamma_2:
             raise KeyMalformed("delta equals gamma, so its second phase was skipped")
+        if self.transcript is not None:
+            if self.status != "ceremony":
+                raise KeyMalformed("it names a transcript and is not from a ceremony")
+            if not SHA256_TEXT.fullmatch(self.transcript):
+                raise KeyMalformed("its transcript is not a SHA-256 in hexadecimal")
         try:
             g1("alpha", self.alpha_1)
             for name, point in (
@@ -142,16 +167,18 @@ class VerificationKey:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON, status included, in hexadecimal."""
+        """SHA-256 of the canonical JSON, status and transcript included, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def snarkjs(self) -> str:
-        """Write the key as other programs read it, without the status."""
+        """Write the key as other programs read it, without status and transcript."""
         return json.dumps(self._fields(), sort_keys=True, separators=(",", ":"))
 
     def to_json(self) -> str:
         """Write the key canonically: sorted names, no spaces, decimal strings."""
         fields = self._fields() | {"status": self.status}
+        if self.transcript is not None:
+            fields["transcript"] = self.transcript
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     def save(self, path: Path) -> None:
@@ -174,6 +201,9 @@ class VerificationKey:
         if fields.get("protocol") != "groth16" or fields.get("curve") not in {"bn128", "bn254"}:
             raise KeyMalformed("it is not for groth16 on bn128")
         found = _status(fields.get("status", status))
+        transcript = fields.get("transcript")
+        if not (transcript is None or isinstance(transcript, str)):
+            raise KeyMalformed("its transcript is not text")
         ic = fields.get("IC")
         if not isinstance(ic, list) or fields.get("nPublic") != len(ic) - 1:
             raise KeyMalformed("nPublic is not one less than the number of points in IC")
@@ -186,6 +216,7 @@ class VerificationKey:
             delta_2=_point2(fields.get("vk_delta_2")),
             ic=tuple(_point1(point) for point in ic),
             status=found,
+            transcript=transcript,
         )
 
     @classmethod
@@ -213,18 +244,32 @@ class VerificationKey:
 
 
 def check_allowed(
-    vk: VerificationKey, allowed_hashes: Collection[str], *, allow_development: bool
+    vk: VerificationKey,
+    allowed_hashes: Collection[str],
+    *,
+    allow_development: bool,
+    allowed_transcripts: Collection[str] = (),
 ) -> None:
     """Return if proofs under ``vk`` may count.
+
+    Args:
+        vk: The key offered.
+        allowed_hashes: Of the keys that a study names.
+        allow_development: Whether a key made by one machine will do.
+        allowed_transcripts: Hashes of the ceremonies that whoever runs the server has verified.
+            A study may name any key; which ceremonies are trusted is not the study's to say.
 
     Raises:
         KeyNotAllowed: Its hash is not among ``allowed_hashes``.
         DevelopmentKeyRefused: It is a development key, and those are not allowed here.
+        CeremonyNotAllowed: It says that a ceremony made it, and that one is not accepted here.
     """
     if vk.hash not in allowed_hashes:
         raise KeyNotAllowed(vk.hash)
     if vk.status == "development" and not allow_development:
         raise DevelopmentKeyRefused(vk.hash)
+    if vk.status == "ceremony" and vk.transcript not in allowed_transcripts:
+        raise CeremonyNotAllowed(vk.hash, vk.transcript)
 
 
 def development_key(circuit: Circuit, folder: Path) -> tuple[Path, VerificationKey]:

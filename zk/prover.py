@@ -68,7 +68,7 @@ class Prover:
 
     Args:
         circuit: The circuit.
-        proving_key: As ``zk.keys.development_key`` or a ceremony gives it.
+        proving_key: As ``zk.keys.development_key`` or a ceremony (a zkey) gives it.
         verification_key: The one that belongs to it.
         workers: Processes; each holds the key (230 MB for ``cover64``) and uses one core.
     """
@@ -198,6 +198,14 @@ def _key(proving_key: Path) -> tuple[Any, Any]:
     except ImportError:
         raise ProverMissing("groth16py") from None
     try:
+        if _is_zkey(proving_key):
+            return groth16py, groth16py.import_zkey(str(proving_key))
         return groth16py, groth16py.ProvingKey.load(str(proving_key))
     except (groth16py.SetupError, groth16py.EncodingError, OSError):
         raise ProverFailed("the proving key cannot be read") from None
+
+
+def _is_zkey(proving_key: Path) -> bool:
+    """Say whether the file is snarkjs's, as a ceremony leaves it, by its first four bytes."""
+    with proving_key.open("rb") as file:
+        return file.read(4) == b"zkey"

@@ -11,6 +11,7 @@ from py_ecc import optimized_bn128 as bn
 
 from zk.circuit import Circuit, circuit
 from zk.keys import (
+    CeremonyNotAllowed,
     DevelopmentKeyRefused,
     KeyMalformed,
     KeyNotAllowed,
@@ -78,6 +79,11 @@ BAD_FIELDS = {
     "no status": lambda fields: fields.pop("status"),
     "an unknown status": changed("status", "trusted"),
     "a status that is no text": changed("status", ["ceremony"]),
+    "a transcript of a development key": changed("transcript", "ab" * 32),
+    "a transcript that is no hash": lambda fields: fields.update(
+        status="ceremony", transcript="AB" * 32
+    ),
+    "a transcript that is no text": lambda fields: fields.update(status="ceremony", transcript=7),
     "a wrong number of inputs": changed("nPublic", 9),
     "no IC": lambda fields: fields.pop("IC"),
     "IC of one": lambda fields: fields.update(IC=fields["IC"][:1], nPublic=0),
@@ -128,9 +134,40 @@ def test_a_development_key_is_refused_unless_allowed(vk):
     check_allowed(vk, {vk.hash}, allow_development=True)
 
 
-def test_a_ceremony_key_on_the_list_is_allowed(vk):
-    ceremony = VerificationKey.from_json(vk.snarkjs(), status="ceremony")
-    check_allowed(ceremony, {ceremony.hash}, allow_development=False)
+def from_ceremony(vk, **fields):
+    return VerificationKey.from_json(
+        json.dumps(json.loads(vk.snarkjs()) | {"status": "ceremony"} | fields)
+    )
+
+
+def test_a_ceremony_key_is_allowed_if_its_transcript_is_accepted(vk):
+    ceremony = from_ceremony(vk, transcript="ab" * 32)
+    assert VerificationKey.from_json(ceremony.to_json()) == ceremony
+    check_allowed(
+        ceremony, {ceremony.hash}, allow_development=False, allowed_transcripts={"ab" * 32}
+    )
+
+
+@pytest.mark.parametrize("accepted", [(), ("cd" * 32,)])
+def test_a_ceremony_key_of_another_transcript_is_refused(vk, accepted):
+    ceremony = from_ceremony(vk, transcript="ab" * 32)
+    with pytest.raises(CeremonyNotAllowed):
+        check_allowed(
+            ceremony, {ceremony.hash}, allow_development=True, allowed_transcripts=accepted
+        )
+
+
+def test_a_key_relabelled_as_a_ceremonys_names_no_transcript_and_is_refused(vk):
+    relabelled = from_ceremony(vk)
+    with pytest.raises(CeremonyNotAllowed):
+        check_allowed(
+            relabelled, {relabelled.hash}, allow_development=False, allowed_transcripts={"ab" * 32}
+        )
+
+
+def test_the_transcript_is_part_of_the_hash(vk):
+    hashes = {from_ceremony(vk, transcript=digit * 64).hash for digit in "ab"}
+    assert len(hashes | {from_ceremony(vk).hash}) == 3
 
 
 def test_a_development_key_says_so_and_is_private(keys):
