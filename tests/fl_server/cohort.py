@@ -133,12 +133,15 @@ class Hospital:
     terms: StudyTerms
     keys: SiteKeys
     store: SiteStore
+    path: Path | str
 
     def __post_init__(self):
         self.restart()
 
     def restart(self):
-        """Begin anew on what is stored."""
+        """Begin anew on what is stored; on the disk, where there is a folder."""
+        if self.path != ":memory:":
+            self.store = SiteStore(self.path)
         parameters = parameter_set(self.terms.encryption)
         known = (self.site, self.terms, self.keys, self.store, parameters)
         self.group = GroupKeys(*known)
@@ -226,11 +229,13 @@ class Hospital:
 class Direct:
     """A transport that calls the hospitals; a test may lose, alter, stop or count what it carries.
 
-    ``lost(kind, site)`` says who is silent, ``alter(kind, site, reply)`` what becomes of a reply;
-    ``stop_at`` ends the server at the first request of a kind, which is recorded and not sent.
+    ``lost(kind, site)`` says who is silent, ``before(kind, site, frame)`` may do anything before
+    a request arrives, ``alter(kind, site, reply)`` says what becomes of a reply; ``stop_at`` ends
+    the server at the first request of a kind, which is recorded and not sent.
     """
 
     hospitals: dict
+    before: Callable = lambda _kind, _site, _frame: None
     lost: Callable = lambda _kind, _site: False
     alter: Callable = lambda _kind, _site, reply: reply
     stop_at: str | None = None
@@ -249,6 +254,7 @@ class Direct:
             site = sites[node]
             if self.lost(kind, site):
                 continue
+            self.before(kind, site, frame)
             reply = self.alter(kind, site, self.hospitals[site].answer(frame))
             self.answered.append((kind, site, reply))
             yield node, reply
@@ -295,11 +301,11 @@ class Cohort:
         keys = {site: SiteKeys.generate() for site in names(n)}
         server_key = Ed25519PrivateKey.generate()
         agreed = terms_of(keys, server_key, opening=opening, **terms)
-        stores = {
-            site: SiteStore(":memory:" if folder is None else folder / f"{site}.db")
+        paths = {site: ":memory:" if folder is None else folder / f"{site}.db" for site in keys}
+        hospitals = {
+            site: Hospital(site, agreed, keys[site], SiteStore(paths[site]), paths[site])
             for site in keys
         }
-        hospitals = {site: Hospital(site, agreed, keys[site], stores[site]) for site in keys}
         parameters = parameter_set(agreed.encryption)
         store = ServerStore(":memory:")
         return cls(hospitals, agreed, server_key, parameters, Direct(hospitals), store)
