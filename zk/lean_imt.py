@@ -71,6 +71,11 @@ class LeanIMT:
         """The number of places, removed ones included."""
         return len(self._levels[0])
 
+    def leaf(self, place: int) -> int:
+        """Return the leaf at ``place``; 0 if it was removed."""
+        assert 0 <= place < self.size
+        return self._levels[0][place]
+
     def leaves(self) -> list[int]:
         """Return the leaves in order, 0 for a removed one."""
         return list(self._levels[0])

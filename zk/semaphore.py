@@ -121,6 +121,19 @@ class MessageWrong(ProofError):
         )
 
 
+class GroupFull(ProofError):
+    """A group would get more members than the circuit's tree has leaves."""
+
+    code = "semaphore-group-full"
+
+    def __init__(self, members: int) -> None:
+        self.members = members
+        super().__init__(
+            f"a group of {members} members is larger than the {MEMBERS_MAX} that the circuit "
+            "takes; start another group"
+        )
+
+
 @dataclass(frozen=True)
 class SemaphoreProof:
     """A proof with its statement, canonical in every number; whether it holds is for ``check``.
@@ -224,6 +237,16 @@ def check(
         raise MessageWrong(proof.message)
     verifier(verification_key(), proof, proof.points)
     return proof.nullifier
+
+
+def check_members(members: int) -> None:
+    """Return if a group of so many places can be proved about.
+
+    Raises:
+        GroupFull: It is too large.
+    """
+    if members > MEMBERS_MAX:
+        raise GroupFull(members)
 
 
 def keccak_of(number: int) -> int:
