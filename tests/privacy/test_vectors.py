@@ -280,9 +280,10 @@ def test_uploads_add_up_to_the_sum_and_so_do_their_tags(containers):
 
 def test_coefficients_of_tags(containers):
     challenge = bytes.fromhex(containers.expected["challenge"])
-    for prime, expected in containers.expected["coefficients"].items():
-        found = Coefficients(challenge, int(prime)).next(len(expected))
-        assert [str(one) for one in found] == expected
+    for published in containers.expected["coefficients"]:
+        vector = Coefficients(challenge, int(published["prime"]), published["vector"])
+        found = vector.next(len(published["first"]))
+        assert [str(one) for one in found] == published["first"]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda one: one["desc"])

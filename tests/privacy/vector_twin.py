@@ -153,20 +153,21 @@ def container(kind, parameters, ciphertexts, seeds):
     return blob
 
 
-def coefficients(seed, prime, count):
-    """Return the tags' coefficients mod one prime."""
-    key = hkdf(seed, b"bithive tag\n" + prime.to_bytes(8, "big"))
+def coefficients(seed, prime, vector, count):
+    """Return the first of a vector's coefficients mod one prime."""
+    key = hkdf(seed, b"bithive tag\n" + prime.to_bytes(8, "big") + bytes([vector]))
     return below(keystream(key), prime, count)
 
 
 def tag(ciphertexts, seed, primes):
-    """Return one residue per prime; all polynomials present, expanded ones too."""
+    """Return one residue per vector and prime; all polynomials present, expanded ones too."""
     found = []
-    for place, prime in enumerate(primes):
-        rows = [row[place] for ciphertext in ciphertexts for row in ciphertext]
-        values = [residue for row in rows for residue in row]
-        rho = coefficients(seed, prime, len(values))
-        found.append(sum(a * b for a, b in zip(rho, values, strict=True)) % prime)
+    for vector in range(2):
+        for place, prime in enumerate(primes):
+            rows = [row[place] for ciphertext in ciphertexts for row in ciphertext]
+            values = [residue for row in rows for residue in row]
+            rho = coefficients(seed, prime, vector, len(values))
+            found.append(sum(a * b for a, b in zip(rho, values, strict=True)) % prime)
     return found
 
 

@@ -216,7 +216,7 @@ def made_messages():
             site="north",
             commitment=named,
             challenge=seed.hex(),
-            tag=tags[:1],
+            tag=tags,
         ),
         "partial": by(
             "north",
@@ -315,10 +315,17 @@ def made_containers(parameters):
             "parameters": parameters.name,
             "length": 40,
             "challenge": challenge.hex(),
-            "coefficients": {
-                str(prime): [str(one) for one in vector_twin.coefficients(challenge, prime, 4)]
+            "coefficients": [
+                {
+                    "prime": str(prime),
+                    "vector": vector,
+                    "first": [
+                        str(one) for one in vector_twin.coefficients(challenge, prime, vector, 4)
+                    ],
+                }
+                for vector in range(2)
                 for prime in primes
-            },
+            ],
             "uploads": [
                 {
                     "header": one[:17].hex(),
@@ -333,7 +340,7 @@ def made_containers(parameters):
                 "bytes": len(blob),
                 "sha256": vector_twin.sha256(blob),
                 "tag": [
-                    str(sum(parts) % prime) for *parts, prime in zip(*tags, primes, strict=True)
+                    str(sum(parts) % prime) for *parts, prime in zip(*tags, primes * 2, strict=True)
                 ],
             },
         },
