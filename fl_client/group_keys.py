@@ -23,7 +23,9 @@ What holds, each a test in tests/fl_client/test_group_keys.py:
 1. Every site of the cohort ends with the same key id, and asked again gives the same answer.
 2. A key from outside the cohort, of another epoch, or that is not the announced one is refused.
 3. Any quorum of shares recovers a key that one site could not open; fewer do not.
-4. A part that is not the one committed to is refused, and named.
+4. A part that is not the one committed to is refused, and named; a part is shown for one set of
+   commitments, since whoever saw it and could commit anew would own the key.
+5. Where a quorum opens no dealt key is taken, which one hospital could use alone.
 """
 
 from __future__ import annotations
