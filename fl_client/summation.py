@@ -245,7 +245,11 @@ class Summation:
         """Stand by one set of uploads of a round."""
         commitment = read(Commitment, request.body)
         plan = self._plan(commitment)
-        check_commitment(commitment, plan, self.terms)
+        held = self.store.round_secrets(plan.study, plan.round, plan.call)
+        if held is None:
+            raise SummationRefused("this hospital has forgotten the secrets of that round")
+        threshold = quorum(len(held.call.sites))
+        check_commitment(commitment, plan, self.terms, threshold=threshold)
         self._check_own(commitment)
         named = digest(commitment)
         nonce = self.store.endorse_once(

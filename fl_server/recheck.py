@@ -20,6 +20,7 @@ from fl_server.store import ServerStore, StoredRound, model_digest
 from privacy.bfv import EncryptedUpdate, ServerContext
 from privacy.commitment import check_commitment
 from privacy.parameters import parameter_set
+from privacy.sharing import quorum
 from privacy.signatures import check_signature
 from protocol.errors import FederationError
 from protocol.messages import Manifest, StudyTerms, digest
@@ -114,7 +115,7 @@ def _check_manifest(
 
 
 def _check_sum(terms: StudyTerms, stored: StoredRound, commitment: Commitment) -> None:
-    check_commitment(commitment, stored.plan, terms)
+    check_commitment(commitment, stored.plan, terms, threshold=quorum(stored.called))
     assert stored.closed is not None
     paid = {receipt.site: receipt.site_bytes() for receipt in stored.closed.receipts}
     committed = {receipt.site: receipt.site_bytes() for receipt in commitment.receipts}

@@ -182,8 +182,8 @@ class SecureSum:
             OpeningDisputed, OpeningMissing: See there; the round can be opened again.
         """
         threshold = quorum(called)
-        if len(uploads) < self.terms.sites_min:
-            raise QuorumMissing(len(uploads), self.terms.sites_min)
+        if len(uploads) < max(self.terms.sites_min, threshold):
+            raise QuorumMissing(len(uploads), max(self.terms.sites_min, threshold))
         total = self._add(plan, uploads)
         commitment = self._commit(plan, uploads, total)
         endorsements = self._endorsements(plan, commitment)

@@ -32,17 +32,15 @@ auditor compares it with.
 from __future__ import annotations
 
 import math
-import os
-import sqlite3
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError, OperationalError
 
 from privacy.accounting import Accountant, DpSgdEvent, ImpossibleEvent, epsilon
-from protocol.errors import PrivacyError, storage_error
+from protocol.errors import PrivacyError
+from storage.database import DatabaseDamaged, open_database, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 
 State = Literal["reserved", "committed"]
 
-BUSY_TIMEOUT_MS: Final = 30_000
 EVENTS_MAX: Final = 100_000
 """Rows read at most; a data set does not take part in more rounds than this."""
 _ROUNDING: Final = 1e-9  # a limit written as 8.0 is not missed by the last bit of a float
@@ -184,11 +181,13 @@ class PrivacyBudget:
         self.delta = delta
         self._path = path
         self._accountant: Accountant = accountant
-        self._engine = _open(path)
+        try:
+            self._engine = open_database(path, _METADATA, private=True)
+        except DatabaseDamaged as error:
+            raise BudgetUnreadable(path.name, "damaged pages") from error
         with self._transaction() as connection:
             if connection.exec_driver_sql("PRAGMA quick_check").scalar() != "ok":
                 raise BudgetUnreadable(path.name, "damaged pages")
-            _METADATA.create_all(connection)
             self._settle_limit(connection, epsilon_limit)
 
     def reserve(
@@ -358,41 +357,12 @@ class PrivacyBudget:
     def _transaction(self) -> Iterator[sa.Connection]:
         """Hold the file's write lock for a read-modify-write; all of it happens or none."""
         try:
-            with self._engine.begin() as connection:
+            with writing(self._engine) as connection:
                 yield connection
-        except (OperationalError, sqlite3.OperationalError) as error:
-            raise storage_error(error, "the privacy ledger") from error
-        except (DatabaseError, sqlite3.DatabaseError) as error:
-            reason = str(error).splitlines()[0]
-            raise BudgetUnreadable(self._path.name, reason) from error
+        except DatabaseDamaged as error:
+            raise BudgetUnreadable(self._path.name, "damaged pages") from error
 
 
 def _check_limit(epsilon_limit: float) -> None:
     if not (epsilon_limit > 0.0 and math.isfinite(epsilon_limit)):
         raise ImpossibleEvent("epsilon_limit", epsilon_limit, "positive and finite")
-
-
-def _open(path: Path) -> sa.Engine:
-    """Return an engine on a private file whose every transaction is serialised and durable."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise storage_error(error, "the privacy ledger") from error
-    engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
-
-    @sa.event.listens_for(engine, "connect")
-    def _prepare(connection: sa.engine.interfaces.DBAPIConnection, _: object) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions of its own
-        for pragma in (
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-        ):
-            connection.cursor().execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine

@@ -63,8 +63,20 @@ def upload_entry(site: SiteId, ciphertext_sha256: str) -> bytes:
     return json.dumps([site, ciphertext_sha256], separators=(",", ":")).encode()
 
 
-def check_commitment(commitment: Commitment, plan: RoundPlan, terms: StudyTerms) -> None:
+def check_commitment(
+    commitment: Commitment, plan: RoundPlan, terms: StudyTerms, *, threshold: int
+) -> None:
     """Return if ``commitment`` is one for this plan, whoever asks.
+
+    Its set must itself be a quorum: of a victim and colluders alone, few as they may be, the
+    colluders would subtract their own updates. A quorum of n sites has two honest ones in it as
+    long as the colluders are no more than ``sharing.colluders(n)``.
+
+    Args:
+        commitment: From the server; hostile.
+        plan: The round's.
+        terms: The study's.
+        threshold: The quorum of the sites that the round's call named.
 
     Raises:
         CommitmentRefused: It is for something else, of too few sites, or inconsistent in itself.
@@ -83,7 +95,7 @@ def check_commitment(commitment: Commitment, plan: RoundPlan, terms: StudyTerms)
         raise CommitmentRefused("it is for another plan of the round")
     if commitment.key_id != plan.key_id or commitment.length != terms.training.parameters:
         raise CommitmentRefused("it names another key or length than the plan")
-    if len(commitment.receipts) < terms.sites_min:
+    if len(commitment.receipts) < max(terms.sites_min, threshold):
         raise CommitmentRefused(f"a sum of {len(commitment.receipts)} sites shows too much of each")
     if not set(commitment.sites) <= set(plan.sites):
         raise CommitmentRefused("it names a site that is not in the round's roster")

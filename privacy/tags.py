@@ -3,10 +3,10 @@
 An upload is a vector of residues, and a sum is the sum of those vectors; so for any vector rho the
 inner products add up as the vectors do [1][2]::
 
-    tag of upload i    tau_i = <rho, ct_i> mod q_l                one number for each prime q_l
-    the check          tau_1 + ... + tau_n = <rho, sum> mod q_l   for every prime
+    tag of upload i    tau_i = <rho, ct_i> mod q_l                for each prime q_l and each rho
+    the check          tau_1 + ... + tau_n = <rho, sum> mod q_l   for all of them
 
-rho is uniform and follows from a challenge that nobody knew when uploads and sum were committed to:
+There are two vectors rho. Each is uniform and follows from a challenge that nobody knew when uploads and sum were committed to:
 the hash of that commitment with a fresh nonce of every hospital that endorsed it, a quorum or more
 (``privacy.commitment``). Every hospital sends the tag of its own upload; the second polynomial of
 a seeded ciphertext is expanded and tagged like the first, so a changed seed shows as well.
@@ -14,8 +14,10 @@ a seeded ciphertext is expanded and tagged like the first, so a changed seed sho
 Soundness. Let the sum differ from the sum of the uploads in a residue mod q_l. The difference d is
 a fixed vector with an entry that is not 0, hence invertible; of all values of rho's entry there,
 exactly one makes <rho, d> what the claimed tags need. The check passes with probability at most
-1/q_l, below 2^-59, whatever was altered, dropped or added twice. A single honest nonce suffices
-for rho to be unknown beforehand; as tags are sent after the challenge, a hospital that lies about
+1/q_l^2, below 2^-118, whatever was altered, dropped or added twice. One vector, with 2^-59, would
+not do: the server picks which endorsements it shows, and whoever endorses last picks a nonce, so
+challenges can be tried until one passes. A single honest nonce suffices for rho to be unknown
+when the sum is committed to; as tags are sent after the challenge, a hospital that lies about
 its own tag can make a false sum pass, but only by deciding what was altered, hence together with
 the server: that moves the sum by a vector of their choice, which the hospital could have uploaded
 in the first place. A lie alone makes a true sum fail; ``blame`` finds out who told it.
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEED_BYTES: Final = 32
+VECTORS: Final = 2
+"""Independent vectors of coefficients: what a search for a fitting challenge has to beat."""
 _LABEL: Final = b"bithive tag\n"
 _LIMB_BITS: Final = 20
 _LIMBS: Final = 3  # primes have at most 60 bits
@@ -77,7 +81,7 @@ class SumAltered(PrivacyError):
 
 
 def tag(update: EncryptedUpdate, seed: bytes, parameters: ParameterSet) -> tuple[int, ...]:
-    """Return the tag of an upload, one number below each prime of the ciphertexts.
+    """Return the tag of an upload: for each vector, one number below each prime.
 
     Args:
         update: The upload; hostile where it is another site's.
@@ -113,7 +117,7 @@ def check_tags(
     """
     if len(tags) != total.sites:
         raise SumAltered(f"{len(tags)} tags came for {total.sites} uploads")
-    primes = parameters.data_modulus
+    primes = parameters.data_modulus * VECTORS
     for one in tags:
         fits = len(one) == len(primes)
         if not fits or not all(0 <= part < q for part, q in zip(one, primes, strict=True)):
@@ -147,7 +151,7 @@ def readd(
 def tag_residues(
     values: NDArray[np.uint64], seed: bytes, parameters: ParameterSet
 ) -> tuple[int, ...]:
-    """Return the inner products of residues with the vector that ``seed`` names.
+    """Return the inner products of residues with the vectors that ``seed`` names.
 
     Args:
         values: ``(ciphertexts, polynomials, primes, ring_degree)``.
@@ -156,21 +160,22 @@ def tag_residues(
     """
     assert len(seed) == SEED_BYTES
     return tuple(
-        _inner_product(values[:, :, i, :].reshape(-1), Coefficients(seed, prime), prime)
+        _inner_product(values[:, :, i, :].reshape(-1), Coefficients(seed, prime, vector), prime)
+        for vector in range(VECTORS)
         for i, prime in enumerate(parameters.data_modulus)
     )
 
 
 class Coefficients:
-    """The vector that a seed names, uniform below a prime, read from the front.
+    """A vector that a seed names, uniform below a prime, read from the front.
 
-    A keystream is keyed by HKDF-SHA256 of the seed, bound to the prime. The entries are its words,
-    cut to their highest bits, as many as the prime has, in order; those that are not below the
-    prime are left out.
+    A keystream is keyed by HKDF-SHA256 of the seed, bound to the prime and the vector's number.
+    The entries are its words, cut to their highest bits, as many as the prime has, in order; those
+    that are not below the prime are left out.
     """
 
-    def __init__(self, seed: bytes, prime: int) -> None:
-        info = _LABEL + prime.to_bytes(8, "big")
+    def __init__(self, seed: bytes, prime: int, vector: int) -> None:
+        info = _LABEL + prime.to_bytes(8, "big") + bytes([vector])
         key = HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=info).derive(seed)
         self._stream = RandomStream(key, secret=False)
         self._prime = prime

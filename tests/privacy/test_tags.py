@@ -19,7 +19,7 @@ from privacy.bfv import (
     update_residues,
 )
 from privacy.parameters import PRESETS, TooManySites, parameter_set
-from privacy.tags import Coefficients, SumAltered, check_tags, readd, tag, tag_residues
+from privacy.tags import VECTORS, Coefficients, SumAltered, check_tags, readd, tag, tag_residues
 from privacy.wire import MalformedCiphertext
 
 SEED = bytes(range(32))
@@ -52,9 +52,9 @@ def test_tags_of_honest_uploads_pass_in_any_order(honest):
 )
 def test_a_tag_is_the_inner_product(numbers, repeat):
     values = np.array(numbers * repeat, dtype=np.uint64)
-    vector = Coefficients(SEED, Q).next(values.size)
+    vector = Coefficients(SEED, Q, 0).next(values.size)
     expected = sum(int(a) * int(b) for a, b in zip(values, vector, strict=True)) % Q
-    assert tags._inner_product(values, Coefficients(SEED, Q), Q) == expected
+    assert tags._inner_product(values, Coefficients(SEED, Q, 0), Q) == expected
 
 
 def test_the_largest_residues_are_added_exactly(monkeypatch):
@@ -62,7 +62,7 @@ def test_the_largest_residues_are_added_exactly(monkeypatch):
     monkeypatch.setattr(Coefficients, "next", lambda _, n: np.full(n, 2**60 - 1, dtype=np.uint64))
     values = np.full(3 * tags._BATCH + 5, 2**60 - 1, dtype=np.uint64)
     expected = values.size * (2**60 - 1) ** 2 % Q
-    assert tags._inner_product(values, Coefficients(SEED, Q), Q) == expected
+    assert tags._inner_product(values, Coefficients(SEED, Q, 0), Q) == expected
 
 
 def test_a_tag_covers_every_polynomial_and_prime(honest):
@@ -73,21 +73,27 @@ def test_a_tag_covers_every_polynomial_and_prime(honest):
         changed[(*index, 77)] ^= 1
         other = tag_residues(changed, SEED, parameters)
         differs = [a != b for a, b in zip(other, found[0], strict=True)]
-        assert differs == [i == index[2] for i in range(len(parameters.data_modulus))]
+        one_vector = [i == index[2] for i in range(len(parameters.data_modulus))]
+        assert differs == one_vector * VECTORS
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([Q, 2**59 + 1, 2**60 - 1]))
-def test_the_vector_is_the_keystreams_words_below_the_prime(first, second, prime):
+@given(
+    st.integers(1, 3000),
+    st.integers(1, 3000),
+    st.sampled_from([Q, 2**59 + 1, 2**60 - 1]),
+    st.integers(0, VECTORS - 1),
+)
+def test_a_vector_is_the_keystreams_words_below_the_prime(first, second, prime, number):
     """A slow twin: AES-256-CTR under HKDF-SHA256 of the seed, a word at a time."""
-    info = b"bithive tag\n" + prime.to_bytes(8, "big")
+    info = b"bithive tag\n" + prime.to_bytes(8, "big") + bytes([number])
     key = HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(SEED)
     keystream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     expected = []
     while len(expected) < first + second:
         word = int.from_bytes(keystream.update(bytes(8)), "little") >> (64 - prime.bit_length())
         expected += [word] if word < prime else []
-    vector = Coefficients(SEED, prime)
+    vector = Coefficients(SEED, prime, number)
     assert vector.next(first).tolist() + vector.next(second).tolist() == expected
 
 
