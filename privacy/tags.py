@@ -6,10 +6,11 @@ inner products add up as the vectors do [1][2]::
     tag of upload i    tau_i = <rho, ct_i> mod q_l                for each prime q_l and each rho
     the check          tau_1 + ... + tau_n = <rho, sum> mod q_l   for all of them
 
-There are two vectors rho. Each is uniform and follows from a challenge that nobody knew when uploads and sum were committed to:
-the hash of that commitment with a fresh nonce of every hospital that endorsed it, a quorum or more
-(``privacy.commitment``). Every hospital sends the tag of its own upload; the second polynomial of
-a seeded ciphertext is expanded and tagged like the first, so a changed seed shows as well.
+There are two vectors rho. Each is uniform and follows from a challenge that nobody knew when the
+uploads and the sum were committed to: the hash of that commitment with a fresh nonce of every
+hospital that endorsed it, a quorum or more (``privacy.commitment``). Every hospital sends the tag
+of its own upload; the second polynomial of a seeded ciphertext is expanded and tagged like the
+first, so a changed seed shows as well.
 
 Soundness. Let the sum differ from the sum of the uploads in a residue mod q_l. The difference d is
 a fixed vector with an entry that is not 0, hence invertible; of all values of rho's entry there,
