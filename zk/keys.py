@@ -293,7 +293,7 @@ def development_key(circuit: Circuit, folder: Path) -> tuple[Path, VerificationK
     pk, vk = folder / f"{name}.pk", folder / f"{name}.vk.json"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(folder / f"{name}.lock"):
+        with locked(folder / f"{name}.lock"):
             # The verification key is written last and removed first: if it is there, so is the
             # proving key that belongs to it.
             if not (vk.exists() and pk.exists()):
@@ -340,7 +340,7 @@ def _set_up(circuit: Circuit, pk: Path, vk: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock; the system releases it if the process dies."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
