@@ -9,9 +9,9 @@ from tests.fl_server.study import small_study
 def primed(tmp_path_factory):
     """The study with every site's answer to the first round, so that its proofs are made."""
     with small_study(tmp_path_factory.mktemp("primed") / "home") as study:
-        plan, lanes = study.plan()
+        planned = study.planned()
         for site in study.sites:
-            study.contribution(site, plan, lanes)
+            study.contribution(site, planned)
         yield study
 
 

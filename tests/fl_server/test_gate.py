@@ -73,13 +73,13 @@ def stating(certificate, statement):
 
 @pytest.fixture(scope="module")
 def answers(primed):
-    plan, lanes = primed.plan()
+    planned = primed.planned()
     return {
         site: Sent(
             primed,
-            *primed.contribution(site, plan, lanes),
-            plan,
-            lanes[site],
+            *primed.contribution(site, planned),
+            planned.plan,
+            planned.lanes[site],
             primed.keys(site),
         )
         for site in primed.sites
@@ -229,11 +229,12 @@ def test_a_chunk_counted_twice_is_refused(sent, certificates):
 
 def test_a_certificate_from_before_a_withdrawal_is_stale(sent, study):
     assert sent.contribution.receipt.site in study.withdraw(before_round=2)
-    plan, lanes = study.plan()
-    assert plan.epoch.root != sent.plan.epoch.root
-    later = replace(sent, plan=plan, lane=lanes[sent.contribution.receipt.site])
+    planned = study.planned()
+    assert planned.plan.epoch.root != sent.plan.epoch.root
+    lane = planned.lanes[sent.contribution.receipt.site]
+    later = replace(sent, plan=planned.plan, lane=lane)
     with pytest.raises(CertificateStale, match="withdrew"):
-        later.signed(consent_root=plan.epoch.root).admit()
+        later.signed(consent_root=planned.plan.epoch.root).admit()
 
 
 def test_a_statement_of_another_root_is_stale_even_if_it_was_verified_before(sent, certificates):
