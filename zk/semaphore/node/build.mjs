@@ -80,7 +80,7 @@ function packages() {
     const lock = JSON.parse(readFileSync(join(here, "package-lock.json"), "utf8"))
     const wanted = JSON.parse(readFileSync(join(here, "package.json"), "utf8")).devDependencies
     return Object.fromEntries(
-        [...Object.keys(wanted), "snarkjs"]
+        Object.keys(wanted)
             .sort()
             .map((name) => [name, lock.packages[`node_modules/${name}`].version]),
     )

@@ -117,7 +117,7 @@ function checkSecret(secret) {
 }
 
 /** The public input that Semaphore makes of a message or scope. */
-function hashed(number) {
+export function hashed(number) {
     return BigInt(keccak256(toBeHex(number, 32))) >> 8n
 }
 
