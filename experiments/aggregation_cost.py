@@ -75,7 +75,7 @@ class Config:
     parameters: str = "packed-bfv-8"
     threshold_parameters: str = "threshold-bfv-8"
     holders: int = 5
-    turns_by_workers: int = 5
+    turns_by_workers: int = 10
     scale: float = 0.02
     seed: int = 7
 
