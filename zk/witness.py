@@ -23,10 +23,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from protocol.errors import ProofError, storage_error
-from zk.circuit import Circuit
 from zk.keys import ProverMissing
 from zk.poseidon import FIELD
 
@@ -69,6 +68,16 @@ class WitnessRefused(ProofError):
         )
 
 
+class Calculated(Protocol):
+    """A circuit with its compiled calculator: ``zk.circuit.Circuit``, Semaphore's. Hashable."""
+
+    def wasm_bytes(self) -> bytes:
+        """Read the calculator, after checking that it is the committed one."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class _Calculator:
     """What is compiled once per process and circuit; a run instantiates it afresh."""
@@ -78,7 +87,7 @@ class _Calculator:
     copier: Any
 
 
-def witness(circuit: Circuit, inputs: Mapping[str, int | Sequence[int]]) -> bytes:
+def witness(circuit: Calculated, inputs: Mapping[str, int | Sequence[int]]) -> bytes:
     """Return the circuit's wires as a wtns file; it holds every secret.
 
     Args:
@@ -113,7 +122,7 @@ def witness(circuit: Circuit, inputs: Mapping[str, int | Sequence[int]]) -> byte
 
 
 @contextmanager
-def witness_file(circuit: Circuit, inputs: Mapping[str, int | Sequence[int]]) -> Iterator[Path]:
+def witness_file(circuit: Calculated, inputs: Mapping[str, int | Sequence[int]]) -> Iterator[Path]:
     """Give the witness as a private file, in memory if possible, gone when the block ends.
 
     Raises:
@@ -240,7 +249,7 @@ def _wtns(wires: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4)
-def _calculator(circuit: Circuit) -> _Calculator:
+def _calculator(circuit: Calculated) -> _Calculator:
     try:
         import wasmtime  # noqa: PLC0415 - optional: only whoever proves needs it
     except ImportError as error:

@@ -36,6 +36,7 @@ if (process.argv.includes("--one")) {
 const target = process.argv[2]
 write("semaphore.json", {
     secrets: people.slice(0, 4).map((_, k) => Buffer.from(secretOf(k)).toString("hex")),
+    scalars: people.slice(0, 4).map((one) => one.secretScalar.toString()),
     commitments: commitments(people.slice(0, 4)),
     payout_ids: commitments(payees.slice(0, 4)),
     numbers: numbers(),
