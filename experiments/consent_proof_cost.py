@@ -8,10 +8,10 @@ Method    Chunks of 64 patients are proved by two warm worker processes (the key
           workers. A contribution's certificates are then verified by the fast verifier, by py_ecc
           in one batch, and looked up by digest as a server does that has seen them; what that
           server spends beside on hashing the lane's leaves to roots is measured apart. A
-          withdrawal sets one leaf to 0 and its chunk is proved again. In the same run: Semaphore proofs by
-          node (npm @semaphore-protocol), checked by snarkjs and by zk.fast; AnonCreds presentations
-          (one attribute, one predicate, non-revocation) in an environment of their own.
-          Single-process times are the least processor seconds of their repetitions.
+          withdrawal sets one leaf to 0 and its chunk is proved again. In the same run: Semaphore
+          proofs by node (npm @semaphore-protocol), checked by snarkjs and by zk.fast; AnonCreds
+          presentations (one attribute, one predicate, non-revocation) in an environment of their
+          own. Single-process times are the least processor seconds of their repetitions.
 Expected  1,024 patients in at most 45 s on two idle cores; verified in 50 ms the first time and
           1 ms later; 900 constraints and 4 bytes a patient; 6 s to prove a chunk again. One proof a
           patient costs some 20 times as much to make with Semaphore and, with AnonCreds, about as

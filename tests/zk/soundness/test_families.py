@@ -64,7 +64,7 @@ def wires_of(triples):
     return {wire for triple in triples for form in triple for wire in form if wire}
 
 
-@pytest.mark.parametrize("name", ["cover8", "cover64"])
+@pytest.mark.parametrize("name", ["cover8", pytest.param("cover64", marks=pytest.mark.slow)])
 def test_the_families_have_the_sizes_that_their_gadgets_have(name):
     compiled = circuit(name)
     slots = compiled.slots
