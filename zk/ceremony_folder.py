@@ -66,19 +66,29 @@ class Workplace:
     """Is told in words what takes long."""
 
 
-def read_transcript(at: Workplace) -> Transcript:
+def load_transcript(folder: Path) -> Transcript:
     """Read the transcript in a ceremony's folder.
 
     Raises:
         TranscriptRefused: It breaks a rule.
-        CeremonyNotSound: It is for another circuit.
         StorageError: It is not there or cannot be read.
     """
     try:
-        with (at.folder / TRANSCRIPT).open("rb") as file:
-            transcript = Transcript.read(file.read(TRANSCRIPT_BYTES_MAX + 1))
+        with (folder / TRANSCRIPT).open("rb") as file:
+            return Transcript.read(file.read(TRANSCRIPT_BYTES_MAX + 1))
     except OSError as error:
         raise storage_error(error, TRANSCRIPT) from error
+
+
+def read_transcript(at: Workplace) -> Transcript:
+    """Read the transcript in a ceremony's folder and see that it is for this circuit.
+
+    Raises:
+        CeremonyNotSound: It is for another circuit.
+        TranscriptRefused: It breaks a rule.
+        StorageError: It is not there or cannot be read.
+    """
+    transcript = load_transcript(at.folder)
     opening = transcript.opening
     if (opening.circuit, opening.r1cs_sha256) != (at.circuit.name, at.circuit.r1cs_sha256):
         raise CeremonyNotSound(

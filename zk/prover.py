@@ -199,7 +199,7 @@ def _key(proving_key: Path) -> tuple[Any, Any]:
         raise ProverMissing("groth16py") from None
     try:
         if _is_zkey(proving_key):
-            return groth16py, groth16py.import_zkey(str(proving_key))
+            return groth16py, groth16py.import_zkey(str(proving_key))[0]
         return groth16py, groth16py.ProvingKey.load(str(proving_key))
     except (groth16py.SetupError, groth16py.EncodingError, OSError):
         raise ProverFailed("the proving key cannot be read") from None

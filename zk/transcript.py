@@ -219,6 +219,10 @@ class Transcript:
         """Return the contributions to a phase and the beacon that ended it."""
         return [entry for entry in self.entries if entry.phase == phase]
 
+    def sites_of(self, phase: Phase) -> list[SiteId]:
+        """Return the sites that contributed to a phase, in their order."""
+        return [one.site for one in self.of_phase(phase) if isinstance(one, Contribution)]
+
     def appended(self, entry: Entry) -> Transcript:
         """Return the transcript with one more line.
 

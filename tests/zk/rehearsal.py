@@ -1,4 +1,4 @@
-"""A ceremony small enough to rehearse: a circuit of one constraint, three sites, a settable clock."""
+"""A ceremony small enough to rehearse: one constraint, three sites, a clock that can be set."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.ids import SiteId
+from zk import ceremony
 from zk.ceremony import announcement
 from zk.ceremony_folder import Workplace
 from zk.circuit import Circuit
@@ -114,3 +115,62 @@ def circuit(folder: Path, name: str = "product", factor: int = 1) -> Circuit:
 
 def workplace(folder: Path, of: Circuit, tools: object) -> Workplace:
     return Workplace(folder, of, tools, lambda _words: None)  # type: ignore[arg-type]  # or a fake
+
+
+VECTORS = Path(__file__).parents[1] / "vectors" / "zk" / "rehearsal"
+"""The folder that this rehearsal left when it was run once by snarkjs."""
+
+
+class Replay:
+    """Stands in for snarkjs: every step gives the file that snarkjs made in the recorded run.
+
+    ``skipped`` lines of the recorded run have no counterpart where phase 1 is a public one.
+    """
+
+    def __init__(self, skipped: int = 0) -> None:
+        self.steps: list[str] = []
+        self.skipped = skipped
+
+    def _give(self, step: str, new: Path) -> None:
+        self.steps.append(step)
+        name = new.name.removeprefix(".").removesuffix(".draft")
+        if name[0].isdigit():
+            name = f"{int(name[:4]) + self.skipped:04d}{name[4:]}"
+        new.write_bytes((VECTORS / name).read_bytes())
+
+    def begin_phase_1(self, _power: int, new: Path) -> None:
+        self._give("begin 1", new)
+
+    def contribute_phase_1(self, _old: Path, new: Path, name: str) -> None:
+        self._give(f"contribute 1 {name}", new)
+
+    def apply_beacon_phase_1(self, _old: Path, new: Path, _value: bytes, _exponent: int) -> None:
+        self._give("beacon 1", new)
+
+    def prepare_phase_2(self, _old: Path, new: Path) -> None:
+        self._give("prepare", new)
+
+    def begin_phase_2(self, _r1cs: Path, _phase_1: Path, new: Path) -> None:
+        self._give("begin 2", new)
+
+    def contribute_phase_2(self, _old: Path, new: Path, name: str) -> None:
+        self._give(f"contribute 2 {name}", new)
+
+    def apply_beacon_phase_2(self, _old: Path, new: Path, _value: bytes, _exponent: int) -> None:
+        self._give("beacon 2", new)
+
+    def check_phase_1(self, _file: Path) -> None:
+        self.steps.append("check 1")
+
+    def check_phase_2(self, _r1cs: Path, _phase_1: Path, _zkey: Path) -> None:
+        self.steps.append("check 2")
+
+
+def perform(at: Workplace, clock: Clock) -> None:
+    """The whole ceremony, up to its verification."""
+    ceremony.begin(at, KEYS, BEACONS, phase_1=None, now=clock())
+    for beacon, value in zip(BEACONS, VALUES, strict=True):
+        for one in SITES:
+            ceremony.contribute(at, one, clock=clock)
+        clock.reach(beacon)
+        ceremony.apply_beacon(at, SOURCE, beacon.round, value, clock=clock)
