@@ -48,10 +48,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from fl_client.group_keys import GroupKeys
 from fl_client.store import HeldSecrets, RoundAlreadyAnswered, SiteStore
 from privacy.bfv import EncryptedSum, EncryptedUpdate
-from privacy.commitment import challenge, check_commitment, check_endorsements
+from privacy.commitment import (
+    challenge,
+    check_commitment,
+    check_endorsements,
+    envelope_for,
+)
 from privacy.keys import KeyUnwrapFailed, SiteKeys, unwrap, wrap
 from privacy.masks import remove
 from privacy.packing import unpack
@@ -163,11 +170,12 @@ class Summation:
             return held.reply
         made = RoundSecrets.generate()
         dealt = dict(zip(asked.sites, self._deal(made, asked), strict=True))
+        sealing = X25519PrivateKey.generate()  # whoever steals our long-term key opens none of it
         envelopes = [
             wrap(
                 dealt[other].to_bytes(),
                 self._agreement_key(other),
-                self.keys.agreement,
+                sealing,
                 context=_shares_context(named, self.site, other),
             )
             for other in asked.sites
@@ -180,6 +188,8 @@ class Summation:
             site=self.site,
             public_key=made.public.public_key,
             seed_sha256=made.public.seed_sha256,
+            sealing_key=sealing.public_key().public_bytes_raw(),
+            envelopes=tuple(hashlib.sha256(envelope).hexdigest() for envelope in envelopes),
         )
         reply = encode(
             "round-key", body(key.signed_by(self.keys.sign)), {"shares": join_parts(envelopes)}
@@ -197,6 +207,7 @@ class Summation:
 
         Raises:
             SummationRefused: The roster is not of a call this hospital answered, or too small.
+            MalformedFrame: There is not one envelope from each.
             RoundAlreadyAnswered: Another plan of this round is kept.
             BadSignature: A round key is not signed by its site.
         """
@@ -205,19 +216,21 @@ class Summation:
             raise SummationRefused("its plan is for a call that this hospital did not answer")
         made, own = _unpacked(held.secrets)
         self._check_roster(plan, held.call, made.public)
-        others = [site for site in plan.sites if site != self.site]
+        others = [key for key in plan.roster if key.site != self.site]
         shares = {self.site: own}
-        for other, part in zip(others, split_parts(envelopes, len(others)), strict=True):
+        for key, part in zip(others, split_parts(envelopes, len(others)), strict=True):
+            if hashlib.sha256(part).hexdigest() != envelope_for(key, held.call, self.site):
+                raise SummationRefused(f"the shares of {key.site} are not those it signed")
             try:
                 opened = unwrap(
                     part,
-                    self._agreement_key(other),
+                    key.sealing_key,
                     self.keys.agreement,
-                    context=_shares_context(plan.call, other, self.site),
+                    context=_shares_context(plan.call, key.site, self.site),
                 )
-                shares[other] = SharePair.from_bytes(opened)
+                shares[key.site] = SharePair.from_bytes(opened)
             except PrivacyError as error:  # a quorum of the others has shares that serve
-                log.warning("the shares of %s cannot be used: %s", other, error.code)
+                log.warning("the shares of %s cannot be used: %s", key.site, error.code)
         kept = encode("shares", {}, {site: pair.to_bytes() for site, pair in shares.items()})
         self.store.keep_plan(plan, kept)
 

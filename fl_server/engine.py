@@ -38,7 +38,7 @@ from fl_server.group_key import GroupKeeper
 from fl_server.lanes import lane_states
 from fl_server.sites import Sites, TooFewSites, refusal_of
 from fl_server.store import ClosedRound, ModelState, PlannedRound, ServerStore, StoredRound
-from fl_server.summation import Called, Opened, SecureSum
+from fl_server.summation import Called, Opened, SecureSum, SumUnsound
 from fl_server.transport import Transport
 from privacy.bfv import ServerContext, self_test
 from privacy.opening import check_way
@@ -270,7 +270,7 @@ class Engine:
         uploads = self.store.uploads(plan.round)
         try:
             opened = self._sum.open(plan, stored.called, uploads)
-        except QuorumMissing as error:
+        except (QuorumMissing, SumUnsound) as error:
             for site in uploads:
                 self._refuse(site, plan.round, error.code, f"a sound update, but {error}")
             return self._store_close(plan, (), before, None)

@@ -59,6 +59,16 @@ from protocol.summation import Commitment, Endorsement, Opening, Partial, Unmask
 AnySiteMessage = TypeVar("AnySiteMessage", bound=SiteMessage)
 INTEGERS_FROM: Final = 2
 """How many sites send the opened integers; the others send their hash only."""
+UNSOUND: Final = frozenset(
+    {
+        "sum-corrupt",
+        "secret-unrecoverable",
+        "ciphertext-malformed",
+        "decryption-share-malformed",
+        "decryption-share-foreign",
+    }
+)
+"""How a site refuses a sum whose tags add up: no later answer would differ."""
 OPENERS_MIN: Final = 2
 """One opening alone is not believed."""
 INTEGER_BYTES: Final = 8
@@ -82,10 +92,29 @@ class OpeningMissing(FederationError):
 
     code = "opening-missing"
 
-    def __init__(self, round_number: int, present: int) -> None:
+    def __init__(
+        self, round_number: int, present: int, declined: Mapping[SiteId, str] | None = None
+    ) -> None:
+        self.declined = dict(declined or {})
+        why = "".join(f"; {site} declined: {code}" for site, code in self.declined.items())
         super().__init__(
             f"only {present} sites opened the sum of round {round_number} and two are needed; run "
-            "again once they are back"
+            f"again once they are back{why}"
+        )
+
+
+class SumUnsound(FederationError):
+    """The sites decrypted the sum and found that it is none: an upload in it was no honest one."""
+
+    code = "sum-unsound"
+
+    def __init__(self, round_number: int, declined: Mapping[SiteId, str]) -> None:
+        self.declined = dict(declined)
+        codes = ", ".join(sorted(set(self.declined.values())))
+        super().__init__(
+            f"{len(self.declined)} sites could not open the sum of round {round_number} ({codes}): "
+            "a site sent something else than a masked update, or revealed something else than its "
+            "secrets; the round ends without an update, look for that site's log"
         )
 
 
@@ -162,6 +191,9 @@ class SecureSum:
                 parts = split_parts(reply.blobs.get("shares", b""), len(others))
             except MalformedFrame:
                 continue
+            hashes = tuple(hashlib.sha256(part).hexdigest() for part in parts)
+            if hashes != key.envelopes:
+                continue
             called.keys[site] = key
             called.envelopes[site] = dict(zip(others, parts, strict=True))
             self.progress(Step("call", round_number, site, len(called.keys), len(call.sites)))
@@ -179,6 +211,7 @@ class SecureSum:
 
         Raises:
             QuorumMissing: Too few sites are left; nothing was revealed, or too little to open.
+            SumUnsound: The sites refused what they decrypted; asking again would not help.
             OpeningDisputed, OpeningMissing: See there; the round can be opened again.
         """
         threshold = quorum(called)
@@ -350,17 +383,22 @@ class SecureSum:
 
         senders = set(commitment.sites[:INTEGERS_FROM])
         requests = {one: frame(one, send=one in senders) for one in commitment.sites}
-        openings, integers = self._ask_to_open(plan, commitment, requests)
+        declined: dict[SiteId, str] = {}
+        openings, integers = self._ask_to_open(plan, commitment, requests, declined)
+        if not openings and len(declined) >= OPENERS_MIN and set(declined.values()) <= UNSOUND:
+            raise SumUnsound(plan.round, declined)
         for site in sorted(openings):
             if integers is not None:
                 break
             # The senders are gone; who has opened the sum opens it again to the same integers.
             again = {site: frame(site, send=True)}
-            openings, integers = self._ask_to_open(plan, commitment, again, known=openings)
+            openings, integers = self._ask_to_open(
+                plan, commitment, again, declined, known=openings
+            )
         if len({(one.integers_sha256, one.weight) for one in openings.values()}) > 1:
             raise OpeningDisputed(plan.round)
         if len(openings) < OPENERS_MIN or integers is None:
-            raise OpeningMissing(plan.round, len(openings))
+            raise OpeningMissing(plan.round, len(openings), declined)
         if any(one.weight != commitment.weight for one in openings.values()):
             raise OpeningDisputed(plan.round)
         return integers
@@ -370,14 +408,20 @@ class SecureSum:
         plan: RoundPlan,
         commitment: Commitment,
         requests: Mapping[SiteId, bytes],
+        declined: dict[SiteId, str],
         known: Mapping[SiteId, Opening] | None = None,
     ) -> tuple[dict[SiteId, Opening], NDArray[np.int64] | None]:
-        """Return the openings that came, those known before included, and the integers if any."""
+        """Return the openings that came, those known before included, and the integers if any.
+
+        Whoever refused is added to ``declined``, with the code.
+        """
         openings = dict(known or {})
         integers: NDArray[np.int64] | None = None
         group = f"open-{plan.round}"
         for site, reply in self.sites.ask("open", requests, group, self.open_seconds):
             opening = self._signed(Opening, reply, "opening", site)
+            if reply.kind == "refused":
+                declined[site] = refusal_of(reply)[0]
             if opening is None or opening.commitment != digest(commitment):
                 continue
             openings[site] = opening

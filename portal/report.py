@@ -161,7 +161,7 @@ def _round(run: Run, number: int) -> dict[str, Any]:
         "epoch": stored.plan.epoch.number,
         "roster": list(stored.plan.sites),
         "quorum": quorum(stored.called),
-        "colluders": colluders(stored.called),
+        "colluders": colluders(run.terms.sites_min),
         "group_key": stored.plan.key_id,
         "manifest": closed.manifest,
         "consent_root": str(stored.plan.epoch.root),

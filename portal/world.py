@@ -29,9 +29,11 @@ from portal.patients import Wishes
 from privacy.accounting import noise_multiplier_for
 from privacy.keys import SiteKeys
 from privacy.parameters import parameter_set
+from privacy.sharing import quorum
 from privacy.signatures import signing_key
 from protocol.ids import GrantId, PatientId, SiteId, StudyId, number_of
 from protocol.messages import (
+    SITES_MIN,
     ConsentTerms,
     PrivacyTerms,
     SiteIdentity,
@@ -152,6 +154,7 @@ def study_terms(
             key_hash=founding.verification_key.hash,
         ),
         encryption=ENCRYPTION[settings.opening],
+        sites_min=max(SITES_MIN, quorum(len(identities))),
         opening=settings.opening,  # type: ignore[arg-type]  # pydantic checks the two names
     )
 

@@ -31,7 +31,15 @@ from privacy.sharing import QuorumMissing
 from privacy.signatures import check_signature, check_site_message, registered
 from protocol.errors import FederationError
 from protocol.ids import SiteId
-from protocol.messages import Receipt, RoundPlan, SiteIdentity, StudyTerms, digest
+from protocol.messages import (
+    Receipt,
+    RoundCall,
+    RoundKey,
+    RoundPlan,
+    SiteIdentity,
+    StudyTerms,
+    digest,
+)
 from protocol.summation import Commitment, Endorsement
 from storage.merkle import leaf_hash, root
 
@@ -129,6 +137,18 @@ def check_endorsements(
         raise QuorumMissing(len(sites), threshold)
     for one in endorsements:
         check_site_message(terms, one, "endorsement")
+
+
+def envelope_for(key: RoundKey, call: RoundCall, holder: SiteId) -> str | None:
+    """Return the hash of the envelope that ``key``'s site sealed for ``holder``, None for no such.
+
+    A holder that shows an envelope of this hash, and the key it opens by, shows what the dealer
+    put into it: the dealer signed the hash.
+    """
+    others = [site for site in call.sites if site != key.site]
+    if len(key.envelopes) != len(others) or holder not in others:
+        return None
+    return key.envelopes[others.index(holder)]
 
 
 def challenge(commitment: Commitment, endorsements: Sequence[Endorsement]) -> bytes:

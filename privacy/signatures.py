@@ -43,7 +43,7 @@ class SigningKeyUnreadable(PrivacyError):
 class SiteUnknown(FederationError):
     """A message is in the name of a site that the study's terms do not register."""
 
-    code = "site-unknown"
+    code = "site-not-registered"
 
     def __init__(self, site: SiteId) -> None:
         self.site = site

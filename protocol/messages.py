@@ -313,7 +313,8 @@ class RoundKey(SiteMessage):
     """A site's signed answer to a call: what the others need to know of its round secrets.
 
     ``public_key`` is X25519's and ``seed_sha256`` commits to its self seed. Shares of both ride
-    beside it, sealed to each other site of the call.
+    beside it, sealed to each other site of the call by ``sealing_key``, whose private half is
+    forgotten at once; ``envelopes`` are their SHA-256 in the order of the call.
     """
 
     label = b"round key"
@@ -322,6 +323,8 @@ class RoundKey(SiteMessage):
     call: Digest
     public_key: Key32
     seed_sha256: Digest
+    sealing_key: Key32
+    envelopes: Annotated[tuple[Digest, ...], Field(min_length=SITES_MIN - 1, max_length=SITES_MAX)]
 
 
 class RoundPlan(SignedMessage):

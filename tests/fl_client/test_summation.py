@@ -15,6 +15,7 @@ from protocol.frames import Frame, decode, encode, join_parts, split_parts
 from protocol.messages import Contribution, RoundPlan, body, digest, read
 from protocol.summation import Commitment, Endorsement, Partial, Unmasking
 from tests.fl_server.cohort import NOTHING, Begun, Cohort, values_of
+from tests.fl_server.test_summation import sealed_noise
 
 
 def met(n=4, **options):
@@ -209,14 +210,20 @@ def test_a_plan_without_an_envelope_from_each_other_site_is_refused(first, share
     assert cohort.hospitals[first].store.plan(cohort.terms.study, 1) is None
 
 
-def test_shares_that_do_not_open_are_noted_and_done_without(first, caplog):
+def test_shares_that_are_not_those_their_dealer_signed_are_refused(first):
     cohort, begun = met(4)
-    shares = split_parts(with_plan(cohort, begun, begun.plan).blobs["shares"], 3)
-    frame = changed(
-        with_plan(cohort, begun, begun.plan),
-        {"shares": join_parts([bytes(len(shares[0])), *shares[1:]])},
-    )
+    frame = with_plan(cohort, begun, begun.plan)
+    shares = split_parts(frame.blobs["shares"], 3)
+    other = changed(frame, {"shares": join_parts([bytes(len(shares[0])), *shares[1:]])})
+    refused(cohort, first, other, "summation-refused")
+
+
+def test_shares_that_do_not_open_are_noted_and_done_without(first, caplog):
+    cohort = Cohort.meet(4)
+    sealed_noise(cohort, "site-01")
+    begun = cohort.begin()
     with caplog.at_level(logging.WARNING):
+        frame = with_plan(cohort, begun, begun.plan)
         assert cohort.ask(first, frame).kind == "contribution"
     assert "the shares of site-01 cannot be used: key-unwrap-failed" in caplog.text
     cohort.upload(begun)

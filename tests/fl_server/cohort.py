@@ -31,8 +31,9 @@ from privacy.masks import apply
 from privacy.packing import pack
 from privacy.parameters import ParameterSet, parameter_set
 from privacy.quantisation import QuantisedUpdate
+from privacy.signatures import check_signature
 from protocol.errors import BitHiveError
-from protocol.frames import Frame, decode, encode
+from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import SiteId
 from protocol.messages import (
     ConsentTerms,
@@ -166,6 +167,8 @@ class Hospital:
         }
         try:
             request = decode(frame)
+            if request.kind not in doors:
+                raise MalformedFrame(f"there is no {request.kind!r}")
             return doors[request.kind](request)
         except BitHiveError as error:
             return encode("refused", {"code": error.code, "reason": str(error)})
@@ -186,6 +189,10 @@ class Hospital:
     def train(self, request):
         """Upload as ``fl_client.agent`` and ``fl_client.egress`` do, values drawn for training."""
         plan = read(RoundPlan, request.body.get("plan"))
+        signed = plan.signed_bytes()
+        check_signature(
+            self.terms.server_key, plan.signature, signed, what="round plan", who="the server"
+        )
         earlier = self.store.answer(plan.study, plan.round, digest(plan))
         if earlier is not None:
             return earlier

@@ -1,5 +1,6 @@
 """A sum opens, exactly, iff a quorum lives through every step; otherwise nothing is shown."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
+from fl_client.summation import Summation
 from fl_server.sites import TooFewSites
-from fl_server.summation import OpeningDisputed, OpeningMissing
+from fl_server.summation import OpeningDisputed, OpeningMissing, SumUnsound
 from privacy.sharing import QuorumMissing, quorum
 from protocol.errors import FederationError
-from protocol.frames import decode, encode, split_parts
+from protocol.frames import decode, encode, join_parts, split_parts
 from protocol.messages import RoundKey, body, digest, read
 from protocol.summation import Endorsement, Opening, Partial, Unmasking
 from tests.fl_server.cohort import Cohort, Stopped, names
@@ -282,6 +284,21 @@ def another_blob(cohort, kind, liar, **blobs):
     cohort.transport.alter = alter
 
 
+def sealed_noise(cohort, liar):
+    """Have one site sign, and send, envelopes that open for nobody."""
+    noise = [bytes([place]) * 100 for place in range(len(cohort.sites) - 1)]
+
+    def alter(kind, site, reply):
+        if (kind, site) != ("call", liar):
+            return reply
+        hashes = tuple(hashlib.sha256(part).hexdigest() for part in noise)
+        key = read(RoundKey, decode(reply).body).model_copy(update={"envelopes": hashes})
+        signed = key.signed_by(cohort.hospitals[liar].keys.sign)
+        return encode("round-key", body(signed), {"shares": join_parts(noise)})
+
+    cohort.transport.alter = alter
+
+
 @pytest.mark.parametrize("tag", [("1",), ("1", "2"), ("9" * 19,)])
 def test_a_false_tag_does_not_stop_the_round_and_its_site_is_named(tag):
     cohort, begun = ready(5)
@@ -396,12 +413,21 @@ def test_a_round_key_without_shares_for_each_other_leaves_its_site_out(shares):
     assert cohort.begin().plan.sites == cohort.sites[1:]
 
 
+def test_a_site_whose_envelopes_are_not_those_it_signed_is_not_in_the_roster():
+    cohort = Cohort.meet(4)
+    liar = cohort.sites[0]
+    noise = join_parts([bytes(100)] * 3)
+    another_blob(cohort, "call", liar, shares=noise)
+    begun = cohort.upload(cohort.begin())
+    assert begun.plan.sites == tuple(cohort.sites[1:])
+    assert np.array_equal(cohort.open(begun).integers, cohort.total(1, cohort.sites[1:])[0])
+
+
 def test_a_site_whose_shares_open_for_nobody_is_missed_only_if_it_goes_away():
     for goes_away in (False, True):
         cohort = Cohort.meet(4)
         liar = cohort.sites[0]
-        noise = b"".join(len(part).to_bytes(4, "big") + part for part in [bytes(100)] * 3)
-        another_blob(cohort, "call", liar, shares=noise)
+        sealed_noise(cohort, liar)
         begun = cohort.upload(cohort.begin())
         cohort.transport.lost = lambda kind, site, gone=goes_away, liar=liar: (
             gone and (kind, site) == ("unmask", liar)
@@ -506,3 +532,17 @@ def test_each_site_of_the_roster_gets_what_the_others_of_it_sealed_for_it():
 def test_every_error_of_a_sum_that_a_run_may_end_with_is_of_the_federation():
     assert issubclass(OpeningMissing, FederationError)
     assert issubclass(OpeningDisputed, FederationError)
+
+
+def test_a_round_with_an_upload_that_was_not_masked_ends_and_is_not_asked_for_ever(monkeypatch):
+    """It opens to nothing that can be unpacked, today or tomorrow."""
+    honest = Summation.pad
+    monkeypatch.setattr(
+        Summation,
+        "pad",
+        lambda self, plan: 0 * honest(self, plan) if self.site == "site-02" else honest(self, plan),
+    )
+    cohort, begun = ready(4)
+    with pytest.raises(SumUnsound, match="4 sites could not open the sum of round 1") as caught:
+        cohort.open(begun)
+    assert set(caught.value.declined.values()) == {"sum-corrupt"}

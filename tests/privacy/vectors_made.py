@@ -182,6 +182,8 @@ def made_messages():
         call=vector_twin.digest(call),
         public_key=hexes("public key"),
         seed_sha256=hexes("seed"),
+        sealing_key=hexes("sealing key"),
+        envelopes=[hexes(f"envelope for {site}") for site in SITES[1:]],
     )
     receipts = [made_receipt(site) for site in SITES[:3]]
     committed = by(
