@@ -341,3 +341,68 @@ def test_whose_turn_it_is_is_said_before_any_work_is_done():
         turn.admit_beacon(SOURCE, 7, FIRST.published_at)
     with pytest.raises(CeremonyOutOfTurn):
         turn.admit_beacon(SOURCE, FIRST.round, time_text(rehearsal.START))
+
+
+# Vectors for other implementations. Keys and signatures come from seeds, so that the file can be
+# written again: python -c "import tests.zk.test_transcript as t; t.write_vectors()"
+
+VECTOR_FILE = VECTORS.parent / "transcripts.json"
+
+
+def text_of(start, *entries):
+    return [canonical(line).decode() for line in (start, *entries)]
+
+
+def vectors():
+    ready = after(EAST, NORTH, SOUTH)
+    done = ready.appended(ended(ready))
+    start, (one, two, three, last) = done.opening, done.entries
+    stranger = contributed(after(EAST), STRANGER, site="north")
+    again = contributed(after(EAST), EAST)
+    late = contributed(after(EAST), NORTH, at=FIRST.published_at)
+    alone = ended(after(EAST))
+    early = last.model_copy(update={"at": "2026-11-21T09:59:59Z"})
+    chosen = last.model_copy(update={"round": FIRST.round + 1})
+    spaced = [line.replace(":", ": ", 1) for line in text_of(start)]
+    other = [line.replace('"version":1', '"version":2') for line in text_of(start)]
+    unsorted = start.model_copy(update={"sites": start.sites[::-1]})
+    changed = two.model_copy(update={"file_sha256": "ce" * 32})
+    return [
+        {"desc": desc, "valid": line is None, "line": line, "transcript": lines}
+        for desc, line, lines in (
+            ("three contributions and their beacon", None, text_of(start, one, two, three, last)),
+            ("not ended yet", None, text_of(start, one)),
+            ("a contribution was changed", 3, text_of(start, one, changed, three, last)),
+            ("a contribution was dropped", 3, text_of(start, one, three, last)),
+            ("contributions were reordered", 2, text_of(start, two, one, three, last)),
+            ("signed with a stranger's key", 3, text_of(start, one, stranger)),
+            ("a site contributed twice", 3, text_of(start, one, again)),
+            ("a contribution after the beacon was public", 3, text_of(start, one, late)),
+            ("a beacon after one site", 3, text_of(start, one, alone)),
+            ("a beacon before its time", 5, text_of(start, one, two, three, early)),
+            ("a beacon that was not announced", 5, text_of(start, one, two, three, chosen)),
+            ("a line after the last beacon", 6, text_of(start, one, two, three, last, last)),
+            ("not in canonical form", 1, spaced),
+            ("an unknown version", 1, other),
+            ("sites out of order", 1, text_of(unsorted)),
+        )
+    ]
+
+
+def write_vectors():
+    VECTOR_FILE.write_text(json.dumps(vectors(), indent=1) + "\n")
+
+
+def test_the_vectors_are_those_of_this_code():
+    assert json.loads(VECTOR_FILE.read_text()) == vectors()
+
+
+@pytest.mark.parametrize("vector", vectors(), ids=lambda vector: vector["desc"])
+def test_a_vector_is_read_or_refused_at_its_line(vector):
+    content = "".join(line + "\n" for line in vector["transcript"]).encode()
+    if vector["valid"]:
+        assert Transcript.read(content).to_bytes() == content
+        return
+    with pytest.raises(TranscriptRefused) as caught:
+        Transcript.read(content)
+    assert caught.value.line == vector["line"]
