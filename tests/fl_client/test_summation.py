@@ -681,6 +681,8 @@ def test_a_quorum_that_is_none_of_the_round_gets_no_share(first, asked, why):
     cohort, _ = stopped("share", opening="threshold")
     frame = changed(cohort.transport.frame("share", first), quorum=asked)
     refused(cohort, first, frame, "summation-refused", why)
+    del frame.body["quorum"]
+    refused(cohort, first, frame, "summation-refused", "not of the round")
 
 
 def test_a_quorum_with_a_site_that_does_not_hold_the_key_gets_no_share():
