@@ -64,7 +64,8 @@ def init(
     own_phase_1: Annotated[
         bool,
         typer.Option(
-            "--own-phase-1", help="Make phase 1 here, by the same hospitals; takes hours for 2^16."
+            "--own-phase-1",
+            help="Make phase 1 here, by the same hospitals; takes about an hour for 2^16.",
         ),
     ] = False,
     circuit: Annotated[

@@ -49,7 +49,7 @@ from zk.ceremony_folder import (
 )
 from zk.public_powers import power_of, public_powers
 from zk.setup_files import contributions, file_hash
-from zk.transcript import CeremonyOutOfTurn, Signer, Transcript
+from zk.transcript import CeremonyOutOfTurn, Signer, Transcript, TranscriptRefused
 from zk.transcript_lines import (
     BEACON_BYTES_MAX,
     BEACON_BYTES_MIN,
@@ -97,9 +97,8 @@ def begin(
     Raises:
         CeremonyOutOfTurn: The folder holds a ceremony already.
         Phase1Refused: The file is not a known public one, or is too small.
-        CeremonyInputInvalid: A name or key is malformed, or there are too few or many.
-        TranscriptRefused: Two sites share a key, or a beacon is not announced for each phase, or
-            is public already.
+        CeremonyInputInvalid: A name or key is malformed or given twice, there are too few or many
+            sites, or a beacon is not announced for each phase, or is public already.
         SnarkjsFailed: A step failed.
         StorageError: The disk refused.
     """
@@ -117,9 +116,11 @@ def begin(
             beacons=tuple(beacons),
             at=time_text(now),
         )
+        transcript = Transcript(opening)
     except ValidationError as error:
         raise _input_invalid("the plan of the ceremony", error) from error
-    transcript = Transcript(opening)
+    except TranscriptRefused as error:
+        raise CeremonyInputInvalid("the plan of the ceremony", f"it {error.reason}") from error
     with held(at.folder):
         if (at.folder / TRANSCRIPT).exists():
             raise CeremonyOutOfTurn(f"a ceremony has begun in {at.folder.name}")

@@ -30,7 +30,7 @@ from zk.ceremony_folder import (
 from zk.keys import VerificationKey
 from zk.public_powers import power_of, public_powers
 from zk.setup_files import verification_key
-from zk.transcript import Transcript
+from zk.transcript import CeremonyOutOfTurn, Transcript
 from zk.transcript_lines import Beacon
 
 
@@ -54,8 +54,9 @@ def verify(at: Workplace, values: Sequence[bytes], *, phase_1: Path | None) -> V
         phase_1: The public file, if it was one.
 
     Raises:
-        CeremonyNotSound: It has not ended, is of another circuit, phase 1 or beacon, or its files
-            are not those of its transcript.
+        CeremonyOutOfTurn: It has not ended.
+        CeremonyNotSound: It is of another circuit, phase 1 or beacon, or its files are not those
+            of its transcript.
         TranscriptRefused: The transcript breaks a rule.
         SnarkjsFailed: A file does not follow from the one before it.
         KeyMalformed: The key is none that an honest setup can make.
@@ -63,7 +64,7 @@ def verify(at: Workplace, values: Sequence[bytes], *, phase_1: Path | None) -> V
     """
     transcript = read_transcript(at)
     if transcript.turn.phase is not None:
-        raise CeremonyNotSound(f"phase {transcript.turn.phase} has not ended")
+        raise CeremonyOutOfTurn(f"phase {transcript.turn.phase} has not ended with its beacon")
     _check_beacons(transcript, values)
     powers = _checked_powers(at, transcript, phase_1)
     zkey = newest(at, transcript, 2)

@@ -178,6 +178,8 @@ def test_test_material_is_refused(ceremony):
     [
         ("--beacon", BEACONS[0], *INVITED),
         ("--own-phase-1", "--phase-1", "x.ptau", "--beacon", BEACONS[0], *INVITED),
+        ("--own-phase-1", "--beacon", BEACONS[0], *INVITED),
+        ("--own-phase-1", "--beacon", BEACONS[1], "--beacon", BEACONS[0], *INVITED),
         ("--own-phase-1", "--beacon", "drand 5", *INVITED),
         ("--own-phase-1", "--beacon", f"drand/five/{FIRST.published_at}", *INVITED),
         ("--own-phase-1", "--beacon", "drand/5/tomorrow", *INVITED),

@@ -220,7 +220,7 @@ def test_a_beacon_that_cannot_be_meant_is_refused(parts):
 
 def test_a_beacon_that_is_public_already_cannot_be_announced(at, clock):
     clock.now += 3 * HOUR
-    with pytest.raises(TranscriptRefused, match="public already"):
+    with pytest.raises(CeremonyInputInvalid, match="public already"):
         begin(at, KEYS, BEACONS, phase_1=None, now=clock())
 
 
@@ -316,7 +316,7 @@ def test_one_process_at_a_time_takes_a_step(at, clock):
 
 def test_an_unfinished_ceremony_gives_no_key(at, clock):
     began(at, clock, EAST, NORTH)
-    with pytest.raises(CeremonyNotSound, match="has not ended"):
+    with pytest.raises(CeremonyOutOfTurn, match="has not ended"):
         verify(at, VALUES, phase_1=None)
 
 
