@@ -312,6 +312,9 @@ class GroupKeys:
         publics = split_parts(request.blobs.get("publics", b""), len(sites))
         sealed = split_parts(request.blobs.get("shares", b""), len(sites) - 1)
         asked = self._request(commitments[self.site])
+        key = key_generation.collective_key(publics, self.parameters, context=_context(asked))
+        if self.store.group_key(self.terms.study, key.key_id) is not None:
+            return encode("taken", {"key_id": key.key_id})  # joined before, and its parts forgotten
         place = sites.index(self.site)
         own = split_parts(self._committed(asked).blobs["shares"], len(sites))[place]
         shares: list[bytes] = []
@@ -327,11 +330,11 @@ class GroupKeys:
             context = _part_context(one, self.site)
             other = self._agreement_key(one.site)
             shares.append(unwrap(sealed.pop(0), other, self.keys.agreement, context=context))
-        key = key_generation.collective_key(publics, self.parameters, context=_context(asked))
         share = key_generation.join_shares(shares, self.parameters, index=place, key=key)
         facts = {"holders": list(sites), "threshold": quorum(len(sites))}
         record = encode("quorum", facts, {"public": key.to_bytes(), "share": share.to_bytes()})
         self.store.keep_group_key(self.terms.study, HeldKey(key.key_id, epoch, record))
+        self.store.forget_key_parts(self.terms.study, epoch)  # t of our shares are our part
         return encode("taken", {"key_id": key.key_id})
 
     def _part(self, asked: KeyRequest) -> Frame | None:

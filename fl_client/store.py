@@ -358,6 +358,13 @@ class SiteStore:
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one_or_none()
 
+    def forget_key_parts(self, study: str, epoch: int) -> None:
+        """Forget what this site made for collective keys up to an epoch, shares and all."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                KEY_PARTS.delete().where(KEY_PARTS.c.study == study, KEY_PARTS.c.epoch <= epoch)
+            )
+
     def keep_key_part(self, study: str, epoch: int, cohort: str, part: bytes) -> None:
         """Keep this site's part of a collective key before any of it leaves."""
         with writing(self._engine) as connection:

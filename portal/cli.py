@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from portal.ceremony_cli import app as ceremony
 from protocol.errors import BitHiveError
 from protocol.units import btt_text
 
@@ -34,6 +35,7 @@ site = typer.Typer(no_args_is_help=True, help="One hospital's agent.")
 app.add_typer(ledger, name="ledger")
 app.add_typer(audit, name="audit")
 app.add_typer(site, name="site")
+app.add_typer(ceremony, name="ceremony")
 
 DEFAULT_HOME: Final = Path("bithive-home")
 DEFAULT_SEED: Final = 7

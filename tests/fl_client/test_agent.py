@@ -1,16 +1,19 @@
 """The agent obeys only the study it approved, answers once, and reads nobody without consent."""
 
-import hashlib
 from dataclasses import replace
+from random import Random
 
 import pytest
 
-from fl_client.agent import PlanRefused
-from privacy.bfv import EncryptedUpdate, ServerContext
-from privacy.parameters import parameter_set
+from fl_client.agent import NO_MANIFEST, PlanRefused
+from fl_client.store import ANSWERS
+from fl_server import gate as gate_module
 from protocol.frames import decode, encode
-from protocol.messages import OpenRequest, body
-from tests.fl_server.study import Study
+from protocol.messages import body, digest
+from protocol.summation import KeyRequest
+from storage.database import writing
+from tests.fl_client.mutation import changed, says
+from tests.fl_server.study import Direct
 
 
 class Spy:
@@ -31,6 +34,12 @@ def refusal(reply):
     return frame.body["code"]
 
 
+def restated(frame, **fields):
+    """Return a request with other fields."""
+    read = decode(frame)
+    return encode(read.kind, {**read.body, **fields}, read.blobs)
+
+
 @pytest.fixture
 def site(study):
     return study.sites[0]
@@ -38,47 +47,44 @@ def site(study):
 
 @pytest.fixture
 def asked(study, site):
-    """The plan of round 1, the site's lane, and its agent."""
-    plan, lanes = study.plan()
-    return plan, lanes[site], study.agents[site]
+    """The first round as it was planned, which every site has answered, and the site's agent."""
+    return study.planned(), study.agents[site]
 
 
 @pytest.fixture(scope="module")
-def total(primed: Study):
-    """The call to open the first round's sum, unsigned, and the sum."""
-    plan, lanes = primed.plan()
-    answers = [primed.contribution(site, plan, lanes) for site in primed.sites]
-    blob = (
-        ServerContext(parameter_set(primed.terms.encryption))
-        .add(
-            [
-                EncryptedUpdate(ciphertext, one.key_id, one.encryption, one.length)
-                for one, ciphertext in answers
-            ]
-        )
-        .blob
+def closed(primed, tmp_path_factory):
+    """A copy of the study whose first round is closed, its proofs believed."""
+    study = primed.copy(tmp_path_factory.mktemp("closed") / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate_module, "verify_many", lambda _key, _proofs: None)
+        engine = study.engine()
+        engine._start()
+        engine._hand_over(engine._round(1))
+    return study
+
+
+@pytest.fixture
+def past(closed, tmp_path):
+    """A copy of it to damage."""
+    return closed.copy(tmp_path / "home")
+
+
+@pytest.fixture
+def second(past, site):
+    """The second round as it is planned, which no site has answered yet."""
+    return past.planned(2)
+
+
+# Plans
+
+
+def test_a_plan_the_server_did_not_sign_is_refused(study, site, asked):
+    planned, agent = asked
+    forged = planned.plan.model_copy(
+        update={"steps": tuple(2 * step for step in planned.plan.steps)}
     )
-    request = OpenRequest(
-        study=plan.study,
-        round=plan.round,
-        key_id=plan.key_id,
-        sum_sha256=hashlib.sha256(blob).hexdigest(),
-        length=primed.terms.training.parameters,
-        receipts=tuple(one.receipt for one, _ in answers),
-    )
-    return request, blob
-
-
-def open_frame(study, request, blob):
-    signature = study.server_key().sign(request.signed_bytes())
-    signed = request.model_copy(update={"signature": signature})
-    return encode("open", {"request": body(signed), "send_integers": True}, {"sum": blob})
-
-
-def test_a_plan_the_server_did_not_sign_is_refused(study, asked):
-    plan, lane, agent = asked
-    forged = plan.model_copy(update={"steps": tuple(2 * step for step in plan.steps)})
-    assert refusal(agent.answer(study.train_frame(forged, lane))) == "bad-signature"
+    frame = study.train_frame(planned, site, plan=forged)
+    assert refusal(agent.answer(frame)) == "bad-signature"
 
 
 @pytest.mark.parametrize(
@@ -92,10 +98,11 @@ def test_a_plan_the_server_did_not_sign_is_refused(study, asked):
         {"round": 2, "model": "0" * 64},
     ],
 )
-def test_a_signed_plan_that_is_not_of_the_approved_study_is_refused(study, asked, changes):
-    plan, lane, agent = asked
-    signed = study.sign_plan(plan, **changes)
-    assert refusal(agent.answer(study.train_frame(signed, lane))) == "plan-refused"
+def test_a_signed_plan_that_is_not_of_the_approved_study_is_refused(study, site, asked, changes):
+    planned, agent = asked
+    signed = study.sign_plan(planned.plan, **changes)
+    frame = restated(study.train_frame(planned, site), plan=body(signed))
+    assert refusal(agent.answer(frame)) == "plan-refused"
 
 
 def test_an_agent_does_not_start_on_terms_that_were_not_approved(study, site):
@@ -104,10 +111,22 @@ def test_an_agent_does_not_start_on_terms_that_were_not_approved(study, site):
         replace(agent, settings=replace(agent.settings, approved="0" * 64))
 
 
-@pytest.mark.parametrize("kind", ["join", "deal-key"])
-def test_a_call_that_names_other_terms_is_refused(study, site, kind):
-    frame = encode(kind, {"terms": "0" * 64, "nonce": "0" * 64})
-    assert refusal(study.agents[site].answer(frame)) == "plan-refused"
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("join", "plan-refused"), ("deal-key", "group-key-refused"), ("call", "summation-refused")],
+)
+def test_a_request_that_names_other_terms_is_refused(study, site, kind, code):
+    engine = study.engine()
+    engine._start()
+    call = engine._sum.call(1, NO_MANIFEST, study.sites).call
+    call = call.model_copy(update={"terms": "0" * 64}).signed_by(study.server_key().sign)
+    key = KeyRequest(terms="0" * 64, study=study.terms.study, epoch=2, sites=study.sites)
+    requests = {
+        "join": {"terms": "0" * 64, "nonce": "0" * 64},
+        "deal-key": body(key),
+        "call": body(call),
+    }
+    assert refusal(study.agents[site].answer(encode(kind, requests[kind]))) == code
 
 
 @pytest.mark.parametrize("frame", [b"", b"noise", encode("sing", {}), encode("train", {})])
@@ -116,8 +135,8 @@ def test_noise_is_answered_with_a_refusal(study, site, frame):
 
 
 def test_the_same_plan_gets_the_same_bytes_also_after_a_restart(study, site, asked):
-    plan, lane, agent = asked
-    frame = study.train_frame(plan, lane)
+    planned, agent = asked
+    frame = study.train_frame(planned, site)
     first = agent.answer(frame)
     assert decode(first).kind == "contribution"
     spent = agent.budget.spent()
@@ -127,97 +146,172 @@ def test_the_same_plan_gets_the_same_bytes_also_after_a_restart(study, site, ask
     assert again.budget.spent() == spent
 
 
-def test_a_second_plan_for_an_answered_round_is_refused(study, asked):
-    plan, lane, agent = asked
-    other = study.sign_plan(plan, steps=tuple(2 * step for step in plan.steps))
-    assert refusal(agent.answer(study.train_frame(other, lane))) == "round-already-answered"
+def test_a_second_plan_for_an_answered_round_is_refused(study, site, asked):
+    planned, agent = asked
+    other = study.sign_plan(planned.plan, steps=tuple(2 * step for step in planned.plan.steps))
+    frame = study.train_frame(planned, site, plan=other)
+    assert refusal(agent.answer(frame)) == "round-already-answered"
 
 
-def test_leaves_that_do_not_lead_to_the_signed_root_are_refused(study, site, asked):
-    plan, lane, _ = asked
+def test_a_model_that_is_not_the_plans_is_refused(past, site, second):
+    frame = decode(past.train_frame(second, site))
+    for model in (b"", frame.blobs["model"][:-4], bytes(len(frame.blobs["model"]))):
+        other = encode(frame.kind, frame.body, {**frame.blobs, "model": model})
+        assert refusal(past.agents[site].answer(other)) == "plan-refused"
+
+
+# Consent and budget
+
+
+def test_leaves_that_do_not_lead_to_the_signed_root_are_refused(past, site, second):
+    lane = second.lanes[site]
     forged = lane[0].model_copy(update={"leaves": (1, *lane[0].leaves[1:])})
-    second = study.sign_plan(plan, round=2)
-    spy = Spy(study.loader)
-    reply = study.agent(site, loader=spy).answer(study.train_frame(second, (forged, *lane[1:])))
-    assert refusal(reply) == "lane-forged"
+    spy = Spy(past.loader)
+    frame = past.train_frame(second, site, chunks=(forged, *lane[1:]))
+    assert refusal(past.agent(site, loader=spy).answer(frame)) == "lane-forged"
     assert spy.asked == []
 
 
-def test_a_cohort_that_is_too_small_reads_and_spends_nothing(study, site, asked):
-    plan, lane, agent = asked
-    spy = Spy(study.loader)
+def test_a_cohort_that_is_too_small_reads_and_spends_nothing(past, site, second):
+    agent, spy = past.agents[site], Spy(past.loader)
     spent = agent.budget.spent()
     large = replace(agent, loader=spy, settings=replace(agent.settings, cohort_min=13))
-    second = study.sign_plan(plan, round=2)
-    assert refusal(large.answer(study.train_frame(second, lane))) == "cohort-too-small"
+    assert refusal(large.answer(past.train_frame(second, site))) == "cohort-too-small"
     assert spy.asked == []
     assert agent.budget.spent() == spent
 
 
-def test_only_patients_whose_live_consent_allows_the_study_are_read(study, site):
-    study.withdraw(before_round=2)
-    plan, lanes = study.plan()
-    second = study.sign_plan(plan, round=2)
-    spy = Spy(study.loader)
-    reply = study.agent(site, loader=spy).answer(study.train_frame(second, lanes[site]))
+def test_a_plan_whose_roster_is_refused_reads_and_spends_nothing(past, site, second):
+    spy = Spy(past.loader)
+    agent = past.agent(site, loader=spy)
+    spent = agent.budget.spent()
+    other = past.sign_plan(second.plan, call="1" * 64)
+    frame = past.train_frame(second, site, plan=other)
+    assert refusal(agent.answer(frame)) == "summation-refused"
+    assert spy.asked == []
+    assert agent.budget.spent() == spent
+
+
+def test_only_patients_whose_live_consent_allows_the_study_are_read(past, site):
+    past.withdraw(before_round=2)
+    planned = past.planned(2)
+    spy = Spy(past.loader)
+    reply = past.agent(site, loader=spy).answer(past.train_frame(planned, site))
     assert decode(reply).kind == "contribution"
-    decisions = study.wishes.decisions[site]
+    decisions = past.wishes.decisions[site]
     granting = {patient for patient, decision in decisions.items() if decision == "grants"}
-    gone = {one.patient for one in study.wishes.withdrawals if one.site == site}
+    gone = {one.patient for one in past.wishes.withdrawals if one.site == site}
     assert gone
     assert set(spy.asked) == granting - gone
 
 
-def test_a_sum_is_opened_by_every_site_to_the_same_integers(study, total):
-    frame = open_frame(study, *total)
-    replies = [decode(agent.answer(frame)) for agent in study.agents.values()]
-    assert {reply.kind for reply in replies} == {"opening"}
-    assert len({reply.blobs["integers"] for reply in replies}) == 1
-    weight = sum(receipt.proven_patients for receipt in total[0].receipts)
-    assert {reply.body["weight"] for reply in replies} == {weight}
+# History
 
 
-def test_a_call_to_open_that_the_server_did_not_sign_is_refused(study, site, total):
-    request, blob = total
-    frame = encode("open", {"request": body(request)}, {"sum": blob})
-    assert refusal(study.agents[site].answer(frame)) == "bad-signature"
+def with_manifest(study, planned, site, **changes):
+    """Return the request to train in which the round before ended otherwise, all of it signed."""
+    manifest = study.store.round(1).manifest.model_copy(update=changes)
+    manifest = manifest.signed_by(study.server_key().sign)
+    plan = study.sign_plan(planned.plan, previous=digest(manifest))
+    frame = study.train_frame(planned, site, plan=plan)
+    return restated(frame, manifest=body(manifest))
 
 
-def test_a_sum_of_too_few_sites_is_not_opened(study, site, total):
-    request, blob = total
-    few = request.model_copy(update={"receipts": request.receipts[:2]})
-    assert refusal(study.agents[site].answer(open_frame(study, few, blob))) == "plan-refused"
+def reason(reply):
+    assert refusal(reply) == "plan-refused", decode(reply).body
+    return decode(reply).body["reason"]
 
 
-def test_a_site_named_twice_does_not_make_a_sum_large_enough(study, site, total):
-    request, blob = total
-    first, second, _ = request.receipts
-    twice = request.model_copy(update={"receipts": (first, second, second)})
-    assert refusal(study.agents[site].answer(open_frame(study, twice, blob))) == "plan-refused"
+def test_a_plan_goes_on_from_the_manifest_of_the_round_before(past, site, second):
+    assert second.plan.previous == digest(past.store.round(1).manifest)
+    reply = past.agents[site].answer(past.train_frame(second, site))
+    assert decode(reply).kind == "contribution", decode(reply).body
+    kept = past.agents[site].store.manifest(past.terms.study, 1)
+    assert kept == second.plan.previous
 
 
-def test_a_sum_that_weighs_otherwise_than_its_receipts_is_not_opened(study, site, total):
-    request, blob = total
-    keys = study.keys(site)
-    heavier = request.receipts[0].model_copy(update={"proven_patients": 11_000})
-    heavier = heavier.model_copy(update={"site_signature": keys.sign(heavier.site_bytes())})
-    wrong = request.model_copy(update={"receipts": (heavier, *request.receipts[1:])})
-    assert refusal(study.agents[site].answer(open_frame(study, wrong, blob))) == "plan-refused"
+def test_a_later_plan_without_a_manifest_is_refused(past, site, second):
+    frame = restated(past.train_frame(second, site), manifest=None)
+    assert "manifest of the round before is missing" in reason(past.agents[site].answer(frame))
 
 
-def test_a_receipt_its_site_did_not_sign_opens_nothing(study, site, total):
-    request, blob = total
-    forged = request.receipts[0].model_copy(update={"site_signature": bytes(64)})
-    wrong = request.model_copy(update={"receipts": (forged, *request.receipts[1:])})
-    assert refusal(study.agents[site].answer(open_frame(study, wrong, blob))) == "bad-signature"
+def test_a_manifest_that_the_server_did_not_sign_is_refused(past, site, second):
+    manifest = past.store.round(1).manifest.model_copy(update={"plan": "0" * 64})
+    frame = restated(past.train_frame(second, site), manifest=body(manifest))
+    assert refusal(past.agents[site].answer(frame)) == "bad-signature"
 
 
-def test_a_second_sum_of_the_same_round_is_not_opened_also_after_a_restart(study, site, total):
-    request, blob = total
-    assert decode(study.agents[site].answer(open_frame(study, request, blob))).kind == "opening"
-    other = blob + b"\0"
-    changed = request.model_copy(update={"sum_sha256": hashlib.sha256(other).hexdigest()})
-    frame = open_frame(study, changed, other)
-    assert refusal(study.agents[site].answer(frame)) == "sum-already-opened"
-    assert refusal(study.agent(site).answer(frame)) == "sum-already-opened"
-    assert decode(study.agent(site).answer(open_frame(study, request, blob))).kind == "opening"
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"round": 2}, "not of the round before"),
+        ({"study": "study-other"}, "not of the round before"),
+        ({"model_sha256": "0" * 64}, "does not go on from the manifest"),
+        ({"integers_sha256": "1" * 64}, "another sum than this hospital opened"),
+        ({"commitment": "1" * 64}, "another sum than this hospital opened"),
+    ],
+)
+def test_a_manifest_of_something_else_is_refused(past, site, second, changes, why):
+    frame = with_manifest(past, second, site, **changes)
+    assert why in reason(past.agents[site].answer(frame))
+    assert past.agents[site].store.plan(past.terms.study, 2) is None
+
+
+def test_a_plan_that_names_another_manifest_than_comes_with_it_is_refused(past, site, second):
+    plan = past.sign_plan(second.plan, previous="1" * 64)
+    frame = past.train_frame(second, site, plan=plan)
+    assert "does not go on from" in reason(past.agents[site].answer(frame))
+
+
+def test_a_manifest_of_another_history_than_was_known_is_refused(past, site, second):
+    past.agents[site].store.keep_manifest(past.terms.study, 0, "1" * 64)
+    frame = past.train_frame(second, site)
+    assert "another history" in reason(past.agents[site].answer(frame))
+
+
+def test_the_first_manifest_that_was_known_stands(past, site):
+    store = past.agents[site].store
+    store.keep_manifest(past.terms.study, 7, "1" * 64)
+    store.keep_manifest(past.terms.study, 7, "2" * 64)
+    assert store.manifest(past.terms.study, 7) == "1" * 64
+
+
+@pytest.mark.parametrize("previous", ["1" * 64, None])
+def test_the_first_plan_goes_on_from_nothing(study, site, asked, previous):
+    planned, agent = asked
+    with writing(agent.store._engine) as connection:
+        connection.execute(ANSWERS.delete())  # else the stored answer is given
+    plan = study.sign_plan(planned.plan, previous=previous or NO_MANIFEST)
+    frame = study.train_frame(planned, site, plan=plan)
+    if previous is not None:
+        assert "manifest of the round before is missing" in reason(agent.answer(frame))
+    else:
+        assert says(agent.answer(frame)) == "contribution"
+
+
+# Whatever comes
+
+
+class Besieged(Direct):
+    """A transport that lets changed copies of every frame arrive before it."""
+
+    random = Random(0)
+
+    def exchange(self, kind, requests, **how):
+        sites = sorted(self.agents)
+        for node, frame in requests.items():
+            for _ in range(6):
+                says(self.agents[sites[node]].answer(changed(frame, self.random)))
+            for other in sites[:node]:
+                says(self.agents[other].answer(frame))
+        return super().exchange(kind, requests, **how)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_frame_raises_and_the_round_goes_on_after_it(past, seed, monkeypatch):
+    monkeypatch.setattr(gate_module, "verify_many", lambda _key, _proofs: None)
+    transport = Besieged(past.agents)
+    transport.random = Random(seed)
+    past.engine(transport).run()
+    assert past.store.rounds_closed() == 2
+    assert [one.site for one in past.store.round(2).closed.receipts] == past.sites

@@ -3,6 +3,7 @@
 import pytest
 
 from fl_client.group_keys import KeyMissing, _context, _copy_context, _key_context, _share_context
+from fl_client.store import KEY_PARTS
 from privacy import key_generation
 from privacy.bfv import generate_key
 from privacy.key_generation import KeyPartMalformed
@@ -11,6 +12,7 @@ from privacy.opening import MemberCipher, QuorumCipher
 from protocol.frames import Frame, join_parts, split_parts
 from protocol.messages import body, digest, read
 from protocol.summation import DealtKey, KeyCommitment, KeyPart, KeyRequest, ShareRequest
+from storage.database import reading
 from tests.fl_server.cohort import STUDY, Cohort
 
 
@@ -358,8 +360,19 @@ def test_asked_again_a_site_commits_to_and_shows_the_same_part_also_after_a_rest
             cohort.hospitals["site-00"].restart()
         assert commitments_of(cohort) == commitments
         assert parts_of(cohort, commitments) == parts
-        frame = join_frame(cohort, commitments, parts, "site-00")
-        assert cohort.ask("site-00", frame) == cohort.ask("site-00", frame)
+
+
+def test_a_site_that_joined_forgets_the_shares_it_dealt_and_answers_again(tmp_path):
+    """A quorum of them is its part of the key."""
+    cohort = Cohort.meet(3, opening="threshold", folder=tmp_path)
+    commitments = commitments_of(cohort)
+    frame = join_frame(cohort, commitments, parts_of(cohort, commitments), "site-00")
+    taken = cohort.ask("site-00", frame)
+    assert taken.kind == "taken"
+    with reading(cohort.hospitals["site-00"].store._engine) as connection:
+        assert connection.execute(KEY_PARTS.select()).all() == []
+    cohort.hospitals["site-00"].restart()
+    assert cohort.ask("site-00", frame) == taken
 
 
 def test_another_epoch_or_cohort_gets_another_part(collective):

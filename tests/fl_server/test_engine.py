@@ -298,9 +298,7 @@ def test_an_opening_that_its_site_did_not_sign_does_not_count(swift):
     assert swift.store.rounds_closed() == 2
 
 
-def test_a_round_whose_sum_is_none_closes_without_update_and_the_study_goes_on(
-    swift, monkeypatch
-):
+def test_a_round_whose_sum_is_none_closes_without_update_and_the_study_goes_on(swift, monkeypatch):
     honest = Summation.pad
     liar = swift.sites[0]
 
