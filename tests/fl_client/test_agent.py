@@ -41,8 +41,8 @@ def restated(frame, **fields):
 
 
 @pytest.fixture
-def site(study):
-    return study.sites[0]
+def site(primed):
+    return primed.sites[0]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def past(closed, tmp_path):
 
 
 @pytest.fixture
-def second(past, site):
+def second(past):
     """The second round as it is planned, which no site has answered yet."""
     return past.planned(2)
 
@@ -208,7 +208,7 @@ def test_only_patients_whose_live_consent_allows_the_study_are_read(past, site):
 # History
 
 
-def with_manifest(study, planned, site, **changes):
+def with_manifest(study, planned, site, /, **changes):
     """Return the request to train in which the round before ended otherwise, all of it signed."""
     manifest = study.store.round(1).manifest.model_copy(update=changes)
     manifest = manifest.signed_by(study.server_key().sign)
