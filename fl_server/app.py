@@ -118,16 +118,19 @@ def assemble(
 def verification_key(folder: Path, terms: StudyTerms) -> VerificationKey:
     """Read the proof's verification key and see that it is the one the terms name.
 
-    A development key serves only where the folder says so by a file ``allow-development-key``.
+    A development key serves only where the folder says so by a file ``allow-development-key``, and
+    a ceremony's only where its transcript's hash is a line of the file ``allowed-ceremonies``.
     """
     path = folder / "verification_key.json"
     if not path.is_file():
         raise ServerFolderIncomplete(folder, path.name)
     key = VerificationKey.load(path)
+    allowed = folder / "allowed-ceremonies"
     check_allowed(
         key,
         {terms.consent.key_hash},
         allow_development=(folder / "allow-development-key").is_file(),
+        allowed_transcripts=allowed.read_text().split() if allowed.is_file() else (),
     )
     return key
 
