@@ -1,21 +1,25 @@
 """A lane: the run of whole chunks in the tree that one site's grants for one study go into.
 
 A certificate covers one chunk, so a chunk belongs to one lane only and lanes begin and end at
-chunk borders. Which chunks belong to whom is public; which leaf is whose is not. A lane is not
-signed: a leaf commits to site, data set and study itself, so that in a foreign lane it proves
-nothing.
+chunk borders. Which chunks belong to whom is public; which leaf is whose is not. A leaf commits to
+site, data set and study itself, so that in a foreign lane it proves nothing. A lane is part of what
+the registry signs from the first epoch after it was opened.
+
+A lane's policy says whose word a grant in it rests on. It is fixed when the lane is opened.
 
 What holds (tests/consent/test_lanes.py):
 
 1. No two lanes share a chunk, and a lane never moves, grows or ends.
 2. The same triple of study, site and data set always gives the same lane.
 3. No two names stand for the same number in consent terms.
+4. A lane keeps the policy it was opened with.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -27,6 +31,15 @@ from zk.cover import DATASET_BITS, SITE_BITS, STUDY_BITS
 
 CHUNK_SIZE: Final = 64
 """Leaves in a chunk of the production circuit."""
+
+
+class LanePolicy(StrEnum):
+    """Whose word a grant in a lane rests on."""
+
+    PROVEN = "proven"
+    """Every grant was proven by an enrolled person: for production."""
+    HOSPITAL = "hospital"
+    """The hospital's word is enough: for consents on paper, and for demonstrations."""
 
 
 class LaneUnknown(ConsentError):
@@ -87,6 +100,7 @@ class Lane:
     chunk_count: int
     chunk_size: int
     """Leaves in a chunk: a power of two, the same for all lanes of a registry."""
+    policy: LanePolicy = LanePolicy.HOSPITAL
 
     @property
     def chunks(self) -> range:
@@ -112,17 +126,21 @@ class Lane:
 
 def read_lanes(connection: sa.Connection) -> list[Lane]:
     """Return all lanes in the order of their chunks."""
-    return [
-        Lane(
-            study=StudyId(row.study),
-            site=SiteId(row.site),
-            dataset=row.dataset,
-            first_chunk=row.first_chunk,
-            chunk_count=row.chunk_count,
-            chunk_size=row.chunk_size,
-        )
-        for row in connection.execute(sa.select(LANES).order_by(LANES.c.first_chunk))
-    ]
+    rows = connection.execute(sa.select(LANES).order_by(LANES.c.first_chunk))
+    return [lane_of(row) for row in rows]
+
+
+def lane_of(row: sa.Row[Any]) -> Lane:
+    """Return the lane in a row of the table."""
+    return Lane(
+        study=StudyId(row.study),
+        site=SiteId(row.site),
+        dataset=row.dataset,
+        first_chunk=row.first_chunk,
+        chunk_count=row.chunk_count,
+        chunk_size=row.chunk_size,
+        policy=LanePolicy(row.policy),
+    )
 
 
 def allot(
@@ -133,6 +151,8 @@ def allot(
     *,
     capacity: int,
     chunk_size: int,
+    policy: LanePolicy,
+    epoch: int,
 ) -> Lane:
     """Return the lane of this triple, opening it behind the last one where there is none.
 
@@ -143,9 +163,12 @@ def allot(
         dataset: Of which data set.
         capacity: Grants it must take at least, over all time; rounded up to whole chunks.
         chunk_size: Leaves in a chunk.
+        policy: Whose word a grant rests on.
+        epoch: The number of the next epoch.
 
     Raises:
-        LaneDiffers: It is open with a smaller capacity, or chunks here have another size.
+        LaneDiffers: It is open with a smaller capacity or another policy, or chunks here have
+            another size.
         RegistryFull: The tree has no room.
         NumberTaken: Another name has the same number in consent terms.
     """
@@ -153,7 +176,8 @@ def allot(
     assert 1 <= chunk_size == 1 << (chunk_size.bit_length() - 1)
     lanes = read_lanes(connection)
     first = lanes[-1].chunks.stop if lanes else 0
-    wanted = Lane(study, site, dataset, first, max(1, -(-capacity // chunk_size)), chunk_size)
+    chunks = max(1, -(-capacity // chunk_size))
+    wanted = Lane(study, site, dataset, first, chunks, chunk_size, policy)
     if lanes and lanes[0].chunk_size != chunk_size:
         size = lanes[0].chunk_size
         raise LaneDiffers(wanted, f"chunks of this registry have {size} leaves")
@@ -161,6 +185,8 @@ def allot(
         if (lane.study, lane.site, lane.dataset) == (study, site, dataset):
             if lane.capacity < capacity:
                 raise LaneDiffers(lane, f"it takes {lane.capacity} grants and no more")
+            if lane.policy is not policy:
+                raise LaneDiffers(lane, f"its policy is {lane.policy}")
             return lane
     free = (1 << TREE_DEPTH) - first * chunk_size
     if wanted.capacity > free:
@@ -179,6 +205,8 @@ def allot(
             first_chunk=wanted.first_chunk,
             chunk_count=wanted.chunk_count,
             chunk_size=chunk_size,
+            policy=policy,
+            epoch=epoch,
         )
     )
     return wanted

@@ -1,12 +1,13 @@
-"""The registry's public log: every change of a leaf, from which anybody rebuilds the tree.
+"""The registry's log of leaves: every change of one, from which anybody rebuilds the tree.
 
     >>> entry = LogEntry(sequence=1, index=0, leaf=7, epoch=1, at="2026-11-21T09:30:00+00:00")
     >>> from zk.merkle import MerkleTree
     >>> rebuild([]) == MerkleTree(TREE_DEPTH).root != rebuild([entry])
     True
 
-An index has a short life: empty, then one leaf, then empty for good. A log in which a withdrawn
-leaf lives again, or a leaf is exchanged, is refused.
+An index has a short life: empty, then one leaf, then empty for good. A nullifier has one live leaf
+at most, at any entry. A log in which a withdrawn leaf lives again, a leaf is exchanged, or a person
+counts twice is refused. Lanes and signatures are added by ``consent.epochs``.
 """
 
 from __future__ import annotations
@@ -49,6 +50,13 @@ class LogEntry:
     """Number of the first epoch whose root has this change."""
     at: str
     """ISO 8601, UTC."""
+    revoke_hash: bytes = b""
+    """Of a grant: the hash of its withdrawal code."""
+    nullifier: int | None = None
+    """Of a proven grant: who granted, in this study, without saying who; like the next two."""
+    payout_id: int | None = None
+    proof: str | None = None
+    """Canonical JSON of the Semaphore proof."""
 
 
 def rebuild(log: Iterable[LogEntry]) -> int:
@@ -58,9 +66,20 @@ def rebuild(log: Iterable[LogEntry]) -> int:
         log: From the first entry on; hostile.
 
     Raises:
-        LogInconsistent: Entries are missing or out of order, or an index lives twice.
+        LogInconsistent: Entries are missing or out of order, an index lives twice, or a nullifier
+            has two live leaves.
     """
+    leaves = replay(log)
+    tree = MerkleTree(TREE_DEPTH)
+    tree.set_many(leaves)
+    return tree.root
+
+
+def replay(log: Iterable[LogEntry]) -> dict[int, int]:
+    """Return by index every leaf that the log sets, 0 where it was taken out; see ``rebuild``."""
     leaves: dict[int, int] = {}
+    holders: dict[int, int] = {}
+    """By nullifier the index of the leaf that it has set last."""
     epoch = 0
     for expected, entry in enumerate(log, start=1):
         if entry.sequence != expected:
@@ -73,8 +92,10 @@ def rebuild(log: Iterable[LogEntry]) -> int:
             raise LogInconsistent(expected, "its place was used before")
         if entry.leaf == 0 and not leaves.get(entry.index):
             raise LogInconsistent(expected, "it takes out a leaf that is not there")
+        if entry.nullifier is not None:
+            if leaves.get(holders.get(entry.nullifier, -1)):
+                raise LogInconsistent(expected, "its nullifier has a live leaf already")
+            holders[entry.nullifier] = entry.index
         leaves[entry.index] = entry.leaf
         epoch = entry.epoch
-    tree = MerkleTree(TREE_DEPTH)
-    tree.set_many(leaves)
-    return tree.root
+    return leaves

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy import Column, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import Boolean, Column, Integer, LargeBinary, MetaData, String, Table
 
 from consent.grant import Opening
 from consent.receipts import GrantReceipt
@@ -57,6 +57,9 @@ OPENINGS: Final = Table(
     Column("leaf", Element, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("at", String, nullable=False),
+    Column("policy", String, nullable=False),
+    Column("proven", Boolean, nullable=False),
+    Column("replaces", String),
     Column("signature", LargeBinary, nullable=False),
 )
 
@@ -179,6 +182,9 @@ def _row(patient: PatientId, opening: Opening, grant: GrantReceipt) -> dict[str,
         "leaf": grant.leaf,
         "epoch": grant.epoch,
         "at": grant.at,
+        "policy": grant.policy,
+        "proven": grant.proven,
+        "replaces": grant.replaces,
         "signature": grant.signature,
     }
 
@@ -201,4 +207,7 @@ def _receipt(row: sa.Row[Any]) -> GrantReceipt:
         leaf=row.leaf,
         epoch=row.epoch,
         at=row.at,
+        policy=row.policy,
+        proven=row.proven,
+        replaces=None if row.replaces is None else GrantId(row.replaces),
     )

@@ -13,15 +13,21 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from consent.history import History, SignedEpoch, read_log
+from consent.epochs import EpochLine, SignedEpoch
+from consent.history import History, read_lines, read_log
 from consent.lanes import Lane, LaneUnknown, read_lanes
 from consent.log import TREE_DEPTH, LogEntry
-from consent.store import REGISTRY
+from consent.store import CHANGES, GRANTS, LANES, REGISTRY
 from protocol.errors import ConsentError
+from protocol.ids import SiteId, StudyId
 from storage.database import name_of, reading
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the database; another one is refused."""
+PAGE_EPOCHS_MAX: Final = 1_000
+"""Epochs in a page of the log."""
+PAGE_CHANGES_MAX: Final = 10_000
+"""Changes of leaves in a page of the log, unless its only epoch has more."""
 
 
 class RegistryMissing(ConsentError):
@@ -45,6 +51,17 @@ class AnotherRegistry(ConsentError):
             f"the consent registry in {name} has another {what} than it should; "
             "name the right file or the right key"
         )
+
+
+class EpochUnknown(ConsentError):
+    """The registry has signed no epoch of this number."""
+
+    code = "epoch-unknown"
+
+    def __init__(self, number: int, newest: int) -> None:
+        self.number = number
+        self.newest = newest
+        super().__init__(f"there is no epoch {number}; ask for one from 0 to {newest}")
 
 
 class RegistryReader:
@@ -173,6 +190,94 @@ class RegistryReader:
         """Return every change of a leaf since the beginning; ``consent.log.rebuild`` replays it."""
         with reading(self._engine) as connection:
             return read_log(connection)
+
+    def log_page(self, *, after: int = -1, epochs_max: int = PAGE_EPOCHS_MAX) -> list[EpochLine]:
+        """Return the next lines of the public log; an empty page is its end.
+
+        Args:
+            after: Number of the last epoch that is known already; -1 for the beginning.
+            epochs_max: Lines wanted, up to ``PAGE_EPOCHS_MAX``. There are fewer where the changes
+                would pass ``PAGE_CHANGES_MAX``, but one at least.
+        """
+        assert 1 <= epochs_max <= PAGE_EPOCHS_MAX
+        with reading(self._engine) as connection:
+            through = after + epochs_max
+            first = sa.select(sa.func.min(CHANGES.c.sequence)).where(CHANGES.c.epoch > after)
+            start = connection.execute(first).scalar()
+            if start is not None:
+                beyond = sa.select(CHANGES.c.epoch).where(
+                    CHANGES.c.sequence == start + PAGE_CHANGES_MAX
+                )
+                cut = connection.execute(beyond).scalar()
+                if cut is not None:
+                    through = min(through, max(cut - 1, after + 1))
+            return list(read_lines(connection, self.id, after=after, through=through))
+
+    def epoch_at(self, number: int) -> SignedEpoch:
+        """Return a signed state of the past.
+
+        Raises:
+            EpochUnknown: There is none of this number.
+        """
+        with reading(self._engine) as connection:
+            line = next(read_lines(connection, self.id, after=number - 1, through=number), None)
+        if line is None:
+            raise EpochUnknown(number, self.epoch().number)
+        return line.epoch
+
+    def leaves_at(self, lane: Lane, epoch: int) -> list[int]:
+        """Return the leaves of a lane in order as of an epoch; 0 where nothing was.
+
+        Raises:
+            EpochUnknown: There is no such epoch.
+        """
+        self._check_epoch(epoch)
+        leaves = [0] * lane.capacity
+        changed = sa.select(CHANGES.c.place, CHANGES.c.leaf).where(
+            CHANGES.c.place >= lane.indices.start,
+            CHANGES.c.place < lane.indices.stop,
+            CHANGES.c.epoch <= epoch,
+        )
+        with reading(self._engine) as connection:
+            for place, leaf in connection.execute(changed.order_by(CHANGES.c.sequence)):
+                leaves[place - lane.indices.start] = leaf
+        return leaves
+
+    def payout_ids(self, study: StudyId, site: SiteId, *, epoch: int | None = None) -> list[int]:
+        """Return the payout ids of a site's live grants in a study, in the order of their leaves.
+
+        Grants that a hospital made have none. This is what ``ClaimBook.open_payout`` takes.
+
+        Args:
+            study: Which study.
+            site: Which hospital, over all its lanes there.
+            epoch: As of this one; None for the newest.
+
+        Raises:
+            EpochUnknown: There is no such epoch.
+        """
+        number = self.epoch().number if epoch is None else epoch
+        self._check_epoch(number)
+        wanted = (
+            sa.select(GRANTS.c.payout_id)
+            .join(LANES, GRANTS.c.lane == LANES.c.first_chunk)
+            .join(CHANGES, (CHANGES.c.place == GRANTS.c.place) & (CHANGES.c.leaf == GRANTS.c.leaf))
+            .where(
+                LANES.c.study == study,
+                LANES.c.site == site,
+                GRANTS.c.payout_id.is_not(None),
+                CHANGES.c.epoch <= number,
+                GRANTS.c.withdrawn_epoch.is_(None) | (GRANTS.c.withdrawn_epoch > number),
+            )
+            .order_by(GRANTS.c.place)
+        )
+        with reading(self._engine) as connection:
+            return list(connection.execute(wanted).scalars())
+
+    def _check_epoch(self, number: int) -> None:
+        newest = self.epoch().number
+        if not 0 <= number <= newest:
+            raise EpochUnknown(number, newest)
 
     def _current(self) -> History:
         with self._lock:

@@ -1,7 +1,8 @@
 """Receipts: what a patient keeps to show that a grant was published, or withdrawn.
 
 Each is signed by the registry over a label and its fields as canonical JSON. A receipt names no
-patient: it names a leaf, which its owner can look up in the registry's public log at any time.
+patient: it names a leaf, which its owner can look up in the registry's public log at any time, and
+says whose word the grant rests on.
 """
 
 from __future__ import annotations
@@ -81,6 +82,12 @@ class GrantReceipt(Signed):
     epoch: int
     at: str
     """ISO 8601, UTC."""
+    policy: str
+    """Of the lane: a ``consent.lanes.LanePolicy``."""
+    proven: bool
+    """An enrolled person proved that she grants this; if not, it rests on the hospital's word."""
+    replaces: GrantId | None = None
+    """The same person's grant that ended with this one."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ refer to an epoch's root, so a withdrawal takes effect with the next epoch a ser
     >>> lane.chunks, lane.capacity
     (range(0, 2), 128)
     >>> now = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+    >>> import hashlib
     >>> receipt = registry.publish(lane, 7, hashlib.sha256(b"code").digest(), now=now)
     >>> registry.epoch().number, registry.live_count(lane)
     (1, 1)
@@ -25,17 +26,16 @@ What holds (tests/consent/test_registry_machine.py, test_registry.py):
 4. Opened again, the registry is the same; a file in which a leaf, a grant, the log or the newest
    epoch was altered is refused.
 5. The file holds no patient's number and nothing from which one could be computed.
+6. A person who proves her grants has one live leaf in a study at most (tests/consent/
+   test_registry_proven.py).
 
-Not signed are lanes and the hashes of withdrawal codes: whoever can write to the database could put
-another hash in place and so hinder a withdrawal. The patient's receipt shows that the grant was
-hers; her own signature over the hash comes with grants made in a browser.
+Of a hospital-made grant the patient must trust the hospital that it kept the right hash of her code
+there; of a proven one her own proof names the hash.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,21 +44,31 @@ from typing import Final, Self
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from consent.enrolment import EnrolmentGroup
+from consent.epochs import SignedEpoch as SignedEpoch  # noqa: PLC0414 - what epoch() returns
+from consent.epochs import verify_epoch as verify_epoch  # noqa: PLC0414 - checks what it returns
+from consent.grants_by_proof import check_grant_proof, check_withdrawal_proof
 from consent.history import BEFORE_TIME, History
-from consent.history import SignedEpoch as SignedEpoch  # noqa: PLC0414 - what epoch() returns
-from consent.history import verify_epoch as verify_epoch  # noqa: PLC0414 - checks what it returns
-from consent.lanes import CHUNK_SIZE, Lane, LaneUnknown, allot, read_lanes
+from consent.lanes import CHUNK_SIZE, Lane, LanePolicy, allot
+from consent.publication import Checked, ProvenGrant, publish
 from consent.reader import FORMAT, RegistryMissing, RegistryReader
 from consent.receipts import GrantReceipt, WithdrawalReceipt
-from consent.store import EPOCHS, GRANTS, REGISTRY, open_tables
+from consent.store import REGISTRY, open_tables
+from consent.withdrawal import (
+    GrantReplaced,
+    NotProven,
+    check_code,
+    end,
+    find_grant,
+    newest_of,
+)
 from protocol.errors import ConsentError
 from protocol.ids import GrantId, SiteId, StudyId
-from storage.database import name_of, writing
-from zk.poseidon import FIELD
+from storage.database import name_of, reading, writing
+from zk import groth16
+from zk.semaphore import SemaphoreProof, Verifier
 
 HASH_BYTES: Final = 32
-GRANT_DIGITS: Final = 20
-"""Hexadecimal digits of a grant's id, 80 bits: among a million two collide with chance 2^-41."""
 PUBLISH_MAX: Final = 65_536
 """Grants in one call."""
 
@@ -71,54 +81,6 @@ class RegistryReadOnly(ConsentError):
     def __init__(self) -> None:
         super().__init__(
             "this registry was opened for reading; changes need the registry's signing key"
-        )
-
-
-class LaneFull(ConsentError):
-    """A lane has fewer free places than grants were to be published."""
-
-    code = "lane-full"
-
-    def __init__(self, lane: Lane, asked: int, free: int) -> None:
-        self.lane = lane
-        self.free = free
-        super().__init__(
-            f"the lane of {lane.site} in {lane.study} has {free} free places and {asked} are "
-            "needed; open a larger lane under another data set name"
-        )
-
-
-class LeafUnusable(ConsentError):
-    """A leaf cannot be published."""
-
-    code = "leaf-unusable"
-
-    def __init__(self, position: int, why: str) -> None:
-        self.position = position
-        super().__init__(
-            f"grant {position} of this call cannot be published: {why}; make a new opening"
-        )
-
-
-class GrantUnknown(ConsentError):
-    """The registry has published no grant of this id."""
-
-    code = "grant-unknown"
-
-    def __init__(self, grant: GrantId) -> None:
-        self.grant = grant
-        super().__init__(f"there is no grant {grant}; copy the id from the receipt")
-
-
-class WithdrawalCodeWrong(ConsentError):
-    """A code does not belong to the grant it was shown for."""
-
-    code = "withdrawal-code-wrong"
-
-    def __init__(self, grant: GrantId) -> None:
-        self.grant = grant
-        super().__init__(
-            f"this is not the withdrawal code of grant {grant}; copy it from the same paper"
         )
 
 
@@ -177,6 +139,8 @@ class Registry(RegistryReader):
         dataset: str,
         capacity: int,
         chunk_size: int = CHUNK_SIZE,
+        *,
+        policy: LanePolicy = LanePolicy.HOSPITAL,
     ) -> Lane:
         """Return the lane of this triple, opening it where there is none.
 
@@ -186,23 +150,36 @@ class Registry(RegistryReader):
             dataset: Of which data set.
             capacity: Grants it must take at least, over all time; rounded up to whole chunks.
             chunk_size: Leaves in a chunk; one size in a registry.
+            policy: Whose word a grant in it rests on; ``PROVEN`` in production.
 
         Raises:
-            LaneDiffers: It is open with a smaller capacity, or chunks here have another size.
+            LaneDiffers: It is open with a smaller capacity or another policy, or chunks here have
+                another size.
             RegistryFull: The tree has no room.
             NumberTaken: Another name has the same number in consent terms.
         """
-        with self._changing() as (connection, _, _):
-            return allot(connection, study, site, dataset, capacity=capacity, chunk_size=chunk_size)
+        with self._changing() as (connection, history, _):
+            return allot(
+                connection,
+                study,
+                site,
+                dataset,
+                capacity=capacity,
+                chunk_size=chunk_size,
+                policy=policy,
+                epoch=history.epoch.number + 1,
+            )
 
     def publish(self, lane: Lane, leaf: int, revoke_hash: bytes, *, now: datetime) -> GrantReceipt:
-        """Publish one grant; see ``publish_many``."""
+        """Publish one grant on a hospital's word; see ``publish_many``."""
         return self.publish_many(lane, [(leaf, revoke_hash)], now=now)[0]
 
     def publish_many(
         self, lane: Lane, grants: Sequence[tuple[int, bytes]], now: datetime
     ) -> list[GrantReceipt]:
-        """Publish grants in the next free places of a lane, all of them or none, in one epoch.
+        """Publish grants on a hospital's word, all of them or none, in one epoch.
+
+        They take the next free places of the lane.
 
         Args:
             lane: From ``open_lane``.
@@ -211,6 +188,7 @@ class Registry(RegistryReader):
 
         Raises:
             LaneUnknown: The lane is not this registry's.
+            LaneProvenOnly: It takes no grants on a hospital's word.
             LaneFull: It has too few free places.
             LeafUnusable: A leaf is 0, no field element, or was published before, ever.
             StorageError: The disk refused; nothing was published.
@@ -219,44 +197,65 @@ class Registry(RegistryReader):
         assert all(len(revoke_hash) == HASH_BYTES for _, revoke_hash in grants)
         if not grants:
             return []
+        checked = [Checked(lane, leaf, revoke_hash) for leaf, revoke_hash in grants]
         with self._changing() as (connection, history, key):
-            first = self._free_place(connection, lane, len(grants))
-            self._check_leaves(connection, [leaf for leaf, _ in grants])
-            at = _utc(now)
-            receipts = [
-                GrantReceipt(
-                    self.id,
-                    b"",
-                    grant=self._grant_id(leaf),
-                    index=index,
-                    leaf=leaf,
-                    epoch=history.epoch.number + 1,
-                    at=at,
-                ).signed_by(key)
-                for index, (leaf, _) in enumerate(grants, first)
-            ]
-            connection.execute(
-                sa.insert(GRANTS),
-                [
-                    {
-                        "place": receipt.index,
-                        "grant": receipt.grant,
-                        "lane": lane.first_chunk,
-                        "leaf": receipt.leaf,
-                        "revoke_hash": revoke_hash,
-                    }
-                    for receipt, (_, revoke_hash) in zip(receipts, grants, strict=True)
-                ],
-            )
-            self._history = None  # until it is committed
-            leaves = {receipt.index: receipt.leaf for receipt in receipts}
-            history.append(connection, leaves, at, key)
-        return receipts
+            return publish(connection, history, key, checked, _utc(now))
+
+    def publish_proven(
+        self,
+        lane: Lane,
+        grant: ProvenGrant,
+        *,
+        group: EnrolmentGroup,
+        now: datetime,
+        verifier: Verifier = groth16.verify,
+    ) -> GrantReceipt:
+        """Publish a grant that an enrolled person proved; see ``publish_proven_many``."""
+        grants = [(lane, grant)]
+        return self.publish_proven_many(grants, group=group, now=now, verifier=verifier)[0]
+
+    def publish_proven_many(
+        self,
+        grants: Sequence[tuple[Lane, ProvenGrant]],
+        *,
+        group: EnrolmentGroup,
+        now: datetime,
+        verifier: Verifier = groth16.verify,
+    ) -> list[GrantReceipt]:
+        """Publish proven grants, all of them or none, in one epoch.
+
+        A person's live grant in the same study, in whatever lane, ends in the same epoch; the
+        receipt's ``replaces`` names it.
+
+        Args:
+            grants: Each with its lane; of a person one at most.
+            group: The enrolment group.
+            now: With a time zone.
+            verifier: The reference (1.1 s a proof), or ``zk.fast.verify`` (2 ms).
+
+        Raises:
+            PayoutIdUnusable, ScopeWrong, MessageWrong, ProofInvalid: See ``check_grant_proof``.
+            EnrolmentRootUnknown, EnrolmentRootStale: Likewise, now or when it was to be written.
+            LaneUnknown: A lane is not this registry's.
+            LaneFull: It has too few free places.
+            LeafUnusable: A leaf is 0, no field element, or was published before, ever.
+            StorageError: The disk refused; nothing was published.
+        """
+        assert len(grants) <= PUBLISH_MAX
+        if not grants:
+            return []
+        checked = [self._checked(*one, group, now, verifier) for one in grants]
+        with self._changing() as (connection, history, key):
+            # Who has left the group while proofs were verified grants no more.
+            for root in {grant.proof.root for _, grant in grants}:
+                group.check_root(root, now=now)
+            return publish(connection, history, key, checked, _utc(now))
 
     def withdraw(self, grant: GrantId, code: bytes, *, now: datetime) -> WithdrawalReceipt:
         """End a grant for good; a second time returns the receipt of the first.
 
-        Nothing but the code is asked, and neither expiry nor a running round delays it.
+        Nothing but the code is asked, and neither expiry nor a running round delays it. A code of a
+        grant that was replaced ends what took its place, and the receipt names that.
 
         Args:
             grant: As on the receipt.
@@ -269,68 +268,107 @@ class Registry(RegistryReader):
             StorageError: The disk refused; the grant is as it was.
         """
         with self._changing() as (connection, history, key):
-            row = connection.execute(
-                sa.select(GRANTS, EPOCHS.c.at).outerjoin(EPOCHS).where(GRANTS.c.grant == grant)
-            ).first()
-            if row is None:
-                raise GrantUnknown(grant)
-            if not hmac.compare_digest(hashlib.sha256(code).digest(), row.revoke_hash):
-                raise WithdrawalCodeWrong(grant)
-            epoch, at = row.withdrawn_epoch, row.at
-            if epoch is None:
-                at = _utc(now)
-                epoch = history.epoch.number + 1
-                self._history = None  # until it is committed
-                history.append(connection, {row.place: 0}, at, key)
-                connection.execute(
-                    sa.update(GRANTS)
-                    .where(GRANTS.c.place == row.place)
-                    .values(withdrawn_epoch=epoch)
-                )
-        receipt = WithdrawalReceipt(self.id, b"", grant=grant, index=row.place, epoch=epoch, at=at)
-        return receipt.signed_by(key)
+            row = find_grant(connection, grant)
+            check_code(row, code)
+            return end(connection, history, key, newest_of(connection, row), _utc(now))
+
+    def withdraw_proven(
+        self,
+        grant: GrantId,
+        proof: SemaphoreProof,
+        *,
+        group: EnrolmentGroup,
+        now: datetime,
+        verifier: Verifier = groth16.verify,
+    ) -> WithdrawalReceipt:
+        """End a grant for good by a proof of the person who gave it; again, likewise.
+
+        Args:
+            grant: As on the receipt.
+            proof: From anybody; says ``consent.grants_by_proof.withdrawal_message``.
+            group: The enrolment group.
+            now: With a time zone.
+            verifier: The reference, or ``zk.fast.verify``.
+
+        Raises:
+            GrantUnknown: There is no such grant.
+            NotProven: A hospital made it.
+            GrantOfAnother, ScopeWrong, MessageWrong, EnrolmentRootUnknown, ProofInvalid: See
+                ``check_withdrawal_proof``.
+            GrantReplaced: Another grant has taken its place.
+            StorageError: The disk refused; the grant is as it was.
+        """
+        with reading(self._engine) as connection:
+            row = find_grant(connection, grant)
+        if row.nullifier is None:
+            raise NotProven(grant)
+        check_withdrawal_proof(
+            proof,
+            next(lane.study for lane in self.lanes() if lane.first_chunk == row.lane),
+            row.leaf,
+            row.nullifier,
+            registry=self.id,
+            group=group,
+            verifier=verifier,
+        )
+        with self._changing() as (connection, history, key):
+            row = find_grant(connection, grant)
+            if row.replaced_by is not None:
+                raise GrantReplaced(grant, GrantId(newest_of(connection, row).grant))
+            return end(connection, history, key, row, _utc(now))
 
     # Below
+
+    def _checked(
+        self,
+        lane: Lane,
+        grant: ProvenGrant,
+        group: EnrolmentGroup,
+        now: datetime,
+        verifier: Verifier,
+    ) -> Checked:
+        assert len(grant.revoke_hash) == HASH_BYTES
+        nullifier = check_grant_proof(
+            grant.proof,
+            lane.study,
+            grant.leaf,
+            lane,
+            grant.payout_id,
+            grant.revoke_hash,
+            registry=self.id,
+            group=group,
+            now=now,
+            verifier=verifier,
+        )
+        return Checked(
+            lane,
+            grant.leaf,
+            grant.revoke_hash,
+            nullifier=nullifier,
+            payout_id=grant.payout_id,
+            proof=grant.proof.to_json(),
+        )
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[sa.Connection, History, Ed25519PrivateKey]]:
         """Give a connection with the write lock, the newest history and the signing key.
 
-        Whoever appends to the history sets ``self._history`` to None before: should the commit
-        fail, the tree in memory is ahead of the disk and is read anew.
+        Should the commit fail, a tree that was changed is ahead of the disk and is read anew.
         """
         if self._signing_key is None:
             raise RegistryReadOnly
         with self._lock:
             assert not self._held, "a snapshot holds this instance"
-            with writing(self._engine) as connection:
-                history = self._caught_up(connection)
-                yield connection, history, self._signing_key
-            self._history = history
-
-    def _free_place(self, connection: sa.Connection, lane: Lane, asked: int) -> int:
-        if lane not in read_lanes(connection):
-            raise LaneUnknown(f"{lane.site} in {lane.study}")
-        used = connection.execute(
-            sa.select(sa.func.count()).where(GRANTS.c.lane == lane.first_chunk)
-        ).scalar_one()
-        if used + asked > lane.capacity:
-            raise LaneFull(lane, asked, lane.capacity - used)
-        return lane.indices.start + int(used)
-
-    def _check_leaves(self, connection: sa.Connection, leaves: Sequence[int]) -> None:
-        published = sa.select(GRANTS.c.grant).where(GRANTS.c.leaf == sa.bindparam("leaf"))
-        seen: set[int] = set()
-        for position, leaf in enumerate(leaves):
-            if not 0 < leaf < FIELD:
-                raise LeafUnusable(position, "it is not a commitment")
-            if leaf in seen or connection.execute(published, {"leaf": leaf}).first() is not None:
-                raise LeafUnusable(position, "its leaf was published before")
-            seen.add(leaf)
-
-    def _grant_id(self, leaf: int) -> GrantId:
-        digest = hashlib.sha256(f"bithive grant\n{self.id}\n{leaf}".encode()).hexdigest()
-        return GrantId(digest[:GRANT_DIGITS])
+            history = None
+            try:
+                with writing(self._engine) as connection:
+                    history = self._caught_up(connection)
+                    yield connection, history, self._signing_key
+            except BaseException:
+                if history is not None and history.is_ahead:
+                    self._history = None
+                raise
+            history.is_ahead = False
 
 
 def _found(engine: sa.Engine, registry_id: str, key: Ed25519PrivateKey) -> None:
@@ -342,7 +380,7 @@ def _found(engine: sa.Engine, registry_id: str, key: Ed25519PrivateKey) -> None:
                 sa.insert(REGISTRY).values(format=FORMAT, id=registry_id, public_key=public_key)
             )
             empty = History.before(name_of(engine), registry_id, public_key)
-            empty.append(connection, {}, BEFORE_TIME, key)
+            empty.append(connection, [], BEFORE_TIME, key)
 
 
 def _utc(now: datetime) -> str:

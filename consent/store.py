@@ -1,8 +1,8 @@
 """The registry's tables: lanes, grants, leaf changes and epochs. No name of a patient, ever.
 
 Leaves and roots are 32-byte BLOBs, big-endian: SQLite's integers end at 64 bits. The log and the
-epochs are append-only: triggers refuse an update or a delete. Of a grant only the withdrawal is
-ever written later.
+epochs are append-only: triggers refuse an update or a delete. Of a grant only its end is ever
+written later. That a nullifier has one live grant at most is the database's own rule too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Dialect,
     Engine,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -71,6 +72,8 @@ LANES: Final = Table(
     Column("study", String, nullable=False),
     Column("site", String, nullable=False),
     Column("dataset", String, nullable=False),
+    Column("policy", String, nullable=False),
+    Column("epoch", Integer, nullable=False, index=True),  # the first that is signed after it
     UniqueConstraint("study", "site", "dataset"),
 )
 EPOCHS: Final = Table(
@@ -80,6 +83,8 @@ EPOCHS: Final = Table(
     Column("root", Element, nullable=False),
     Column("at", String, nullable=False),  # ISO 8601, UTC
     Column("signature", LargeBinary, nullable=False),
+    Column("head", LargeBinary, nullable=False),  # of the log, this epoch included
+    Column("head_signature", LargeBinary, nullable=False),
 )
 GRANTS: Final = Table(
     "grants",
@@ -89,15 +94,29 @@ GRANTS: Final = Table(
     Column("lane", ForeignKey("lanes.first_chunk"), index=True, nullable=False),
     Column("leaf", Element, unique=True, nullable=False),
     Column("revoke_hash", LargeBinary, nullable=False),
-    Column("withdrawn_epoch", ForeignKey("epochs.number")),
+    # Of a grant that its giver proved; none of these for one that a hospital made.
+    Column("nullifier", Element, index=True),
+    Column("payout_id", Element),
+    Column("proof", String),
+    # Deferred: a grant's end is written before the epoch and the grant that end it.
+    Column("withdrawn_epoch", ForeignKey("epochs.number", deferrable=True, initially="DEFERRED")),
+    Column("replaced_by", ForeignKey("grants.place", deferrable=True, initially="DEFERRED")),
+)
+_IS_LIVE: Final = GRANTS.c.withdrawn_epoch.is_(None)
+Index(
+    "grants_one_live_per_nullifier",
+    GRANTS.c.nullifier,
+    unique=True,
+    sqlite_where=_IS_LIVE,
+    postgresql_where=_IS_LIVE,
 )
 CHANGES: Final = Table(
     "changes",
     METADATA,
     Column("sequence", Integer, primary_key=True, autoincrement=False),  # from 1
-    Column("place", ForeignKey("grants.place"), nullable=False),
+    Column("place", ForeignKey("grants.place"), nullable=False, index=True),
     Column("leaf", Element, nullable=False),
-    Column("epoch", ForeignKey("epochs.number"), nullable=False),
+    Column("epoch", ForeignKey("epochs.number"), nullable=False, index=True),
 )
 
 for _table in (EPOCHS, CHANGES):

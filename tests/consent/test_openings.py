@@ -50,6 +50,8 @@ def entry(store, patient, index):
         leaf=opening.leaf(),
         epoch=1,
         at="2026-11-21T09:30:00+00:00",
+        policy="hospital",
+        proven=False,
     )
     return patient, opening, receipt
 

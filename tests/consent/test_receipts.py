@@ -14,7 +14,18 @@ KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 PUBLIC = KEY.public_key().public_bytes_raw()
 AT = "2026-11-21T09:30:00+00:00"
 SIGNED = [
-    GrantReceipt("registry", b"", grant="ab", index=1, leaf=2**200, epoch=3, at=AT),
+    GrantReceipt(
+        "registry",
+        b"",
+        grant="ab",
+        index=1,
+        leaf=2**200,
+        epoch=3,
+        at=AT,
+        policy="proven",
+        proven=True,
+        replaces="cd",
+    ),
     WithdrawalReceipt("registry", b"", grant="ab", index=1, epoch=3, at=AT),
     SignedEpoch("registry", b"", number=3, root=2**200, at=AT),
 ]
@@ -53,6 +64,9 @@ def test_the_signed_bytes_are_the_label_and_compact_json_with_large_numbers_as_t
         "leaf": str(2**200),
         "epoch": 3,
         "at": AT,
+        "policy": "proven",
+        "proven": True,
+        "replaces": "cd",
     }
 
 

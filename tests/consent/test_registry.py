@@ -16,17 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consent.grant import new_opening
 from consent.lanes import LaneUnknown
 from consent.log import rebuild
+from consent.publication import LaneFull, LeafUnusable
 from consent.reader import AnotherRegistry, RegistryMissing
-from consent.registry import (
-    GrantUnknown,
-    LaneFull,
-    LeafUnusable,
-    Registry,
-    RegistryReadOnly,
-    WithdrawalCodeWrong,
-    verify_epoch,
-)
+from consent.registry import Registry, RegistryReadOnly, verify_epoch
 from consent.terms import Terms
+from consent.withdrawal import GrantUnknown, WithdrawalCodeWrong
 from protocol.errors import DiskFull
 from protocol.ids import GrantId, PatientId, SiteId, StudyId
 from storage.database import open_database
@@ -258,7 +252,7 @@ def test_another_name_or_key_is_refused(registry, open_registry, changes, what):
 
 def test_a_database_of_another_format_is_refused(registry, open_registry, path):
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE registry SET format = 2")
+        connection.execute("UPDATE registry SET format = 1")
     connection.close()
     with pytest.raises(AnotherRegistry, match="format"):
         open_registry()

@@ -23,6 +23,12 @@ ALTERATIONS = {
     "a grant's leaf": f"UPDATE grants SET leaf = {ELEMENT} WHERE place = 1",
     "a withdrawal in the grants": "UPDATE grants SET withdrawn_epoch = NULL",
     "a withdrawal nobody made": "UPDATE grants SET withdrawn_epoch = 2",
+    "a grant's withdrawal hash": "UPDATE grants SET revoke_hash = x'00' WHERE place = 0",
+    "a replacement nobody made": "UPDATE grants SET replaced_by = 0 WHERE place = 1",
+    "a lane's policy": "UPDATE lanes SET policy = 'proven'",
+    "the owner of a lane": "UPDATE lanes SET site = 'south'",
+    "the head of the log": f"UPDATE epochs SET head = {ELEMENT} WHERE number = 2",
+    "the head's signature": "UPDATE epochs SET head_signature = x'00' WHERE number = 2",
     "a grant": "DELETE FROM grants WHERE place = 1",
 }
 

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consent.log import TREE_DEPTH, rebuild
-from consent.registry import LaneFull, LeafUnusable, Registry, WithdrawalCodeWrong, verify_epoch
+from consent.publication import LaneFull, LeafUnusable
+from consent.registry import Registry, verify_epoch
 from consent.store import METADATA
+from consent.withdrawal import WithdrawalCodeWrong
 from protocol.ids import SiteId, StudyId
 from storage.database import open_database
 from zk.merkle import MerkleTree
