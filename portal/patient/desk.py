@@ -1,0 +1,249 @@
+"""The desk: everything that a patient may ask of the server, each one call to ``consent``.
+
+It assembles registry, enrolment group, claims, mailbox and rounds. What is asked about data is
+asked by lane, never by leaf: whoever asks for all tells nobody which one is hers. Nothing here
+knows who asks, and nothing that is kept could tell.
+
+What holds (tests/portal/test_patient_api.py):
+
+1. A refused grant, withdrawal or claim leaves nothing behind.
+2. What a round says of a lane is what its accepted certificates say.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+import sqlalchemy as sa
+
+from consent.claims import Claim, ClaimBook, Payout
+from consent.claims_store import PAYOUTS
+from consent.enrolment import EnrolmentGroup
+from consent.lanes import Lane, LaneUnknown
+from consent.publication import ProvenGrant
+from consent.receipts import GrantReceipt, WithdrawalReceipt
+from consent.registry import Registry
+from fl_server.store import ServerStore
+from portal.patient.mailbox import Mailbox, Request
+from protocol.ids import GrantId, SiteId, StudyId
+from protocol.messages import StudyTerms
+from storage.database import reading
+from zk.cover import CoverStatement
+from zk.semaphore import SemaphoreProof, Verifier
+
+LOG_PAGE: Final = 1000
+"""Changes of a lane in one answer."""
+
+
+@dataclass(frozen=True)
+class GrantWish:
+    """A grant as a browser sends it."""
+
+    site: SiteId
+    grant: ProvenGrant
+    sealed: bytes
+    """The opening, for the hospital alone."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What one accepted certificate says: of this chunk, so many patients were used."""
+
+    round: int
+    epoch: int
+    """Of the registry: the leaves that were live then could be used."""
+    chunk: int
+    chunk_root: int
+    count: int
+    required: int
+    from_day: int
+    through_day: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A leaf of a lane was set, or taken out (0)."""
+
+    sequence: int
+    index: int
+    leaf: int
+    epoch: int
+    at: str
+
+
+@dataclass
+class Desk:
+    """The server's side; ``clock`` gives times with a time zone."""
+
+    terms: StudyTerms
+    registry: Registry
+    group: EnrolmentGroup
+    claims: ClaimBook
+    claims_engine: sa.Engine
+    """Of the same book."""
+    mailbox: Mailbox
+    rounds: ServerStore | None
+    """None where the study has not begun."""
+    verifier: Verifier
+    clock: Callable[[], datetime]
+    _covered: dict[int, dict[SiteId, list[Coverage]]] = field(default_factory=dict)
+    _changes: dict[int, list[Change]] = field(default_factory=dict)
+    """By chunk, as far as the log was read; the log only grows."""
+    _read_through: int = -1
+    """Number of the last epoch that was read."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def study(self) -> StudyId:
+        """The study that this desk serves."""
+        return self.terms.study
+
+    def lanes(self) -> list[Lane]:
+        """Return the study's lanes, one for each hospital that takes part."""
+        wanted = (self.study, self.terms.consent.dataset)
+        return [lane for lane in self.registry.lanes() if (lane.study, lane.dataset) == wanted]
+
+    def lane(self, site: SiteId) -> Lane:
+        """Return a hospital's lane in the study.
+
+        Raises:
+            LaneUnknown: It has none.
+        """
+        for lane in self.lanes():
+            if lane.site == site:
+                return lane
+        raise LaneUnknown(f"{site} in {self.study}")
+
+    # Enrolment
+
+    def members(self) -> tuple[int, list[int]]:
+        """Return root and all members of the enrolment group."""
+        now = self.clock()
+        return self.group.root(now=now), self.group.members(now=now)
+
+    def ask_enrolment(self, request: Request) -> None:
+        """Keep a request for the hospital; see ``Mailbox.request``."""
+        self.mailbox.request(request, now=self.clock())
+
+    # Granting and withdrawing
+
+    def grant(self, wish: GrantWish) -> GrantReceipt:
+        """Publish a proven grant, in place of the same person's earlier one, and keep its opening.
+
+        The opening is kept first: a leaf that nobody can open would use up its place for nothing.
+
+        Raises:
+            LaneUnknown, LaneFull, LeafUnusable: The leaf cannot be published.
+            ConsentError, ProofError: Whatever ``consent.grants_by_proof`` refuses.
+            MailboxFull: The hospital has not fetched its openings for long.
+            StorageError: The disk refused; nothing was published.
+        """
+        lane = self.lane(wish.site)
+        self.mailbox.keep(wish.site, lane.first_chunk, wish.grant.leaf, wish.sealed)
+        try:
+            receipt = self.registry.publish_proven(
+                lane, wish.grant, group=self.group, now=self.clock(), verifier=self.verifier
+            )
+        except BaseException:
+            self.mailbox.unpublished(wish.grant.leaf)
+            raise
+        self.mailbox.published(receipt)
+        return receipt
+
+    def withdraw(self, grant: GrantId, code: bytes) -> WithdrawalReceipt:
+        """End a grant by the code on its paper; see ``Registry.withdraw``."""
+        return self.registry.withdraw(grant, code, now=self.clock())
+
+    def withdraw_proven(self, grant: GrantId, proof: SemaphoreProof) -> WithdrawalReceipt:
+        """End a grant by a proof of who gave it; see ``Registry.withdraw_proven``."""
+        return self.registry.withdraw_proven(
+            grant, proof, group=self.group, now=self.clock(), verifier=self.verifier
+        )
+
+    # What is public
+
+    def changes(self, lane: Lane, after: int) -> list[Change]:
+        """Return a page of a lane's changes: each leaf that was set, or taken out.
+
+        Args:
+            lane: Of the study.
+            after: The sequence of the last change that the caller has, 0 for none.
+        """
+        with self._lock:
+            while page := self.registry.log_page(after=self._read_through):
+                for entry in (entry for line in page for entry in line.changes):
+                    chunk = entry.index // lane.chunk_size
+                    change = Change(entry.sequence, entry.index, entry.leaf, entry.epoch, entry.at)
+                    self._changes.setdefault(chunk, []).append(change)
+                self._read_through = page[-1].epoch.number
+            of_lane = [one for chunk in lane.chunks for one in self._changes.get(chunk, ())]
+        of_lane.sort(key=lambda change: change.sequence)
+        first = bisect_right(of_lane, after, key=lambda change: change.sequence)
+        return of_lane[first : first + LOG_PAGE]
+
+    def coverage(self, site: SiteId) -> list[Coverage]:
+        """Return what was proven of a hospital's lane in every closed round."""
+        if self.rounds is None:
+            return []
+        found: list[Coverage] = []
+        for number in range(1, self.rounds.rounds_closed() + 1):
+            if number not in self._covered:  # a closed round never changes
+                self._covered[number] = _coverage(self.rounds, number)
+            found += self._covered[number].get(site, [])
+        return found
+
+    # Claims
+
+    def claim(self, site: SiteId, epoch: int, recipient: str, proof: SemaphoreProof) -> Claim:
+        """Keep a claim, to be paid once; see ``ClaimBook.claim``."""
+        return self.claims.claim(
+            proof,
+            self.study,
+            epoch,
+            site,
+            recipient,
+            now=self.clock(),
+            verifier=self.verifier,
+        )
+
+    def payouts(self, site: SiteId) -> list[Payout]:
+        """Return the payouts to a hospital's patients, in the order of their epochs."""
+        where = (PAYOUTS.c.study == self.study) & (PAYOUTS.c.site == site)
+        with reading(self.claims_engine) as connection:
+            rows = connection.execute(sa.select(PAYOUTS).where(where).order_by(PAYOUTS.c.epoch))
+            return [Payout(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
+
+    def payout(self, site: SiteId, epoch: int) -> tuple[Payout, list[int]]:
+        """Return a payout and the whole group that shares it.
+
+        Raises:
+            PayoutUnknown: Nothing was opened.
+        """
+        payout = self.claims.payout(self.study, epoch, site)
+        return payout, self.claims.members(payout)
+
+
+def _coverage(store: ServerStore, number: int) -> dict[SiteId, list[Coverage]]:
+    epoch = store.planned(number).plan.epoch.number
+    found: dict[SiteId, list[Coverage]] = {}
+    for site, (contribution, _) in store.uploads(number).items():
+        for certificate in contribution.certificates:
+            statement = CoverStatement.from_public_inputs(certificate.public_inputs)
+            found.setdefault(site, []).append(
+                Coverage(
+                    round=number,
+                    epoch=epoch,
+                    chunk=certificate.chunk,
+                    chunk_root=statement.chunk_root,
+                    count=statement.count,
+                    required=statement.scope.required,
+                    from_day=statement.scope.from_day,
+                    through_day=statement.scope.through_day,
+                )
+            )
+    return found

@@ -1,0 +1,177 @@
+"""Assemble the patient's page over a home, and serve it on one port of this machine.
+
+Nothing is logged about who asks: no access log, no addresses. Errors that nobody expected are
+logged by their type and the route, never with what was sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.middleware.base import RequestResponseEndpoint
+
+from consent.claims import ClaimBook, SmallGroups
+from consent.claims_store import open_tables
+from consent.enrolment import EnrolmentGroup
+from consent.registry import Registry
+from fl_server.store import ServerStore
+from portal.books import NoRunHere
+from portal.home import Home
+from portal.patient.api import router
+from portal.patient.desk import Desk
+from portal.patient.mailbox import Mailbox
+from portal.patient.page import HEADERS, assets, document, language_of
+from portal.patient.problems import LimitedBodies, NotHere, answer_with_problems
+from portal.patient.sheet import StudySheet, read_sheet, study_view
+from privacy.signatures import signing_key
+from protocol.messages import StudyTerms
+from zk import fast, groth16
+from zk.semaphore import Verifier
+
+CONNECTIONS_MAX: Final = 64
+KEEP_ALIVE_SECONDS: Final = 5
+FOREVER: Final = "public, max-age=31536000, immutable"
+log = logging.getLogger("bithive.patient")
+
+
+def open_desk(home: Home, *, clock: Callable[[], datetime]) -> Desk:
+    """Return the desk over a home's server folder.
+
+    Raises:
+        NoRunHere: The home has no study and registry.
+        StorageError: A database cannot be used.
+    """
+    folder = home.server
+    terms = read_terms(home)
+    registry = Registry(
+        folder / "registry.db",
+        registry_id=terms.consent.registry,
+        signing_key=signing_key(folder / "registry.key"),
+    )
+    store = folder / "server.db"
+    claims_engine = open_tables(folder / "claims.db")
+    return Desk(
+        terms=terms,
+        registry=registry,
+        group=open_group(home, terms),
+        # Small groups are told so on the page.
+        claims=ClaimBook(
+            claims_engine, registry=terms.consent.registry, small_groups=SmallGroups.WARN
+        ),
+        claims_engine=claims_engine,
+        mailbox=Mailbox(folder / "mailbox.db"),
+        rounds=ServerStore(store) if store.is_file() else None,
+        verifier=best_verifier(),
+        clock=clock,
+    )
+
+
+def read_terms(home: Home) -> StudyTerms:
+    """Return the terms of the study that lives in a home.
+
+    Raises:
+        NoRunHere: There is none.
+    """
+    folder = home.server
+    if not all((folder / name).is_file() for name in ("terms.json", "registry.db", "registry.key")):
+        raise NoRunHere(home.path)
+    return StudyTerms.model_validate_json((folder / "terms.json").read_bytes())
+
+
+def open_group(home: Home, terms: StudyTerms) -> EnrolmentGroup:
+    """Return the enrolment group of a home, in which the study's hospitals enrol."""
+    keys = {one.site: one.signing_key for one in terms.sites}
+    return EnrolmentGroup(home.server / "enrolment.db", keys)
+
+
+def best_verifier() -> Verifier:
+    """Return the fast verifier where its library is installed, else the reference."""
+    return fast.verify if fast.available() else groth16.verify
+
+
+def utc_now() -> datetime:
+    """Return the time by the machine's clock."""
+    return datetime.now(UTC)
+
+
+def create_app(desk: Desk, sheet: StudySheet) -> FastAPI:
+    """Return the application over a desk."""
+    app = FastAPI(title="BitHive, the patient's page", docs_url=None, redoc_url=None)
+    app.state.desk = desk
+    app.state.sheet = sheet
+    app.include_router(router)
+    _serve_page(app, desk, sheet)
+    answer_with_problems(app)
+    app.add_middleware(LimitedBodies)
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        """Put the same headers on every answer, and answer what nobody expected."""
+        try:
+            response = await call_next(request)
+        except Exception as error:  # noqa: BLE001 - the last door: log the type, tell nothing
+            log.error("%s in %s", type(error).__name__, request.scope.get("route"))  # noqa: TRY400 - a traceback may quote what was sent
+            response = JSONResponse(
+                {"type": "/problems/internal", "code": "internal", "status": 500},
+                500,
+                media_type="application/problem+json",
+            )
+        for name, value in HEADERS.items():
+            response.headers[name] = value
+        response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    return app
+
+
+def serve(path: Path, *, host: str, port: int) -> None:
+    """Serve the page of the home at ``path`` until interrupted.
+
+    Raises:
+        NoRunHere: The home has no study and registry.
+        StudySheetInvalid, StorageError: Something in it cannot be used.
+    """
+    home = Home(path)
+    desk = open_desk(home, clock=utc_now)
+    app = create_app(desk, read_sheet(home.server / "study-sheet.json"))
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        limit_concurrency=CONNECTIONS_MAX,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+
+
+def _serve_page(app: FastAPI, desk: Desk, sheet: StudySheet) -> None:
+    files = assets()
+    packed = {name: asset.packed() for name, asset in files.items()}
+
+    @app.get("/", response_class=HTMLResponse)
+    def page(request: Request) -> HTMLResponse:
+        """Return the page, in the browser's language."""
+        language = language_of(request.headers.get("accept-language", ""))
+        return HTMLResponse(document(study_view(desk, sheet), files, language))
+
+    @app.get("/files/{digest}/{name}")
+    def file(digest: str, name: str, request: Request) -> Response:
+        """Return one of the page's files."""
+        asset = files.get(name)
+        if asset is None or asset.address != f"/files/{digest}/{name}":
+            raise NotHere
+        headers = {"Cache-Control": FOREVER, "Vary": "Accept-Encoding"}
+        small = packed[name]
+        if small is not None and "gzip" in request.headers.get("accept-encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            return Response(small, media_type=asset.media_type, headers=headers)
+        return Response(asset.content, media_type=asset.media_type, headers=headers)

@@ -1,0 +1,582 @@
+/*
+ * The patient's page: shows where she stands, and does what she asks. What is computed is in
+ * consent.js, proofs in semaphore.js; both are loaded from this server only, under their hash.
+ */
+const setup = JSON.parse(document.getElementById("setup").textContent)
+const { study, texts, files } = setup
+const consent = await import(files["consent.js"].address)
+const { Refused, hex, unhex, utf8 } = consent
+
+const LANGUAGE = "bithive-language"
+const RING = `bithive-key-${study.study}`
+const UNITS_PER_BTT = 10n ** 18n
+const $ = (id) => document.getElementById(id)
+
+// Words
+
+let language = localStorage.getItem(LANGUAGE) ?? document.documentElement.lang
+if (!["en", "zh"].includes(language)) language = "en"
+
+function say(key, facts = {}) {
+    const text = texts[key]?.[language] ?? key
+    return text.replace(/\{(\w+)\}/g, (whole, name) => facts[name] ?? whole)
+}
+
+function element(tag, attributes = {}, ...children) {
+    const made = document.createElement(tag)
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value)
+    made.append(...children)
+    return made
+}
+
+const day = (number) => new Date(number * 86_400_000).toLocaleDateString(
+    language === "zh" ? "zh-CN" : "en-GB", { year: "numeric", month: "long", day: "numeric", timeZone: "UTC" })
+const dayOf = (iso) => day(consent.today(Date.parse(iso)))
+const siteName = (site) => study.sites[site]?.name[language] ?? site
+const list = (names) => new Intl.ListFormat(language, { type: "conjunction" }).format(names)
+
+function btt(units) {
+    const whole = BigInt(units) / UNITS_PER_BTT
+    const rest = (BigInt(units) % UNITS_PER_BTT).toString().padStart(18, "0").replace(/0+$/, "")
+    const shown = rest.length > 6 ? `${rest.slice(0, 6)}…` : rest
+    return `${whole.toLocaleString("en")}${shown && `.${shown}`} BTT`
+}
+
+// Her key ring
+
+let ring = null
+let told = null // what the status says besides the state: {title, text}
+try {
+    ring = JSON.parse(localStorage.getItem(RING))
+} catch {
+    ring = null
+}
+
+function keep() {
+    try {
+        localStorage.setItem(RING, JSON.stringify(ring))
+    } catch {
+        throw new Refused("storage")
+    }
+}
+
+const current = () => ring?.grants.at(-1)
+const isLive = (grant) => grant && !grant.ended && consent.today() < grant.terms.expiry
+
+// The server
+
+async function ask(path, body) {
+    const options = { cache: "no-store", credentials: "omit" }
+    if (body) Object.assign(options, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) })
+    let response, answer
+    try {
+        response = await fetch(path, options)
+        answer = await response.json()
+    } catch {
+        throw new Refused("network")
+    }
+    if (!response.ok) throw new Refused(answer.code ?? "internal", answer.detail)
+    return answer
+}
+
+let semaphoreLoaded
+const semaphore = () => (semaphoreLoaded ??= import(files["semaphore.js"].address))
+
+// Fetched with their hash, so that a changed key or calculator is refused by the browser itself.
+let keysLoaded
+function provingFiles() {
+    keysLoaded ??= Promise.all(["semaphore-16.wasm", "semaphore-16.zkey"].map(async (name) => {
+        const { address, integrity } = files[name]
+        const response = await fetch(address, { integrity, credentials: "omit" })
+        return new Uint8Array(await response.arrayBuffer())
+    })).then(([wasm, zkey]) => ({ wasm, zkey }))
+    keysLoaded.catch(() => { keysLoaded = undefined })
+    return keysLoaded
+}
+
+const secret = () => unhex(ring.secret)
+const members = async (path) => (await ask(path)).members.map(BigInt)
+
+async function proven(prove) {
+    busy("busy.load")
+    const [sem, proving] = await Promise.all([semaphore(), provingFiles()])
+    busy("busy.prove")
+    try {
+        return JSON.stringify(await prove(sem, proving))
+    } catch (error) {
+        throw error instanceof RangeError ? new Refused("not-a-member") : error
+    }
+}
+
+// Enrolment
+
+async function enrol(code) {
+    const keys = await consent.invitationKeys(code)
+    busy("busy.send")
+    const { site, envelope } = await ask(`/api/invitations/${keys.lookup}`)
+    const person = await consent.openEnvelope(envelope, keys, site)
+    const { identityOf } = await semaphore()
+    const fresh = { version: 1, study: study.study, site, person, secret: hex(consent.random(32)), enrolled: false, grants: [], claims: {} }
+    const { commitment } = identityOf(unhex(fresh.secret))
+    fresh.commitment = `${commitment}`
+    ring = fresh
+    keep() // before it is sent: an enrolment without its key is lost
+    try {
+        await ask("/api/enrolments", { lookup: keys.lookup, commitment: ring.commitment, mac: await consent.requestMac(keys, site, commitment) })
+    } catch (error) {
+        ring = null
+        localStorage.removeItem(RING)
+        throw error
+    }
+}
+
+async function checkEnrolled() {
+    const everybody = (await ask("/api/enrolment/members")).members
+    if (everybody.includes(ring.commitment)) {
+        ring.enrolled = true
+        keep()
+        void semaphore()
+        void provingFiles().catch(() => {}) // while she reads
+    }
+    return ring.enrolled
+}
+
+// Granting and withdrawing
+
+function wished() {
+    const masks = [...document.querySelectorAll("#consent-form input[type=checkbox]:checked")].map((box) => Number(box.value))
+    const months = document.querySelector("#consent-form input[type=radio]:checked")?.value
+    const has = (kind) => document.querySelector(`#consent-${kind} input:checked`) !== null
+    if (!has("purposes") || !has("categories") || !months) return null
+    const grants = masks.reduce((all, mask) => all | BigInt(mask), 0n)
+    return { grants: Number(grants), months: Number(months) }
+}
+
+function lastDay(months) {
+    const end = new Date()
+    const month = end.getUTCMonth() + months
+    const last = new Date(Date.UTC(end.getUTCFullYear(), month + 1, 0)).getUTCDate()
+    return consent.today(Date.UTC(end.getUTCFullYear(), month, Math.min(end.getUTCDate(), last)))
+}
+
+async function grant(wish) {
+    const site = study.sites[ring.site]
+    // A study proves over days; those that began before she granted count from their first, and no
+    // round before her grant's epoch can use it whatever its terms say.
+    const terms = {
+        grants: wish.grants,
+        notBefore: Math.min(consent.today(), study.from_day),
+        expiry: lastDay(wish.months) + 1,
+    }
+    const sem = await semaphore()
+    const names = { site: ring.site, dataset: study.dataset, study: study.study }
+    const { leaf, opening } = await consent.newOpening(ring.person, terms, names, study.vocabulary, sem)
+    const code = hex(consent.random(16))
+    const asked = {
+        registry: study.registry, study: study.study, leaf, lane: site.lane,
+        payoutId: sem.payoutIdentityOf(secret(), study.study).commitment,
+        revokeHash: hex(await consent.sha256(unhex(code))),
+    }
+    const everybody = await members("/api/enrolment/members")
+    const proof = await proven((one, proving) => one.proveGrant(one.identityOf(secret()), everybody, asked, proving))
+    busy("busy.send")
+    const sealed = await consent.seal(JSON.stringify(opening), unhex(site.agreement_key), `${study.registry}\n${site.lane}\n${leaf}`)
+    ring.pending = { leaf, code, terms } // should the answer be lost, the code is not
+    keep()
+    const receipt = await ask("/api/grants", {
+        site: ring.site, leaf, payout_id: `${asked.payoutId}`, revoke_hash: asked.revokeHash, sealed, proof,
+    })
+    const checked = await consent.checkSigned("grant receipt", receipt, unhex(study.registry_key))
+    const before = current()
+    if (before && !before.ended) before.ended = { epoch: receipt.epoch, at: receipt.at, why: "changed" }
+    ring.grants.push({ leaf, code, terms, receipt, checked })
+    delete ring.pending
+    keep()
+    return receipt
+}
+
+async function withdrawMine() {
+    const mine = current()
+    const receipt = await ask("/api/withdrawals", { grant: mine.receipt.grant, code: mine.code })
+    await consent.checkSigned("withdrawal receipt", receipt, unhex(study.registry_key))
+    mine.ended = { epoch: receipt.epoch, at: receipt.at, why: "withdrawn" }
+    keep()
+}
+
+async function withdrawByCode(text) {
+    const receipt = await ask("/api/withdrawals", await consent.readPaperCode(text))
+    const mine = current()
+    if (mine && receipt.grant === mine.receipt.grant && !mine.ended) {
+        mine.ended = { epoch: receipt.epoch, at: receipt.at, why: "withdrawn" }
+        keep()
+    }
+    return receipt
+}
+
+// Looking up
+
+async function laneChanges() {
+    const changes = []
+    let page
+    do {
+        page = await ask(`/api/lanes/${ring.site}/changes?after=${changes.at(-1)?.sequence ?? 0}`)
+        changes.push(...page.changes)
+    } while (page.changes.length)
+    return changes
+}
+
+async function uses() {
+    const [changes, { coverage }, sem] = await Promise.all([laneChanges(), ask(`/api/rounds/${ring.site}`), semaphore()])
+    const mine = current()
+    const out = mine && !mine.ended && changes.find((one) => one.index === mine.receipt.index && one.leaf === "0")
+    if (out) { // withdrawn elsewhere, with the paper
+        mine.ended = { epoch: out.epoch, at: out.at, why: "withdrawn" }
+        keep()
+        show()
+    }
+    return consent.usesOf(ring.grants, changes, study.sites[ring.site].chunk_size, coverage, sem.poseidon2)
+}
+
+async function payments() {
+    const { payouts } = await ask(`/api/payouts/${ring.site}`)
+    const { payoutIdentityOf } = await semaphore()
+    const mine = payoutIdentityOf(secret(), study.study).commitment
+    return Promise.all(payouts.map(async (one) => {
+        const group = await members(`/api/payouts/${ring.site}/${one.epoch}`)
+        return { ...one, group, mine: group.includes(mine) }
+    }))
+}
+
+async function claim(payment, recipient) {
+    if (!/^[!-~]{1,128}$/.test(recipient)) throw new Refused("recipient-unusable")
+    const payout = { registry: study.registry, study: study.study, epoch: payment.epoch, site: ring.site }
+    const proof = await proven((sem, proving) => sem.proveClaim(
+        sem.payoutIdentityOf(secret(), study.study), payment.group, payout, recipient, proving))
+    busy("busy.send")
+    const done = await ask("/api/claims", { site: ring.site, epoch: payment.epoch, recipient, proof })
+    ring.claims[payment.epoch] = done
+    keep()
+}
+
+// Showing
+
+const busy = (key) => {
+    $("busy").hidden = !key
+    if (key) $("busy-text").textContent = say(key)
+}
+
+function wrong(error) {
+    const code = error?.code && typeof error.code === "string" ? error.code : "internal"
+    const known = texts[`error.${code}`]
+    if (!known) console.error(error)
+    $("alert").textContent = known ? say(`error.${code}`) : say("error.other", { code })
+    $("alert").hidden = false
+    $("alert").scrollIntoView({ block: "nearest" })
+}
+
+/** Run what a button asks for, with the button off meanwhile, and say what went wrong. */
+function on(id, event, act) {
+    $(id).addEventListener(event, async (happened) => {
+        happened.preventDefault()
+        const button = happened.submitter ?? happened.currentTarget
+        $("alert").hidden = true
+        button.disabled = true
+        try {
+            await act(happened)
+        } catch (error) {
+            wrong(error)
+        } finally {
+            button.disabled = false
+            busy(null)
+        }
+    })
+}
+
+function choice(type, name, value, title, note, checked) {
+    const box = element("input", { type, name, value })
+    box.checked = checked
+    const words = element("span", {}, title)
+    if (note) words.append(element("small", {}, note))
+    return element("label", { class: "choice" }, box, words)
+}
+
+let changing = false
+let ticked = null // what was ticked, while the form is drawn anew in another language
+
+function drawForm() {
+    const before = ticked ?? (changing && current() ? new Set([...study.purposes, ...study.categories]
+        .filter((one) => (BigInt(current().terms.grants) & BigInt(one.mask)) === BigInt(one.mask)).map((one) => one.code)) : new Set())
+    for (const [kind, id] of [["purpose", "consent-purposes"], ["category", "consent-categories"]]) {
+        const all = kind === "purpose" ? study.purposes : study.categories
+        $(id).replaceChildren(...[...all].sort((a, b) => b.asked - a.asked).map((one) => {
+            const made = choice("checkbox", kind, one.mask, say(`${kind}.${one.code}`), say(one.asked ? "consent.asked" : "consent.extra"), before.has(one.code))
+            made.firstChild.dataset.code = one.code
+            return made
+        }))
+    }
+    $("consent-until").replaceChildren(...study.months.map((months) => choice("radio", "months", months,
+        say(`consent.months.${months}`), say("consent.until.until", { date: day(lastDay(months)) }), before.has(`months-${months}`))))
+    $("consent-title").textContent = say(changing ? "consent.change" : "consent")
+    $("consent-button").textContent = say(changing ? "consent.change.button" : "consent.button")
+    $("consent-cancel").hidden = !changing
+    narrow()
+}
+
+function remember() {
+    ticked = new Set([...document.querySelectorAll("#consent-form input:checked")].map((box) => box.dataset.code ?? `months-${box.value}`))
+}
+
+function missing(grants) {
+    return [...study.purposes.map((one) => ["purpose", one]), ...study.categories.map((one) => ["category", one])]
+        .filter(([, one]) => one.asked && !((BigInt(grants) >> BigInt(one.bit)) & 1n))
+        .map(([kind, one]) => say(`${kind}.${one.code}`))
+}
+
+function narrow() {
+    const wish = wished()
+    const lacking = wish ? missing(wish.grants) : []
+    $("consent-narrow").hidden = lacking.length === 0
+    if (lacking.length) $("consent-narrow").textContent = say("consent.narrow", { missing: list(lacking) })
+}
+
+function drawGiven(grant) {
+    const set = (bit) => (BigInt(grant.terms.grants) >> BigInt(bit)) & 1n
+    // Broad purposes include narrow ones; only the broadest are named.
+    const named = study.purposes.filter((one) => set(one.bit))
+        .filter((one, _, all) => !all.some((other) => other !== one && (BigInt(other.mask) >> BigInt(one.bit)) & 1n))
+    const rows = [
+        ["given.for", list(named.map((one) => say(`purpose.${one.code}`)))],
+        ["given.data", list(study.categories.filter((one) => set(one.bit)).map((one) => say(`category.${one.code}`)))],
+        ["given.since", dayOf(grant.receipt.at)],
+        ["given.until", day(grant.terms.expiry - 1)],
+        ["given.receipt", say(grant.checked ? "given.checked" : "given.unchecked", { grant: grant.receipt.grant })],
+    ]
+    $("given-facts").replaceChildren(...rows.map(([key, text]) => element("div", {}, element("dt", {}, say(key)), element("dd", {}, text))))
+    const lacking = missing(grant.terms.grants)
+    $("given-short").hidden = lacking.length === 0
+    $("given-short").textContent = lacking.length ? say("consent.narrow", { missing: list(lacking) }).split(/[.。]\s*/)[0] + (language === "zh" ? "。" : ".") : ""
+    $("given-title").textContent = say(lacking.length ? "given.short" : "given")
+}
+
+/** Draw everything from the state, in the language. */
+function show() {
+    document.documentElement.lang = language === "zh" ? "zh-CN" : "en"
+    document.title = `${study.title[language]} · BitHive`
+    for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", `${button.dataset.language === language}`)
+    for (const one of document.querySelectorAll("[data-t]")) one.textContent = say(one.dataset.t)
+    document.querySelector("[data-study=title]").textContent = study.title[language]
+    drawAbout()
+    const mine = current()
+    const live = isLive(mine)
+    const state = !ring ? "new" : !ring.enrolled ? "waiting" : live ? "given" : "open"
+    $("enrol").hidden = state !== "new"
+    $("waiting").hidden = state !== "waiting"
+    $("given").hidden = !(state === "given" && !changing)
+    $("consent").hidden = !(state === "open" || changing)
+    $("uses").hidden = $("share").hidden = !ring?.grants.length
+    $("key-mine").hidden = !ring
+    $("key-form").hidden = Boolean(ring)
+    if (state === "waiting") {
+        $("waiting-for").textContent = say("waiting.for", { site: siteName(ring.site), patient: ring.person.patient })
+        $("waiting-print").textContent = say("waiting.print", { fingerprint: ring.commitment.slice(0, 12).match(/.{4}/g).join(" ") })
+    }
+    if (live) drawGiven(mine)
+    if (!$("consent").hidden) drawForm()
+    drawStatus(state, mine, live)
+}
+
+function drawStatus(state, mine, live) {
+    let title = null, text = ""
+    if (state === "given" && missing(mine.terms.grants).length) [title, text] = ["given.short", say("consent.until.until", { date: day(mine.terms.expiry - 1) })]
+    else if (state === "given") [title, text] = ["given", say("consent.until.until", { date: day(mine.terms.expiry - 1) })]
+    else if (state === "open" && mine?.ended) [title, text] = ["withdrawn", say("withdrawn.text", { at: dayOf(mine.ended.at) })]
+    else if (state === "open" && mine) [title, text] = ["expired", say("expired.text", { date: day(mine.terms.expiry - 1) })]
+    else if (state === "open") [title, text] = ["none", say("none.text")]
+    $("status").hidden = !title
+    $("status").classList.toggle("off", !live)
+    if (title) {
+        $("status").firstElementChild.textContent = say(title)
+        $("status").lastElementChild.textContent = text
+    }
+}
+
+function drawAbout() {
+    const own = { what: study.why, who: study.who, gets: study.gets, contact: study.contact }
+    const sites = Object.keys(study.sites).map(siteName)
+    const facts = { sites: list(sites), rounds: study.rounds, epsilon: study.epsilon }
+    for (const part of ["what", "who", "long", "means", "risk", "gets", "contact"]) {
+        $(`about-${part}`).textContent = own[part]?.[language] ?? say(`about.${part}.text`, facts)
+    }
+}
+
+async function showPaper(receipt) {
+    const mine = current()
+    $("paper-code").textContent = await consent.paperCode(receipt.grant, mine.code)
+    drawPaperLine()
+    $("paper-address").textContent = location.origin + location.pathname
+    $("paper").hidden = false
+    $("paper-title").focus()
+    $("paper").scrollIntoView({ block: "start" })
+}
+
+function drawPaperLine() {
+    const mine = current()
+    if (mine) $("paper-line").textContent = say("paper.study", { study: study.title[language], site: siteName(ring.site), date: dayOf(mine.receipt.at) })
+}
+
+function drawUses(found) {
+    const place = $("uses-found")
+    if (!found.length) return place.replaceChildren(element("p", { class: "done" }, say("uses.none")))
+    const rows = found.map((one) => element("li", {}, element("b", {}, `${say("uses.round")} ${one.round}`), element("span", { "data-kind": one.kind }, say(`uses.${one.kind}`, one))))
+    place.replaceChildren(element("ul", { class: "uses" }, ...rows), element("p", { class: "small" }, say("uses.note", { size: study.sites[ring.site].chunk_size })))
+}
+
+function drawPayments(found) {
+    const place = $("share-found")
+    if (!found.length) return place.replaceChildren(element("p", { class: "done" }, say("share.none")))
+    place.replaceChildren(...found.map((one) => {
+        const amount = btt(BigInt(one.pool) / BigInt(one.shares))
+        const card = element("div", { class: "payment" }, element("h3", {}, say("share.one", { epoch: one.epoch, amount })))
+        const done = ring.claims[one.epoch]
+        if (done) {
+            card.append(element("p", { class: "done" }, say("share.done", { amount: btt(done.amount), recipient: done.recipient })))
+            return card
+        }
+        if (!one.mine) {
+            card.append(element("p", {}, say("share.not")))
+            return card
+        }
+        if (one.small) card.append(element("p", { class: "notice" }, say("share.small", { shares: one.shares })))
+        const input = element("input", { id: `share-to-${one.epoch}`, autocomplete: "off", spellcheck: "false", maxlength: "128" })
+        const form = element("form", { id: `share-form-${one.epoch}`, novalidate: "" },
+            element("label", { for: input.id }, say("share.to")), input,
+            element("p", { class: "actions" }, element("button", { class: "primary" }, say("share.claim"))))
+        card.append(form)
+        queueMicrotask(() => on(form.id, "submit", async () => {
+            await claim(one, input.value.trim())
+            drawPayments(found)
+        }))
+        return card
+    }))
+}
+
+// What each button does
+
+for (const button of document.querySelectorAll("[data-language]")) {
+    button.addEventListener("click", () => {
+        language = button.dataset.language
+        localStorage.setItem(LANGUAGE, language)
+        $("alert").hidden = true
+        remember()
+        show()
+        if (!$("paper").hidden) drawPaperLine()
+        $("uses-found").replaceChildren()
+        $("share-found").replaceChildren()
+        $("code-done").hidden = true
+    })
+}
+
+on("enrol-form", "submit", async () => {
+    const input = $("enrol-code")
+    input.removeAttribute("aria-invalid")
+    try {
+        await enrol(input.value)
+    } catch (error) {
+        if (error.code === "code-mistyped") {
+            input.setAttribute("aria-invalid", "true")
+            input.focus()
+        }
+        throw error
+    }
+    input.value = ""
+    show()
+    $("waiting-title").focus()
+})
+
+on("waiting-check", "click", async () => {
+    busy("busy.look")
+    if (!(await checkEnrolled())) {
+        busy(null)
+        $("alert").textContent = say("waiting.not")
+        $("alert").hidden = false
+        return
+    }
+    show()
+    $("consent-title").focus()
+})
+
+on("consent-form", "submit", async () => {
+    const wish = wished()
+    if (!wish) {
+        $("alert").textContent = say("consent.pick")
+        $("alert").hidden = false
+        document.querySelector("#consent-form input").focus()
+        $("alert").scrollIntoView({ block: "nearest" })
+        return
+    }
+    const receipt = await grant(wish)
+    changing = false
+    ticked = null
+    show()
+    await showPaper(receipt)
+})
+$("consent-form").addEventListener("change", narrow)
+
+on("consent-cancel", "click", () => { changing = false; ticked = null; show(); $("given-title").focus() })
+on("given-change", "click", () => { changing = true; ticked = null; show(); $("consent-title").focus() })
+on("given-withdraw", "click", () => { $("withdraw-sure").hidden = false; $("given-actions").hidden = true; $("withdraw-sure-title").focus() })
+on("withdraw-no", "click", () => { $("withdraw-sure").hidden = true; $("given-actions").hidden = false; $("given-title").focus() })
+on("withdraw-yes", "click", async () => {
+    busy("busy.send")
+    await withdrawMine()
+    $("withdraw-sure").hidden = true
+    $("given-actions").hidden = false
+    $("paper").hidden = true
+    show()
+    $("status").scrollIntoView({ block: "center" })
+})
+
+on("code-form", "submit", async () => {
+    $("code-done").hidden = true
+    const receipt = await withdrawByCode($("code-code").value)
+    $("code-code").value = ""
+    show()
+    $("code-done").textContent = say("code.done", { at: dayOf(receipt.at) })
+    $("code-done").hidden = false
+})
+
+on("uses-button", "click", async () => { busy("busy.look"); drawUses(await uses()) })
+on("share-button", "click", async () => { busy("busy.look"); drawPayments(await payments()) })
+on("paper-print", "click", () => window.print())
+on("paper-done", "click", () => {
+    $("paper").hidden = true
+    $("paper-code").textContent = ""
+    $("given-title").focus()
+})
+
+on("key-show", "click", () => { $("key-out").value = consent.exported(ring); $("key-shown").hidden = false; $("key-out").focus(); $("key-out").select() })
+on("key-copy", "click", async () => { await navigator.clipboard.writeText($("key-out").value); $("key-copied").textContent = say("key.copied") })
+on("key-forget", "click", () => { $("key-sure").hidden = false; $("key-sure-title").focus() })
+on("key-no", "click", () => { $("key-sure").hidden = true })
+on("key-yes", "click", () => {
+    ring = null
+    localStorage.removeItem(RING)
+    for (const id of ["key-sure", "key-shown", "paper"]) $(id).hidden = true
+    $("key-out").value = ""
+    show()
+})
+on("key-form", "submit", async () => {
+    ring = consent.imported($("key-in").value, study.study)
+    keep()
+    $("key-in").value = ""
+    show()
+    $("status").hidden = false
+})
+
+show()
+if (ring && !ring.enrolled) await checkEnrolled().then((done) => done && show(), () => {})
+if (ring?.enrolled) {
+    void semaphore()
+    void provingFiles().catch(() => {}) // so that a proof need not wait for them
+}
+document.documentElement.dataset.ready = "true"

@@ -1,0 +1,295 @@
+"""What a hospital's steward does beside the page: invite, enrol, fetch openings.
+
+The hospital keeps a private list of the codes that it handed out and to whom, until they are used.
+Its keys never leave its folder, and the server sees what it seals or signs.
+
+What holds (tests/portal/test_patient_steward.py):
+
+1. A commitment is signed for only if the holder of a code that this hospital gave out sent it.
+2. A code serves once.
+3. An opening is kept only if it opens its leaf, for this hospital's patient, study and data set,
+   and is tied to the consent document that the hospital would write itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import Column, MetaData, String, Table
+
+from consent.enrolment import EnrolmentGroup
+from consent.grant import Opening, subject_of
+from consent.openings import OpeningStore
+from consent.proofing import Enrolment, Proofing
+from consent.terms import PACKED_BITS, Terms
+from portal.patient.codes import new_invitation, read_invitation
+from portal.patient.mailbox import Box, Mailbox
+from portal.patient.sealing import (
+    InvitationKeys,
+    Person,
+    SealedBroken,
+    check_request,
+    invitation_keys,
+    opening_context,
+    read_object,
+    seal_person,
+    unseal,
+)
+from privacy.keys import SiteKeys
+from protocol.errors import BitHiveError, ConsentError
+from protocol.ids import PatientId, SiteId, number_of
+from protocol.messages import StudyTerms
+from storage.database import open_database, reading, writing
+from zk.cover import DATASET_BITS, SITE_BITS, STUDY_BITS
+from zk.poseidon import FIELD
+
+METADATA: Final = MetaData()
+ISSUED: Final = Table(
+    "issued",
+    METADATA,
+    Column("code", String, primary_key=True),  # canonical
+    Column("patient", String, nullable=False),
+    Column("proofing", String, nullable=False),
+    Column("day", String, nullable=False),
+)
+
+
+class CodeNotIssued(ConsentError):
+    """The hospital gave out no such code, or it was used."""
+
+    code = "code-not-issued"
+
+    def __init__(self, site: SiteId) -> None:
+        self.site = site
+        super().__init__(
+            f"{site} gave out no such invitation code, or it was used; invite the patient again"
+        )
+
+
+class NobodyAsked(ConsentError):
+    """A code was not used on the page yet."""
+
+    code = "nobody-asked"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nobody has entered this code on the page yet, or with another commitment; "
+            "have the patient enter it and compare"
+        )
+
+
+class OpeningForeign(ConsentError):
+    """What a patient sent does not open a leaf that this hospital can use."""
+
+    code = "opening-foreign"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"a sealed opening cannot be used: {why}; its grant stays in the registry and covers "
+            "nothing, and the patient can grant anew"
+        )
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A person who was identified asks to be enrolled."""
+
+    code: str
+    commitment: int
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of the openings that waited."""
+
+    kept: int
+    refused: tuple[ConsentError, ...]
+
+
+class Steward:
+    """One hospital's desk for its patients' consents."""
+
+    def __init__(
+        self,
+        folder: Path,
+        site: SiteId,
+        *,
+        terms: StudyTerms,
+        mailbox: Mailbox,
+        group: EnrolmentGroup,
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        """Open the desk over the hospital's own folder.
+
+        Args:
+            folder: With its keys and openings, closed to others.
+            site: The hospital.
+            terms: Of the study.
+            mailbox: The server's.
+            group: The enrolment group.
+            entropy: Gives so many unpredictable bytes: ``secrets.token_bytes``.
+
+        Raises:
+            SiteKeysUnreadable, StorageError: The folder cannot be used.
+        """
+        self._site = site
+        self._terms = terms
+        self._mailbox = mailbox
+        self._group = group
+        self._entropy = entropy
+        self._keys = SiteKeys.load(folder / "keys.json")
+        self._openings = OpeningStore(folder / "openings.db")
+        self._issued = open_database(folder / "invitations.db", METADATA, private=True)
+        self._issued.hide_parameters = True  # statements carry patients' numbers
+
+    def close(self) -> None:
+        """Close the files; what was changed is on the disk already."""
+        self._issued.dispose()
+        self._openings.close()
+
+    def invite(self, patient: PatientId, proofing: Proofing, *, now: datetime) -> str:
+        """Return a one-time code for a person whom the steward has identified.
+
+        Args:
+            patient: The hospital's own number for her.
+            proofing: How the steward made sure who she is.
+            now: With a time zone.
+        """
+        code = new_invitation(self._entropy)
+        keys = invitation_keys(code)
+        person = Person(patient, subject_of(patient, self._openings.hospital_salt))
+        row = {
+            "code": read_invitation(code),
+            "patient": patient,
+            "proofing": proofing.value,
+            "day": now.astimezone(UTC).date().isoformat(),
+        }
+        with writing(self._issued) as connection:
+            connection.execute(sa.insert(ISSUED).values(row))
+        self._mailbox.invite(keys.lookup, self._site, seal_person(person, keys, self._site))
+        return code
+
+    def waiting(self) -> list[Waiting]:
+        """Return who asks to be enrolled with a code that this hospital gave out."""
+        with reading(self._issued) as connection:
+            codes = connection.execute(sa.select(ISSUED.c.code).order_by(ISSUED.c.code)).scalars()
+            by_lookup = {invitation_keys(code).lookup: code for code in codes}
+        found = []
+        for request in self._mailbox.requests(self._site):
+            code = by_lookup.get(request.lookup)
+            if code is not None and self._is_of(invitation_keys(code), request.commitment):
+                found.append(Waiting(code, request.commitment))
+        return found
+
+    def enrol(self, code: str, commitment: int | None = None, *, now: datetime) -> Enrolment:
+        """Sign for the commitment that came with a code, and let it join the group.
+
+        Args:
+            code: As given out.
+            commitment: What the patient reads from her page; None to take what was sent.
+            now: With a time zone.
+
+        Raises:
+            CodeMistyped, CodeNotIssued: It is no code of this hospital.
+            NobodyAsked: No such commitment came with it.
+            CommitmentUnusable, StorageError: It cannot join.
+        """
+        symbols = read_invitation(code)
+        with reading(self._issued) as connection:
+            row = connection.execute(sa.select(ISSUED).where(ISSUED.c.code == symbols)).first()
+        if row is None:
+            raise CodeNotIssued(self._site)
+        asked = [one.commitment for one in self.waiting() if one.code == symbols]
+        if commitment is not None:
+            asked = [one for one in asked if one == commitment]
+        if not asked:
+            raise NobodyAsked
+        statement = Enrolment(
+            site=self._site,
+            commitment=asked[-1],
+            proofing=Proofing(row.proofing),
+            at=now.astimezone(UTC).isoformat(),
+        ).signed_by(self._keys.signing)
+        self._group.enrol(statement, now=now)
+        with writing(self._issued) as connection:
+            connection.execute(sa.delete(ISSUED).where(ISSUED.c.code == symbols))
+        self._mailbox.forget_invitation(invitation_keys(symbols).lookup)
+        return statement
+
+    def fetch(self) -> Fetched:
+        """Take the openings that wait into the hospital's book, and throw away what opens nothing.
+
+        Raises:
+            StorageError: The disk refused; what was not kept still waits.
+        """
+        kept, refused = 0, []
+        for box in self._mailbox.boxes(self._site):
+            try:
+                box.receipt.check(self._terms.consent.registry_key)
+                patient, opening = self._open(box)
+                self._openings.add(patient, opening, box.receipt)
+                kept += 1
+            except ConsentError as error:
+                refused.append(error)
+            self._mailbox.fetched(box.sequence)
+        return Fetched(kept, tuple(refused))
+
+    def _open(self, box: Box) -> tuple[PatientId, Opening]:
+        registry = self._terms.consent.registry
+        context = opening_context(registry, box.lane, box.leaf)
+        body = read_object(unseal(box.sealed, self._keys.agreement, context=context), "opening")
+        patient, opening = _read(body)
+        if opening.subject != subject_of(patient, self._openings.hospital_salt):
+            raise OpeningForeign("it is for nobody whom this hospital knows by that number")
+        if opening.leaf() != box.leaf:
+            raise OpeningForeign("it does not open its leaf")
+        terms = opening.terms
+        numbers = (terms.site, terms.dataset, terms.study)
+        expected = (
+            number_of(self._site, bits=SITE_BITS),
+            number_of(self._terms.consent.dataset, bits=DATASET_BITS),
+            number_of(self._terms.study, bits=STUDY_BITS),
+        )
+        if numbers != expected:
+            raise OpeningForeign("its terms name another hospital, data set or study")
+        opening.check_document(patient)
+        return patient, opening
+
+    def _is_of(self, keys: InvitationKeys, commitment: int) -> bool:
+        """Say whether a request was made with its code; what was not is left where it is."""
+        for request in self._mailbox.requests(self._site):
+            if (request.lookup, request.commitment) == (keys.lookup, commitment):
+                try:
+                    check_request(keys, self._site, commitment, request.mac)
+                except BitHiveError:
+                    return False
+                return True
+        return False
+
+
+def _read(body: dict[str, Any]) -> tuple[PatientId, Opening]:
+    """Read what a browser sealed; hostile."""
+    try:
+        patient = PatientId(_text(body["patient"]))
+        subject, salt, packed, randomness = (
+            int(_text(body[name])) for name in ("subject", "salt", "terms", "randomness")
+        )
+    except (KeyError, ValueError) as error:
+        raise SealedBroken("opening") from error
+    if not all(0 <= number < FIELD for number in (subject, salt, randomness)):
+        raise SealedBroken("opening")
+    if not 0 <= packed < 1 << PACKED_BITS:
+        raise SealedBroken("opening")
+    return patient, Opening(subject, salt, Terms.unpacked(packed), randomness)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 200:
+        raise ValueError("not a text of 1 to 200 characters")
+    return value

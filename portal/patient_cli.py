@@ -1,0 +1,164 @@
+# ruff: noqa: PLC0415 - a command loads only what it needs: `--help` in a second, not in ten
+"""``bithive patient``: serve the patient's page, and what a hospital's steward does beside it.
+
+The steward identifies a person and invites her; the code that is printed goes to her on paper. She
+enters it on the page. The steward signs for her, or for all who wait, and fetches what opens the
+leaves of those who granted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:  # a command loads only what it needs
+    from portal.patient.steward import Steward
+
+app = typer.Typer(no_args_is_help=True, help="The patient's page, and the steward beside it.")
+
+DEFAULT_HOME: Final = Path("bithive-home")
+DEFAULT_PORT: Final = 8470
+HomePath = Annotated[
+    Path, typer.Option("--home", help="The run's folder.", file_okay=False, show_default=True)
+]
+SiteName = Annotated[str, typer.Option("--site", help="The hospital whose steward this is.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+words = Console(stderr=True)
+
+
+@app.command(epilog="Example:  bithive patient serve --home bithive-home --port 8470")
+def serve(
+    *,
+    home: HomePath = DEFAULT_HOME,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = DEFAULT_PORT,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on. Browsers need https for any but this machine's."),
+    ] = "127.0.0.1",
+) -> None:
+    """Serve the patient's page until interrupted."""
+    from portal.patient.server import serve as serve_page
+
+    words.print(f"the patient's page: http://{host}:{port}/", highlight=False)
+    serve_page(home, host=host, port=port)
+
+
+@app.command(epilog="Example:  bithive patient invite 4711 --site north --home bithive-home")
+def invite(
+    patient: Annotated[str, typer.Argument(help="The hospital's own number for the person.")],
+    *,
+    site: SiteName,
+    proofing: Annotated[
+        str, typer.Option(help="in-person, electronic-id or known-patient: how she was identified.")
+    ] = "in-person",
+    home: HomePath = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Give an identified person a one-time code, to be handed to her on paper."""
+    from consent.proofing import Proofing
+    from portal.patient.server import utc_now
+    from protocol.ids import PatientId
+
+    how = next((one for one in Proofing if one.value == proofing), None)
+    if how is None:
+        known = ", ".join(one.value for one in Proofing)
+        raise typer.BadParameter(f"use one of {known}", param_hint="--proofing")
+    with _steward(home, site) as steward:
+        code = steward.invite(PatientId(patient), how, now=utc_now())
+    _show({"code": code}, code, as_json)
+
+
+@app.command(epilog="Example:  bithive patient waiting --site north --home bithive-home")
+def waiting(*, site: SiteName, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """List who entered a code of this hospital and waits to be enrolled."""
+    with _steward(home, site) as steward:
+        found = [{"code": one.code, "commitment": str(one.commitment)} for one in steward.waiting()]
+    lines = "\n".join(f"{one['code']}  {one['commitment']}" for one in found)
+    _show({"waiting": found}, lines or "nobody waits", as_json)
+
+
+@app.command(
+    epilog="Examples:  bithive patient enrol 7K2M-9QXA-4TRC-W8HD-3NFB --site north  |  "
+    "bithive patient enrol --all --site north"
+)
+def enrol(
+    code: Annotated[str | None, typer.Argument(help="As given out.")] = None,
+    commitment: Annotated[
+        str | None, typer.Argument(help="To insist on this one, as the page shows it.")
+    ] = None,
+    *,
+    everybody: Annotated[
+        bool, typer.Option("--all", help="Everybody who entered a code of this hospital.")
+    ] = False,
+    site: SiteName,
+    home: HomePath = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Sign, with the hospital's key, for the commitment of an identified person."""
+    from portal.patient.server import utc_now
+
+    if everybody == (code is not None):
+        raise typer.BadParameter("give either a code or --all", param_hint="CODE")
+    if commitment is not None and not (commitment.isascii() and commitment.isdigit()):
+        raise typer.BadParameter("a commitment is a decimal number", param_hint="COMMITMENT")
+    with _steward(home, site) as steward:
+        codes = [one.code for one in steward.waiting()] if code is None else [code]
+        expected = None if commitment is None else int(commitment)
+        done = [steward.enrol(one, expected, now=utc_now()) for one in dict.fromkeys(codes)]
+    found = {"enrolled": [str(one.commitment) for one in done]}
+    _show(found, f"{len(done)} enrolled", as_json)
+
+
+@app.command(epilog="Example:  bithive patient fetch --site north --home bithive-home")
+def fetch(*, site: SiteName, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Take the sealed openings of new grants into the hospital's own book."""
+    with _steward(home, site) as steward:
+        done = steward.fetch()
+    for error in done.refused:
+        words.print(f"[yellow]{error.code}[/]: {error}", highlight=False, soft_wrap=True)
+    found = {"kept": done.kept, "refused": [error.code for error in done.refused]}
+    _show(found, f"{done.kept} openings kept, {len(done.refused)} refused", as_json)
+
+
+@contextmanager
+def _steward(home: Path, name: str) -> Iterator[Steward]:
+    """Open a hospital's desk in a home, and close it."""
+    import secrets
+
+    from portal.home import Home
+    from portal.patient.mailbox import Mailbox
+    from portal.patient.server import open_group, read_terms
+    from portal.patient.steward import Steward
+    from privacy.signatures import registered
+    from protocol.ids import SiteId
+
+    where = Home(home)
+    terms = read_terms(where)
+    site = SiteId(name)
+    registered(terms, site)
+    steward = Steward(
+        where.site(site),
+        site,
+        terms=terms,
+        mailbox=Mailbox(where.server / "mailbox.db"),
+        group=open_group(where, terms),
+        entropy=secrets.token_bytes,
+    )
+    try:
+        yield steward
+    finally:
+        steward.close()
+
+
+def _show(found: dict[str, Any], sentence: str, as_json: bool) -> None:  # noqa: FBT001 - the option's value
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        Console().print(sentence, highlight=False, soft_wrap=True)
