@@ -68,6 +68,7 @@ class Signers:
             "round": 1,
             "server_key": self.server_key,
             "model_sha256": ZERO,
+            "manifest": ZERO,
             "receipts": tuple(receipts),
         }
         return RoundClosed(**(fields | changes))

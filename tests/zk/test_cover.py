@@ -195,7 +195,7 @@ def registered(signals):
         else s["leaf"][i]
         for i in range(8)
     ]
-    root = s["leaf"]
+    root = [leaf % FIELD for leaf in s["leaf"]]  # as the circuit reads them
     while len(root) > 1:
         root = [poseidon(*root[i : i + 2]) for i in range(0, len(root), 2)]
     return s | {"chunkRoot": root[0]}

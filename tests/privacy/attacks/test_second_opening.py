@@ -45,7 +45,7 @@ def restarted(cohort, folder):
     """Start every hospital anew on its file, with nothing in memory."""
     for site, hospital in cohort.hospitals.items():
         store = SiteStore(folder / f"{site}.db")
-        cohort.hospitals[site] = Hospital(site, cohort.terms, hospital.keys, store)
+        cohort.hospitals[site] = Hospital(site, cohort.terms, hospital.keys, store, hospital.path)
 
 
 def answers(cohort, kind):
