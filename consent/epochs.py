@@ -13,7 +13,7 @@ seen one head notices any other past.
     >>> EpochLine.from_json(line.to_json()) == line
     True
 
-What holds (tests/consent/test_epochs.py):
+What holds (tests/consent/test_rebuilding.py):
 
 1. A line reads back as it was written, and only its canonical form is read.
 2. The head changes with every field of every line before it.

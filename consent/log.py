@@ -13,7 +13,7 @@ counts twice is refused. Lanes and signatures are added by ``consent.epochs``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.errors import ConsentError
@@ -69,33 +69,45 @@ def rebuild(log: Iterable[LogEntry]) -> int:
         LogInconsistent: Entries are missing or out of order, an index lives twice, or a nullifier
             has two live leaves.
     """
-    leaves = replay(log)
+    replay = Replay()
+    for entry in log:
+        replay.take(entry)
     tree = MerkleTree(TREE_DEPTH)
-    tree.set_many(leaves)
+    tree.set_many(replay.leaves)
     return tree.root
 
 
-def replay(log: Iterable[LogEntry]) -> dict[int, int]:
-    """Return by index every leaf that the log sets, 0 where it was taken out; see ``rebuild``."""
-    leaves: dict[int, int] = {}
-    holders: dict[int, int] = {}
+@dataclass
+class Replay:
+    """What the entries so far have set; each next one is checked against it."""
+
+    leaves: dict[int, int] = field(default_factory=dict)
+    """By index; 0 where a leaf was taken out."""
+    holders: dict[int, int] = field(default_factory=dict)
     """By nullifier the index of the leaf that it has set last."""
-    epoch = 0
-    for expected, entry in enumerate(log, start=1):
+    sequence: int = 0
+    epoch: int = 0
+
+    def take(self, entry: LogEntry) -> None:
+        """Take in the next entry.
+
+        Raises:
+            LogInconsistent: It is not possible after those before it.
+        """
+        expected = self.sequence + 1
         if entry.sequence != expected:
             raise LogInconsistent(entry.sequence, f"entry {expected} should stand in its place")
-        if entry.epoch < epoch:
+        if entry.epoch < self.epoch:
             raise LogInconsistent(expected, "its epoch is before that of the entry before it")
         if not 0 <= entry.index < 1 << TREE_DEPTH or not 0 <= entry.leaf < FIELD:
             raise LogInconsistent(expected, "it has no place in the tree")
-        if entry.leaf != 0 and entry.index in leaves:
+        if entry.leaf != 0 and entry.index in self.leaves:
             raise LogInconsistent(expected, "its place was used before")
-        if entry.leaf == 0 and not leaves.get(entry.index):
+        if entry.leaf == 0 and not self.leaves.get(entry.index):
             raise LogInconsistent(expected, "it takes out a leaf that is not there")
         if entry.nullifier is not None:
-            if leaves.get(holders.get(entry.nullifier, -1)):
+            if self.leaves.get(self.holders.get(entry.nullifier, -1)):
                 raise LogInconsistent(expected, "its nullifier has a live leaf already")
-            holders[entry.nullifier] = entry.index
-        leaves[entry.index] = entry.leaf
-        epoch = entry.epoch
-    return leaves
+            self.holders[entry.nullifier] = entry.index
+        self.leaves[entry.index] = entry.leaf
+        self.sequence, self.epoch = expected, entry.epoch

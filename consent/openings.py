@@ -15,6 +15,7 @@ What holds (tests/consent/test_openings.py):
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,7 @@ from consent.grant import Opening
 from consent.receipts import GrantReceipt
 from consent.store import Element
 from consent.terms import Terms
-from protocol.errors import ConsentError
+from protocol.errors import ConsentError, StorageFailed, storage_error
 from protocol.ids import GrantId, PatientId
 from storage.database import open_database, reading, writing
 from zk.poseidon import FIELD
@@ -159,6 +160,36 @@ class OpeningStore:
         with reading(self._engine) as connection:
             rows = connection.execute(wanted.order_by(OPENINGS.c.place)).all()
         return [_receipt(row) for row in rows]
+
+    def destroy(self, patient: PatientId) -> int:
+        """Delete every opening of a patient so that no byte of it stays in the files; say how many.
+
+        Pages that once held her rows may keep them in corners that are free now, so the file is
+        written anew, and the write-ahead log, which had all of them, is emptied.
+
+        Raises:
+            StorageError: The disk refused, or another process is reading; try again.
+        """
+        with writing(self._engine) as connection:
+            gone = connection.execute(sa.delete(OPENINGS).where(OPENINGS.c.patient == patient))
+            count = gone.rowcount
+        self._write_anew()
+        return count
+
+    def _write_anew(self) -> None:
+        raw = self._engine.raw_connection()
+        try:
+            cursor = raw.cursor()
+            cursor.execute("PRAGMA secure_delete=ON")
+            cursor.execute("VACUUM")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy = bool(cursor.fetchall()[0][0])
+        except sqlite3.Error as error:
+            raise storage_error(error, "the openings") from error
+        finally:
+            raw.close()
+        if busy:
+            raise StorageFailed("the openings", "another process is reading them; try again")
 
     def all(self) -> dict[int, tuple[PatientId, Opening]]:
         """Return every opening by the index of its leaf, in ascending order."""

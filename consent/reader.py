@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
@@ -17,9 +18,10 @@ from consent.epochs import EpochLine, SignedEpoch
 from consent.history import History, read_lines, read_log
 from consent.lanes import Lane, LaneUnknown, read_lanes
 from consent.log import TREE_DEPTH, LogEntry
-from consent.store import CHANGES, GRANTS, LANES, REGISTRY
+from consent.store import CHANGES, EPOCHS, GRANTS, LANES, REGISTRY
+from consent.withdrawal import find_grant
 from protocol.errors import ConsentError
-from protocol.ids import SiteId, StudyId
+from protocol.ids import GrantId, SiteId, StudyId
 from storage.database import name_of, reading
 
 FORMAT: Final = 2
@@ -62,6 +64,29 @@ class EpochUnknown(ConsentError):
         self.number = number
         self.newest = newest
         super().__init__(f"there is no epoch {number}; ask for one from 0 to {newest}")
+
+
+@dataclass(frozen=True)
+class GrantStatus:
+    """What became of one grant."""
+
+    grant: GrantId
+    lane: Lane
+    index: int
+    leaf: int
+    is_proven: bool
+    granted_epoch: int
+    granted_at: str
+    """ISO 8601, UTC, like ``ended_at``."""
+    ended_epoch: int | None
+    ended_at: str | None
+    replaced_by: GrantId | None
+    """The same person's next grant, if that ended this one."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its leaf is in the tree."""
+        return self.ended_epoch is None
 
 
 class RegistryReader:
@@ -212,6 +237,37 @@ class RegistryReader:
                 if cut is not None:
                     through = min(through, max(cut - 1, after + 1))
             return list(read_lines(connection, self.id, after=after, through=through))
+
+    def status(self, grant: GrantId) -> GrantStatus:
+        """Return what became of a grant.
+
+        Raises:
+            GrantUnknown: There is no such grant.
+        """
+        with reading(self._engine) as connection:
+            row = find_grant(connection, grant)
+            lane = next(one for one in read_lanes(connection) if one.first_chunk == row.lane)
+            times = connection.execute(
+                sa.select(CHANGES.c.epoch, EPOCHS.c.at)
+                .join(EPOCHS, CHANGES.c.epoch == EPOCHS.c.number)
+                .where(CHANGES.c.place == row.place)
+                .order_by(CHANGES.c.sequence)
+            ).all()
+            heir = connection.execute(
+                sa.select(GRANTS.c.grant).where(GRANTS.c.place == row.replaced_by)
+            ).scalar()
+        return GrantStatus(
+            grant=grant,
+            lane=lane,
+            index=row.place,
+            leaf=row.leaf,
+            is_proven=row.nullifier is not None,
+            granted_epoch=times[0].epoch,
+            granted_at=times[0].at,
+            ended_epoch=row.withdrawn_epoch,
+            ended_at=None if row.withdrawn_epoch is None else times[-1].at,
+            replaced_by=None if heir is None else GrantId(heir),
+        )
 
     def epoch_at(self, number: int) -> SignedEpoch:
         """Return a signed state of the past.

@@ -9,13 +9,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from protocol.errors import ConsentError
 from protocol.ids import GrantId
+
+RECEIPT_TEXT_MAX: Final = 4096
+"""Characters of a receipt as JSON; real ones have some 500."""
+
+
+class ReceiptMalformed(ConsentError):
+    """What should be a receipt is not one."""
+
+    code = "consent-receipt-malformed"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"this is no consent receipt: {reason}; copy it whole, as it was printed")
 
 
 class NotSignedByRegistry(ConsentError):
@@ -100,6 +113,37 @@ class WithdrawalReceipt(Signed):
     epoch: int
     at: str
     """ISO 8601, UTC."""
+
+
+def receipt_json(receipt: GrantReceipt | WithdrawalReceipt) -> str:
+    """Return a receipt as JSON for a person to keep: see docs/spec/consent-grant.md."""
+    fields = asdict(receipt) | {"kind": receipt.label, "signature": receipt.signature.hex()}
+    return json.dumps({name: _portable(name, value) for name, value in fields.items()}, indent=1)
+
+
+def read_receipt(text: str) -> GrantReceipt | WithdrawalReceipt:
+    """Read a receipt; whether the registry signed it is for ``check``.
+
+    Args:
+        text: From anybody.
+
+    Raises:
+        ReceiptMalformed: It is not one.
+    """
+    if len(text) > RECEIPT_TEXT_MAX:
+        raise ReceiptMalformed(f"it is longer than {RECEIPT_TEXT_MAX} characters")
+    try:
+        fields = json.loads(text)
+        kind = {one.label: one for one in (GrantReceipt, WithdrawalReceipt)}[fields.pop("kind")]
+        if fields.keys() != kind.__dataclass_fields__.keys():
+            raise ReceiptMalformed("it has other fields")
+        fields["signature"] = bytes.fromhex(fields["signature"])
+        if "leaf" in fields:
+            fields["leaf"] = int(fields["leaf"])
+        receipt: GrantReceipt | WithdrawalReceipt = kind(**fields)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ReceiptMalformed("it is not the JSON of a receipt") from error
+    return receipt
 
 
 def _portable(name: str, value: Any) -> Any:

@@ -49,14 +49,16 @@ from consent.epochs import SignedEpoch as SignedEpoch  # noqa: PLC0414 - what ep
 from consent.epochs import verify_epoch as verify_epoch  # noqa: PLC0414 - checks what it returns
 from consent.grants_by_proof import check_grant_proof, check_withdrawal_proof
 from consent.history import BEFORE_TIME, History
-from consent.lanes import CHUNK_SIZE, Lane, LanePolicy, allot
+from consent.lanes import CHUNK_SIZE, Lane, LanePolicy, allot, read_lanes
 from consent.publication import Checked, ProvenGrant, publish
 from consent.reader import FORMAT, RegistryMissing, RegistryReader
 from consent.receipts import GrantReceipt, WithdrawalReceipt
 from consent.store import REGISTRY, open_tables
 from consent.withdrawal import (
+    GrantOfAnotherSite,
     GrantReplaced,
     NotProven,
+    SiteWithdrawal,
     check_code,
     end,
     find_grant,
@@ -315,6 +317,30 @@ class Registry(RegistryReader):
             row = find_grant(connection, grant)
             if row.replaced_by is not None:
                 raise GrantReplaced(grant, GrantId(newest_of(connection, row).grant))
+            return end(connection, history, key, row, _utc(now))
+
+    def withdraw_for_site(
+        self, statement: SiteWithdrawal, site_key: bytes, *, now: datetime
+    ) -> WithdrawalReceipt:
+        """End a grant for good because its hospital says so; again, likewise.
+
+        Args:
+            statement: Signed by the hospital.
+            site_key: The hospital's Ed25519 key, 32 raw bytes.
+            now: With a time zone.
+
+        Raises:
+            NotSignedByHospital: It did not sign that.
+            GrantUnknown: There is no such grant.
+            GrantOfAnotherSite: It is in another hospital's lane.
+            StorageError: The disk refused; the grant is as it was.
+        """
+        statement.check(site_key)
+        with self._changing() as (connection, history, key):
+            row = find_grant(connection, statement.grant)
+            sites = {lane.first_chunk: lane.site for lane in read_lanes(connection)}
+            if sites[row.lane] != statement.site:
+                raise GrantOfAnotherSite(statement.grant, statement.site)
             return end(connection, history, key, row, _utc(now))
 
     # Below

@@ -13,10 +13,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consent.enrolment import EnrolmentGroup, EnrolmentRootStale
+from consent.epochs import EpochLine
 from consent.grants_by_proof import GrantOfAnother, PayoutIdUnusable
 from consent.lanes import LaneDiffers, LanePolicy, LaneUnknown
 from consent.log import rebuild
-from consent.proofing import CARER, SELF, Enrolment, Proofing, Removal, minor
+from consent.proofing import (
+    CARER,
+    SELF,
+    Enrolment,
+    NotSignedByHospital,
+    Proofing,
+    Removal,
+    minor,
+)
 from consent.publication import (
     Checked,
     LaneFull,
@@ -26,7 +35,15 @@ from consent.publication import (
     publish,
 )
 from consent.reader import EpochUnknown
-from consent.withdrawal import GrantReplaced, GrantUnknown, NotProven, WithdrawalCodeWrong
+from consent.rebuilding import LogBroken, rebuild_registry
+from consent.withdrawal import (
+    GrantOfAnotherSite,
+    GrantReplaced,
+    GrantUnknown,
+    NotProven,
+    SiteWithdrawal,
+    WithdrawalCodeWrong,
+)
 from protocol.ids import GrantId, SiteId, StudyId
 from zk import fast
 from zk.groth16 import ProofInvalid
@@ -351,6 +368,35 @@ def chain(registry, lane):
     return codes, receipts
 
 
+# A hospital ends what is in its own lanes
+
+
+def ended_by(site, grant_id, key=STEWARD):
+    return SiteWithdrawal(site, grant_id, NOW.isoformat()).signed_by(key)
+
+
+def test_a_hospital_ends_a_grant_of_its_own_patient(registry, grant, live):
+    statement = ended_by(NORTH, grant("by_self").grant)
+    public_key = STEWARD.public_key().public_bytes_raw()
+    receipt = registry.withdraw_for_site(statement, public_key, now=NOW)
+    assert registry.withdraw_for_site(statement, public_key, now=NOW) == receipt
+    assert live() == 0
+
+
+def test_a_hospital_ends_no_grant_of_another_and_nobody_ends_one_in_its_name(registry, grant, live):
+    first, public_key = grant("by_self").grant, STEWARD.public_key().public_bytes_raw()
+    stranger = Ed25519PrivateKey.generate()
+    for statement, refusal in (
+        (ended_by(SOUTH, first), GrantOfAnotherSite),
+        (ended_by(NORTH, first, stranger), NotSignedByHospital),
+        (replace(ended_by(NORTH, first), at=""), NotSignedByHospital),
+        (ended_by(NORTH, GrantId("00")), GrantUnknown),
+    ):
+        with pytest.raises(refusal):
+            registry.withdraw_for_site(statement, public_key, now=NOW)
+    assert live() == 1
+
+
 # What the patient's page asks
 
 
@@ -395,3 +441,58 @@ def test_the_log_comes_in_pages_that_join(registry, grant, withdraw):
         joined += page
         after = page[-1].epoch.number
     assert joined == whole
+
+
+# What an observer checks in the log
+
+
+@pytest.fixture
+def observed(registry, group, grant, withdraw):
+    """The log of three grants and a withdrawal, and all roots of the enrolment group."""
+    grant("by_self_early")
+    withdraw(grant("by_self").grant)
+    grant("by_carer")
+    return registry.log_page(), {change.root for change in group.log()}
+
+
+def test_an_observer_verifies_every_grants_proof(registry, observed):
+    lines, roots = observed
+    rebuilt = rebuild_registry(
+        lines, registry.public_key, verifier=fast.verify, enrolment_roots=roots
+    )
+    assert rebuilt.proofs_verified == 3
+    assert set(rebuilt.nullifiers) == {NULLIFIERS[4]}
+
+
+def test_an_observer_notices_a_grant_by_somebody_who_was_never_enrolled(registry, observed):
+    lines, _ = observed
+    with pytest.raises(LogBroken, match="group"):
+        rebuild_registry(lines, registry.public_key, verifier=fast.verify, enrolment_roots=set())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"leaf": 1002},
+        {"revoke_hash": bytes(32)},
+        {"revoke_hash": b""},
+        {"payout_id": 7},
+        {"nullifier": 7},
+        {"proof": "{}"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_observer_notices_a_registry_that_signs_what_was_not_proven(
+    registry, key, observed, change
+):
+    lines, _ = observed
+    lied = [replace(one, **change) if one.leaf else one for one in lines[1].changes]
+    forged = EpochLine.sealed(
+        lines[1].epoch,
+        lines[1].lanes,
+        lied,
+        before=bytes.fromhex(lines[0].head.head),
+        signing_key=key,
+    )
+    with pytest.raises(LogBroken, match="proof"):
+        rebuild_registry([lines[0], forged], registry.public_key, verifier=fast.verify)
