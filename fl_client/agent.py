@@ -333,6 +333,8 @@ class Agent:
             raise PlanRefused("the manifest is not of the round before")
         if (plan.previous, plan.model) != (named, manifest.model_sha256):
             raise PlanRefused("the plan does not go on from the manifest it names")
+        if self.store.manifest(plan.study, manifest.round) not in {None, named}:
+            raise PlanRefused("this hospital went on from another manifest of that round before")
         before = self.store.manifest(plan.study, plan.round - 2)
         if before is not None and manifest.previous != before:
             raise PlanRefused("the manifest tells another history than this hospital knows")

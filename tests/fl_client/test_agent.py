@@ -269,6 +269,12 @@ def test_a_manifest_of_another_history_than_was_known_is_refused(past, site, sec
     assert "another history" in reason(past.agents[site].answer(frame))
 
 
+def test_another_manifest_of_a_round_than_was_gone_on_from_is_refused(past, site, second):
+    past.agents[site].store.keep_manifest(past.terms.study, 1, "1" * 64)
+    said = reason(past.agents[site].answer(past.train_frame(second, site)))
+    assert "another manifest of that round" in said
+
+
 def test_the_first_manifest_that_was_known_stands(past, site):
     store = past.agents[site].store
     store.keep_manifest(past.terms.study, 7, "1" * 64)
