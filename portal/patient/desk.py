@@ -144,15 +144,15 @@ class Desk:
             StorageError: The disk refused; nothing was published.
         """
         lane = self.lane(wish.site)
-        self.mailbox.keep(wish.site, lane.first_chunk, wish.grant.leaf, wish.sealed)
+        box = self.mailbox.keep(wish.site, lane.first_chunk, wish.grant.leaf, wish.sealed)
         try:
             receipt = self.registry.publish_proven(
                 lane, wish.grant, group=self.group, now=self.clock(), verifier=self.verifier
             )
         except BaseException:
-            self.mailbox.unpublished(wish.grant.leaf)
+            self.mailbox.forget(box)
             raise
-        self.mailbox.published(receipt)
+        self.mailbox.published(box, receipt)
         return receipt
 
     def withdraw(self, grant: GrantId, code: bytes) -> WithdrawalReceipt:

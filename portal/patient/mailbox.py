@@ -55,7 +55,7 @@ BOXES: Final = Table(
     Column("sequence", Integer, primary_key=True),
     Column("site", String, nullable=False, index=True),
     Column("lane", Integer, nullable=False),
-    Column("leaf", Element, nullable=False, unique=True),
+    Column("leaf", Element, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("receipt", String),  # none until the registry has published the leaf
 )
@@ -173,36 +173,29 @@ class Mailbox:
 
     # Sealed openings
 
-    def keep(self, site: SiteId, lane: int, leaf: int, sealed: bytes) -> None:
-        """Keep a sealed opening before its leaf is published; a later one replaces it.
+    def keep(self, site: SiteId, lane: int, leaf: int, sealed: bytes) -> int:
+        """Keep a sealed opening before its leaf is published, and return its number.
 
         Raises:
             MailboxFull: The hospital has not fetched for long.
         """
-        of_site = sa.select(sa.func.count()).where(BOXES.c.site == site)
+        waiting = sa.select(sa.func.count()).where(
+            BOXES.c.site == site, BOXES.c.receipt.is_not(None)
+        )
+        row = {"site": site, "lane": lane, "leaf": leaf, "sealed": sealed}
         with writing(self._engine) as connection:
-            connection.execute(
-                sa.delete(BOXES).where(BOXES.c.leaf == leaf, BOXES.c.receipt.is_(None))
-            )
-            if connection.execute(of_site).scalar_one() >= WAITING_MAX:
+            if connection.execute(waiting).scalar_one() >= WAITING_MAX:
                 raise MailboxFull("sealed openings")
-            connection.execute(
-                sa.insert(BOXES).values(site=site, lane=lane, leaf=leaf, sealed=sealed)
-            )
+            made = connection.execute(sa.insert(BOXES).values(row)).inserted_primary_key
+        assert made is not None
+        return int(made[0])
 
-    def published(self, receipt: GrantReceipt) -> None:
+    def published(self, sequence: int, receipt: GrantReceipt) -> None:
         """Note that the leaf of a kept opening is in the registry."""
         text = json.dumps(asdict(receipt) | {"signature": receipt.signature.hex()})
         with writing(self._engine) as connection:
             connection.execute(
-                sa.update(BOXES).where(BOXES.c.leaf == receipt.leaf).values(receipt=text)
-            )
-
-    def unpublished(self, leaf: int) -> None:
-        """Throw a kept opening away: the registry refused its leaf."""
-        with writing(self._engine) as connection:
-            connection.execute(
-                sa.delete(BOXES).where(BOXES.c.leaf == leaf, BOXES.c.receipt.is_(None))
+                sa.update(BOXES).where(BOXES.c.sequence == sequence).values(receipt=text)
             )
 
     def boxes(self, site: SiteId) -> list[Box]:
@@ -212,8 +205,8 @@ class Mailbox:
             rows = connection.execute(wanted.order_by(BOXES.c.sequence)).all()
         return [Box(r.sequence, r.lane, r.leaf, r.sealed, _receipt(r.receipt)) for r in rows]
 
-    def fetched(self, sequence: int) -> None:
-        """Throw a box away that its hospital has."""
+    def forget(self, sequence: int) -> None:
+        """Throw an opening away: its hospital has it, or the registry refused its leaf."""
         with writing(self._engine) as connection:
             connection.execute(sa.delete(BOXES).where(BOXES.c.sequence == sequence))
 

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from consent.claims import PayoutUnknown
 from consent.lanes import LaneUnknown
+from consent.reader import EpochUnknown
 from consent.withdrawal import GrantUnknown
 from portal.patient.mailbox import InvitationUnknown, MailboxFull
 from protocol.errors import (
@@ -68,6 +69,7 @@ STATUS: Final[dict[type[BitHiveError], HTTPStatus]] = {
     RequestMalformed: HTTPStatus.BAD_REQUEST,
     RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     NotHere: HTTPStatus.NOT_FOUND,
+    EpochUnknown: HTTPStatus.NOT_FOUND,
     GrantUnknown: HTTPStatus.NOT_FOUND,
     InvitationUnknown: HTTPStatus.NOT_FOUND,
     LaneUnknown: HTTPStatus.NOT_FOUND,

@@ -123,11 +123,10 @@ class Tab:
         self.call("Page.navigate", url=address)
         self.until("document.documentElement?.dataset.ready === 'true'")
 
-    def js(self, expression):
+    def js(self, expression, **options):
         """Return what an expression, awaited, is."""
-        result = self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-        )
+        asked = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        result = self.call("Runtime.evaluate", **asked | options)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 

@@ -1,4 +1,4 @@
-"""A home with a study of three hospitals and nothing else, and a patient who acts without a browser.
+"""A home with a study of three hospitals and nothing else, and a patient without a browser.
 
 ``Patient`` does in Python what the page does in JavaScript, so that the API is tested with real
 proofs where no browser is.

@@ -45,7 +45,6 @@ function btt(units) {
 // Her key ring
 
 let ring = null
-let told = null // what the status says besides the state: {title, text}
 try {
     ring = JSON.parse(localStorage.getItem(RING))
 } catch {
@@ -269,9 +268,12 @@ function wrong(error) {
     const code = error?.code && typeof error.code === "string" ? error.code : "internal"
     const known = texts[`error.${code}`]
     if (!known) console.error(error)
-    $("alert").textContent = known ? say(`error.${code}`) : say("error.other", { code })
+    warn(known ? say(`error.${code}`) : say("error.other", { code }))
+}
+
+function warn(text) {
+    $("alert-text").textContent = text
     $("alert").hidden = false
-    $("alert").scrollIntoView({ block: "nearest" })
 }
 
 /** Run what a button asks for, with the button off meanwhile, and say what went wrong. */
@@ -354,7 +356,7 @@ function drawGiven(grant) {
     $("given-facts").replaceChildren(...rows.map(([key, text]) => element("div", {}, element("dt", {}, say(key)), element("dd", {}, text))))
     const lacking = missing(grant.terms.grants)
     $("given-short").hidden = lacking.length === 0
-    $("given-short").textContent = lacking.length ? say("consent.narrow", { missing: list(lacking) }).split(/[.。]\s*/)[0] + (language === "zh" ? "。" : ".") : ""
+    $("given-short").textContent = lacking.length ? say("given.short.text", { missing: list(lacking) }) : ""
     $("given-title").textContent = say(lacking.length ? "given.short" : "given")
 }
 
@@ -411,7 +413,8 @@ function drawAbout() {
 
 async function showPaper(receipt) {
     const mine = current()
-    $("paper-code").textContent = await consent.paperCode(receipt.grant, mine.code)
+    const groups = (await consent.paperCode(receipt.grant, mine.code)).split("-")
+    $("paper-code").replaceChildren(...groups.flatMap((group) => [element("span", {}, group), " "]))
     drawPaperLine()
     $("paper-address").textContent = location.origin + location.pathname
     $("paper").hidden = false
@@ -462,6 +465,9 @@ function drawPayments(found) {
 
 // What each button does
 
+$("alert-close").addEventListener("click", () => { $("alert").hidden = true })
+document.addEventListener("keydown", (pressed) => { if (pressed.key === "Escape") $("alert").hidden = true })
+
 for (const button of document.querySelectorAll("[data-language]")) {
     button.addEventListener("click", () => {
         language = button.dataset.language
@@ -494,11 +500,10 @@ on("enrol-form", "submit", async () => {
 })
 
 on("waiting-check", "click", async () => {
+    $("waiting-not").textContent = ""
     busy("busy.look")
     if (!(await checkEnrolled())) {
-        busy(null)
-        $("alert").textContent = say("waiting.not")
-        $("alert").hidden = false
+        $("waiting-not").textContent = say("waiting.not")
         return
     }
     show()
@@ -508,10 +513,8 @@ on("waiting-check", "click", async () => {
 on("consent-form", "submit", async () => {
     const wish = wished()
     if (!wish) {
-        $("alert").textContent = say("consent.pick")
-        $("alert").hidden = false
+        warn(say("consent.pick"))
         document.querySelector("#consent-form input").focus()
-        $("alert").scrollIntoView({ block: "nearest" })
         return
     }
     const receipt = await grant(wish)
