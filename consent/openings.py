@@ -14,6 +14,7 @@ What holds (tests/consent/test_openings.py):
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -34,6 +35,9 @@ from zk.poseidon import FIELD
 
 SALT_BYTES: Final = 64
 """Reduced modulo a field of 254 bits, they leave a bias below 2^-256."""
+
+REWRITE_WAIT_SECONDS: Final = 10
+"""How long an erasure waits for other readers of the file."""
 
 METADATA: Final = MetaData()
 
@@ -161,6 +165,13 @@ class OpeningStore:
             rows = connection.execute(wanted.order_by(OPENINGS.c.place)).all()
         return [_receipt(row) for row in rows]
 
+    def receipt_of(self, grant: GrantId) -> GrantReceipt | None:
+        """Return the receipt of a grant; None if it is not of this hospital's patients."""
+        wanted = sa.select(OPENINGS).where(OPENINGS.c.grant == grant)
+        with reading(self._engine) as connection:
+            row = connection.execute(wanted).first()
+        return None if row is None else _receipt(row)
+
     def destroy(self, patient: PatientId) -> int:
         """Delete every opening of a patient so that no byte of it stays in the files; say how many.
 
@@ -177,17 +188,17 @@ class OpeningStore:
         return count
 
     def _write_anew(self) -> None:
-        raw = self._engine.raw_connection()
+        file = self._engine.url.database
+        if file is None:
+            return
         try:
-            cursor = raw.cursor()
-            cursor.execute("PRAGMA secure_delete=ON")
-            cursor.execute("VACUUM")
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            busy = bool(cursor.fetchall()[0][0])
+            with contextlib.closing(sqlite3.connect(file, timeout=REWRITE_WAIT_SECONDS)) as raw:
+                raw.isolation_level = None
+                raw.execute("PRAGMA secure_delete=ON")
+                raw.execute("VACUUM")
+                (busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
             raise storage_error(error, "the openings") from error
-        finally:
-            raw.close()
         if busy:
             raise StorageFailed("the openings", "another process is reading them; try again")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any, ClassVar, Final, Self
 
 from cryptography.exceptions import InvalidSignature
@@ -135,7 +136,7 @@ def read_receipt(text: str) -> GrantReceipt | WithdrawalReceipt:
     try:
         fields = json.loads(text)
         kind = {one.label: one for one in (GrantReceipt, WithdrawalReceipt)}[fields.pop("kind")]
-        if fields.keys() != kind.__dataclass_fields__.keys():
+        if fields.keys() != {field.name for field in dataclass_fields(kind)}:
             raise ReceiptMalformed("it has other fields")
         fields["signature"] = bytes.fromhex(fields["signature"])
         if "leaf" in fields:

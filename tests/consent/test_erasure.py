@@ -137,7 +137,8 @@ def test_erasing_again_or_a_stranger_does_nothing(registry, granted, openings, e
     assert registry.epoch() == epoch
 
 
-def test_an_open_reader_that_keeps_the_old_pages_is_named(granted, openings, end):
+def test_an_open_reader_that_keeps_the_old_pages_is_named(granted, openings, end, monkeypatch):
+    monkeypatch.setattr("consent.openings.REWRITE_WAIT_SECONDS", 0.1)
     with openings._engine.connect() as reader:
         reader.exec_driver_sql("SELECT * FROM openings").fetchone()
         with pytest.raises(StorageError, match=r"again|locked"):
