@@ -1,4 +1,4 @@
-"""The consent commands do what each party may, print results alone on stdout, and refuse by code."""
+"""The consent commands do what each party may, print results on stdout and refuse by code."""
 
 from __future__ import annotations
 
