@@ -66,6 +66,7 @@ circuits: $(STAMP) ## compile the circuits again and compare with what is commit
 
 .PHONY: experiments
 experiments: $(STAMP) ## run every experiment; results go to experiments/results
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet nvflare==2.9.0 $(PIP_ARGS)
 	for one in experiments/[a-z]*.py; do $(BIN)/python -m experiments.$$(basename $$one .py) || exit 1; done
 
 .PHONY: clean

@@ -10,7 +10,8 @@ as the HE aggregator sets it up, the addition to the global model and its serial
      client    up                          server                                down      client
 
 Left out, in FLARE's favour: its transport, signing and event bus, the other clients' downloads.
-It runs on the TenSEAL that is installed; its own extra asks for 0.3.15, which costs the same.
+It runs on the TenSEAL that is installed; its own extra asks for 0.3.15,
+which was not tried; 0.3.16 cost the same.
 
 References:
     NVIDIA/NVFlare, release 2.9.0: nvflare/lighter/impl/he.py, nvflare/app_opt/he,
