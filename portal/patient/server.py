@@ -147,6 +147,7 @@ def serve(path: Path, *, host: str, port: int) -> None:
         port=port,
         access_log=False,
         server_header=False,
+        ws="none",
         log_level="warning",
         limit_concurrency=CONNECTIONS_MAX,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

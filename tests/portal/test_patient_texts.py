@@ -1,4 +1,4 @@
-"""Every text of the patient's page is there in both languages, and nothing on it is from elsewhere."""
+"""Every text of the page is there in both languages, and nothing on it is from elsewhere."""
 
 import json
 import re

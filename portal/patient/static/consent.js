@@ -254,8 +254,8 @@ function chunkAt(changes, chunk, size, epoch, poseidon2) {
  *
  * `grants` are hers with leaf and terms; `changes` all changes of her hospital's lane; `coverage`
  * what each round proved of it. Each use says what can be known: "was" if all live consents of her
- * chunk were used, "could" if some were, "not" if her terms did not allow it, "mismatch" if the
- * certificate is not about the leaves in the public list.
+ * chunk were used, "could" if some were, "none" if none was, "not" if her terms did not allow it,
+ * "mismatch" if the certificate is not about the leaves in the public list.
  */
 export function usesOf(grants, changes, size, coverage, poseidon2) {
     const uses = []
@@ -269,7 +269,7 @@ export function usesOf(grants, changes, size, coverage, poseidon2) {
             const { root, live } = chunkAt(changes, chunk, size, one.epoch, poseidon2)
             const allowed = (BigInt(one.required) & ~BigInt(grant.terms.grants)) === 0n
                 && grant.terms.notBefore <= one.from_day && one.through_day < grant.terms.expiry
-            let kind = one.count === live ? "was" : "could"
+            let kind = one.count === 0 ? "none" : one.count === live ? "was" : "could"
             if (!allowed) kind = "not"
             if (`${root}` !== one.chunk_root) kind = "mismatch"
             uses.push({ round: one.round, count: one.count, live, kind })

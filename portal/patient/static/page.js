@@ -429,8 +429,8 @@ function drawPaperLine() {
 
 function drawUses(found) {
     const place = $("uses-found")
-    if (!found.length) return place.replaceChildren(element("p", { class: "done" }, say("uses.none")))
-    const rows = found.map((one) => element("li", {}, element("b", {}, `${say("uses.round")} ${one.round}`), element("span", { "data-kind": one.kind }, say(`uses.${one.kind}`, one))))
+    if (!found.length) return place.replaceChildren(element("p", { class: "done" }, say("uses.nobody")))
+    const rows = found.map((one) => element("li", {}, element("b", {}, say("uses.round", one)), element("span", { "data-kind": one.kind }, say(`uses.${one.kind}`, one))))
     place.replaceChildren(element("ul", { class: "uses" }, ...rows), element("p", { class: "small" }, say("uses.note", { size: study.sites[ring.site].chunk_size })))
 }
 
