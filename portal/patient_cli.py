@@ -127,6 +127,42 @@ def fetch(*, site: SiteName, home: HomePath = DEFAULT_HOME, as_json: AsJson = Fa
     _show(found, f"{done.kept} openings kept, {len(done.refused)} refused", as_json)
 
 
+@app.command(epilog="Example:  bithive patient payout --site north --home bithive-home")
+def payout(
+    *,
+    site: SiteName,
+    allow_small_group: Annotated[
+        bool,
+        typer.Option("--allow-small-group", help="Even if fewer than 20 share it; they are told."),
+    ] = False,
+    home: HomePath = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Split what the hospital's patients' pool holds over the consents that are live now."""
+    from consent.claims import SmallGroups
+    from portal.home import Home
+    from portal.patient.payouts import open_payout
+    from protocol.ids import SiteId
+    from protocol.units import btt_text
+
+    small = SmallGroups.WARN if allow_small_group else SmallGroups.REFUSE
+    made = open_payout(Home(home), SiteId(site), small_groups=small)
+    found = {"epoch": made.epoch, "shares": made.shares, "pool_base_units": str(made.pool)}
+    _show(found, f"{btt_text(made.pool)} in {made.shares} shares, epoch {made.epoch}", as_json)
+
+
+@app.command(epilog="Example:  bithive patient pay --home bithive-home")
+def pay(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Pay every claim that waits to the wallet that it names."""
+    from portal.home import Home
+    from portal.patient.payouts import pay_claims
+    from portal.patient.server import utc_now
+
+    done = pay_claims(Home(home), now=utc_now())
+    found = {"paid": len(done.claims), "unpayable": done.unpayable}
+    _show(found, f"{len(done.claims)} paid, {done.unpayable} name no wallet here", as_json)
+
+
 @contextmanager
 def _steward(home: Path, name: str) -> Iterator[Steward]:
     """Open a hospital's desk in a home, and close it."""
