@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from portal.ceremony_cli import app as ceremony
+from portal.consent_cli import app as consent
+from portal.patient_cli import app as patient
 from protocol.errors import BitHiveError
 from protocol.units import btt_text
 
@@ -35,6 +37,8 @@ site = typer.Typer(no_args_is_help=True, help="One hospital's agent.")
 app.add_typer(ledger, name="ledger")
 app.add_typer(audit, name="audit")
 app.add_typer(site, name="site")
+app.add_typer(consent, name="consent")
+app.add_typer(patient, name="patient")
 app.add_typer(ceremony, name="ceremony")
 
 DEFAULT_HOME: Final = Path("bithive-home")

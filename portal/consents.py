@@ -31,23 +31,15 @@ from consent.registry import Registry
 from consent.terms import Terms
 from consent.versions import Version, versions_of
 from consent.withdrawal import SiteWithdrawal
+from portal.books import NoRunHere
 from portal.home import Home
 from privacy.keys import SiteKeys
 from privacy.signatures import registered, signing_key
-from protocol.errors import ConfigurationError, ConsentError
+from protocol.errors import ConsentError
 from protocol.ids import GrantId, PatientId, SiteId, number_of
 from protocol.messages import StudyTerms
 from protocol.units import day_number
 from storage.files import PRIVATE, private_folder, write_whole
-
-
-class NoRunHere(ConfigurationError):
-    """A home holds no founded run."""
-
-    code = "no-run-here"
-
-    def __init__(self, home: Path) -> None:
-        super().__init__(f"{home} holds no run; start one with `bithive demo --home {home}`")
 
 
 class GrantsAlready(ConsentError):
@@ -62,10 +54,10 @@ class GrantsAlready(ConsentError):
         )
 
 
-class OpeningMissing(ConsentError):
+class GrantNotHeld(ConsentError):
     """A hospital has no receipt of this grant."""
 
-    code = "opening-missing"
+    code = "grant-not-held"
 
     def __init__(self, grant: GrantId, site: SiteId) -> None:
         self.grant = grant
@@ -190,12 +182,12 @@ class Consents:
 
         Raises:
             SiteUnknown: The site is not of this study.
-            OpeningMissing: This hospital has none.
+            GrantNotHeld: This hospital has none.
         """
         registered(self.terms, site)
         receipt = self._openings(site).receipt_of(grant)
         if receipt is None:
-            raise OpeningMissing(grant, site)
+            raise GrantNotHeld(grant, site)
         return receipt
 
     def log(self) -> Iterator[EpochLine]:

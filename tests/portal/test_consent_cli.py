@@ -20,7 +20,8 @@ from consent.registry import Registry
 from consent.terms import TermsNeverValid
 from consent.withdrawal import GrantUnknown, WithdrawalCodeWrong
 from portal import consent_cli
-from portal.consents import GrantsAlready, NoRunHere, OpeningMissing
+from portal.books import NoRunHere
+from portal.consents import GrantNotHeld, GrantsAlready
 from portal.home import Home
 from privacy.keys import SiteKeys
 from privacy.signatures import SiteUnknown, signing_key
@@ -141,7 +142,7 @@ def test_the_code_ends_the_grant_and_no_other_code_does(run, granted):
         (("grant", NORTH, 4711, "--purpose", "fun", "--category", "US"), UnknownPurpose),
         (("grant", NORTH, 4711, *TERMS, "--until", "2020-01-01"), TermsNeverValid),
         (("show", "nowhere", 4711), SiteUnknown),
-        (("receipt", "--site", NORTH, "00"), OpeningMissing),
+        (("receipt", "--site", NORTH, "00"), GrantNotHeld),
         (("erase", "nowhere", 4711), SiteUnknown),
         (("withdraw", "00"), GrantUnknown),
     ],
