@@ -18,6 +18,7 @@ import gzip
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,12 +78,14 @@ class Asset:
         """What a browser compares: W3C Subresource Integrity."""
         return f"sha256-{base64.b64encode(self.digest).decode()}"
 
+    @cached_property
     def packed(self) -> bytes | None:
-        """Return the content for the wire if packing saves a tenth, None if not."""
+        """The content for the wire if packing saves a tenth, None if not."""
         packed = gzip.compress(self.content, 6, mtime=0)
         return packed if len(packed) < 0.9 * len(self.content) else None
 
 
+@lru_cache(maxsize=1)
 def assets() -> dict[str, Asset]:
     """Return everything that is served beside the document, by name.
 

@@ -156,7 +156,8 @@ def serve(path: Path, *, host: str, port: int) -> None:
 
 def _serve_page(app: FastAPI, desk: Desk, sheet: StudySheet) -> None:
     files = assets()
-    packed = {name: asset.packed() for name, asset in files.items()}
+    for asset in files.values():
+        asset.packed  # noqa: B018 - now, so that no visitor waits for it
 
     @app.get("/", response_class=HTMLResponse)
     def page(request: Request) -> HTMLResponse:
@@ -171,7 +172,7 @@ def _serve_page(app: FastAPI, desk: Desk, sheet: StudySheet) -> None:
         if asset is None or asset.address != f"/files/{digest}/{name}":
             raise NotHere
         headers = {"Cache-Control": FOREVER, "Vary": "Accept-Encoding"}
-        small = packed[name]
+        small = asset.packed
         if small is not None and "gzip" in request.headers.get("accept-encoding", ""):
             headers["Content-Encoding"] = "gzip"
             return Response(small, media_type=asset.media_type, headers=headers)
