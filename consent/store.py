@@ -98,9 +98,18 @@ GRANTS: Final = Table(
     Column("nullifier", Element, index=True),
     Column("payout_id", Element),
     Column("proof", String),
-    # Deferred: a grant's end is written before the epoch and the grant that end it.
-    Column("withdrawn_epoch", ForeignKey("epochs.number", deferrable=True, initially="DEFERRED")),
-    Column("replaced_by", ForeignKey("grants.place", deferrable=True, initially="DEFERRED")),
+    # Deferred: a grant's end is written before the epoch and grant that end it. Indexed: as long
+    # as a reference is open, SQLite looks for children of every row that is inserted.
+    Column(
+        "withdrawn_epoch",
+        ForeignKey("epochs.number", deferrable=True, initially="DEFERRED"),
+        index=True,
+    ),
+    Column(
+        "replaced_by",
+        ForeignKey("grants.place", deferrable=True, initially="DEFERRED"),
+        index=True,
+    ),
 )
 _IS_LIVE: Final = GRANTS.c.withdrawn_epoch.is_(None)
 Index(

@@ -174,10 +174,10 @@ def end(
     epoch = row.withdrawn_epoch
     if epoch is None:
         epoch = history.epoch.number + 1
-        ended = sa.update(GRANTS).where(GRANTS.c.place == row.place)
-        connection.execute(ended.values(withdrawn_epoch=epoch))
         change = LogEntry(history.sequence + 1, row.place, 0, epoch, at)
         history.append(connection, [change], at, key)
+        ended = sa.update(GRANTS).where(GRANTS.c.place == row.place)
+        connection.execute(ended.values(withdrawn_epoch=epoch))
     else:
         at = connection.execute(sa.select(EPOCHS.c.at).where(EPOCHS.c.number == epoch)).scalar_one()
     receipt = WithdrawalReceipt(
