@@ -165,6 +165,14 @@ def grant_id(registry: str, leaf: int) -> GrantId:
     return GrantId(digest[:GRANT_DIGITS])
 
 
+def next_place(connection: sa.Connection, lane: Lane) -> int:
+    """Return the index of a lane's next free place; the end of the lane when it is full."""
+    start, stop = lane.indices.start, lane.indices.stop
+    mine = (GRANTS.c.place >= start) & (GRANTS.c.place < stop)
+    last = connection.execute(sa.select(sa.func.max(GRANTS.c.place)).where(mine)).scalar()
+    return start if last is None else int(last) + 1
+
+
 def _check_lanes(connection: sa.Connection, lanes: Sequence[Lane]) -> None:
     known = set(read_lanes(connection))
     for lane in lanes:
@@ -196,22 +204,16 @@ def _check_leaves(connection: sa.Connection, leaves: Sequence[int]) -> None:
 
 
 def _free_places(connection: sa.Connection, grants: Sequence[Checked]) -> list[int]:
-    """Return the place of each grant: the next free ones of its lane, which has no gaps."""
+    """Return the place of each grant: the next free ones of its lane."""
     free: dict[Lane, int] = {}
     places = []
     for grant in grants:
         lane = grant.lane
         if lane not in free:
-            start, stop = lane.indices.start, lane.indices.stop
-            last = connection.execute(
-                sa.select(sa.func.max(GRANTS.c.place)).where(
-                    GRANTS.c.place >= start, GRANTS.c.place < stop
-                )
-            ).scalar()
-            free[lane] = start if last is None else last + 1
+            free[lane] = next_place(connection, lane)
             asked = sum(one.lane == lane for one in grants)
-            if free[lane] + asked > stop:
-                raise LaneFull(lane, asked, stop - free[lane])
+            if free[lane] + asked > lane.indices.stop:
+                raise LaneFull(lane, asked, lane.indices.stop - free[lane])
         places.append(free[lane])
         free[lane] += 1
     return places

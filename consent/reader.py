@@ -18,6 +18,7 @@ from consent.epochs import EpochLine, SignedEpoch
 from consent.history import History, read_lines, read_log
 from consent.lanes import Lane, LaneUnknown, read_lanes
 from consent.log import TREE_DEPTH, LogEntry
+from consent.publication import next_place
 from consent.store import CHANGES, EPOCHS, GRANTS, LANES, REGISTRY
 from consent.withdrawal import find_grant
 from protocol.errors import ConsentError
@@ -74,7 +75,8 @@ class GrantStatus:
     lane: Lane
     index: int
     leaf: int
-    is_proven: bool
+    nullifier: int | None
+    """Of a proven grant."""
     granted_epoch: int
     granted_at: str
     """ISO 8601, UTC, like ``ended_at``."""
@@ -171,6 +173,11 @@ class RegistryReader:
             tree = self._current().tree
             return [tree.leaf(index) for index in lane.indices]
 
+    def free_places(self, lane: Lane) -> int:
+        """Return how many grants a lane can still take; a withdrawn grant's place is not free."""
+        with reading(self._engine) as connection:
+            return lane.indices.stop - next_place(connection, lane)
+
     def live_count(self, lane: Lane) -> int:
         """Return how many grants of a lane are live."""
         return sum(leaf != 0 for leaf in self.leaves(lane))
@@ -261,7 +268,7 @@ class RegistryReader:
             lane=lane,
             index=row.place,
             leaf=row.leaf,
-            is_proven=row.nullifier is not None,
+            nullifier=row.nullifier,
             granted_epoch=times[0].epoch,
             granted_at=times[0].at,
             ended_epoch=row.withdrawn_epoch,

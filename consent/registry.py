@@ -246,12 +246,58 @@ class Registry(RegistryReader):
         assert len(grants) <= PUBLISH_MAX
         if not grants:
             return []
-        checked = [self._checked(*one, group, now, verifier) for one in grants]
+        checked = [
+            self.check_grant(*one, group=group, now=now, verifier=verifier) for one in grants
+        ]
         with self._changing() as (connection, history, key):
             # Who has left the group while proofs were verified grants no more.
             for root in {grant.proof.root for _, grant in grants}:
                 group.check_root(root, now=now)
             return publish(connection, history, key, checked, _utc(now))
+
+    def check_grant(
+        self,
+        lane: Lane,
+        grant: ProvenGrant,
+        *,
+        group: EnrolmentGroup,
+        now: datetime,
+        verifier: Verifier = groth16.verify,
+    ) -> Checked:
+        """Verify all of a proven grant but the state of the registry; see ``publish_proven``."""
+        assert len(grant.revoke_hash) == HASH_BYTES
+        nullifier = check_grant_proof(
+            grant.proof,
+            lane.study,
+            grant.leaf,
+            lane,
+            grant.payout_id,
+            grant.revoke_hash,
+            registry=self.id,
+            group=group,
+            now=now,
+            verifier=verifier,
+        )
+        return Checked(
+            lane,
+            grant.leaf,
+            grant.revoke_hash,
+            nullifier=nullifier,
+            payout_id=grant.payout_id,
+            proof=grant.proof.to_json(),
+        )
+
+    def publish_checked(self, grants: Sequence[Checked], *, now: datetime) -> list[GrantReceipt]:
+        """Publish grants that ``check_grant`` returned, in this order, in one epoch.
+
+        Raises:
+            LaneUnknown, LaneProvenOnly, LaneFull, LeafUnusable, StorageError: See
+                ``publish_proven_many``.
+        """
+        if not grants:
+            return []
+        with self._changing() as (connection, history, key):
+            return publish(connection, history, key, grants, _utc(now))
 
     def withdraw(self, grant: GrantId, code: bytes, *, now: datetime) -> WithdrawalReceipt:
         """End a grant for good; a second time returns the receipt of the first.
@@ -344,36 +390,6 @@ class Registry(RegistryReader):
             return end(connection, history, key, row, _utc(now))
 
     # Below
-
-    def _checked(
-        self,
-        lane: Lane,
-        grant: ProvenGrant,
-        group: EnrolmentGroup,
-        now: datetime,
-        verifier: Verifier,
-    ) -> Checked:
-        assert len(grant.revoke_hash) == HASH_BYTES
-        nullifier = check_grant_proof(
-            grant.proof,
-            lane.study,
-            grant.leaf,
-            lane,
-            grant.payout_id,
-            grant.revoke_hash,
-            registry=self.id,
-            group=group,
-            now=now,
-            verifier=verifier,
-        )
-        return Checked(
-            lane,
-            grant.leaf,
-            grant.revoke_hash,
-            nullifier=nullifier,
-            payout_id=grant.payout_id,
-            proof=grant.proof.to_json(),
-        )
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[sa.Connection, History, Ed25519PrivateKey]]:
