@@ -142,7 +142,7 @@ class GrantQueue:
             return int(connection.execute(sa.select(sa.func.count(WAITING.c.leaf))).scalar_one())
 
     def publish_due(self, *, now: datetime) -> list[GrantReceipt]:
-        """Publish all that wait, if the interval has passed since the batch before.
+        """Publish all that wait, if the interval has passed since the batch before, empty or not.
 
         Returns:
             The receipts in the order of their places; empty while it is not time.

@@ -111,7 +111,7 @@ def test_a_withdrawal_ends_a_grant_that_waits_and_a_published_one_at_once(queue)
     assert queue.withdraw(waits, 11) is None
     assert queue.queue.publish_due(now=NOW) == []
     published = queue.accept(2, 12)
-    queue.queue.publish_due(now=NOW)
+    queue.queue.publish_due(now=NOW + HOUR)
     assert queue.withdraw(published, 12).epoch == 2
     assert queue.live() == []
 
