@@ -53,7 +53,7 @@ from consent.lanes import CHUNK_SIZE, Lane, LanePolicy, allot, read_lanes
 from consent.publication import Checked, ProvenGrant, publish
 from consent.reader import FORMAT, RegistryMissing, RegistryReader
 from consent.receipts import GrantReceipt, WithdrawalReceipt
-from consent.store import REGISTRY, open_tables
+from consent.store import REGISTRY, lock, open_tables
 from consent.withdrawal import (
     GrantOfAnotherSite,
     GrantReplaced,
@@ -404,6 +404,7 @@ class Registry(RegistryReader):
             history = None
             try:
                 with writing(self._engine) as connection:
+                    lock(connection)
                     history = self._caught_up(connection)
                     yield connection, history, self._signing_key
             except BaseException:
@@ -417,6 +418,7 @@ def _found(engine: sa.Engine, registry_id: str, key: Ed25519PrivateKey) -> None:
     """Sign the empty tree as epoch 0, where no registry is."""
     public_key = key.public_key().public_bytes_raw()
     with writing(engine) as connection:
+        lock(connection)
         if connection.execute(sa.select(REGISTRY)).first() is None:
             connection.execute(
                 sa.insert(REGISTRY).values(format=FORMAT, id=registry_id, public_key=public_key)

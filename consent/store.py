@@ -1,18 +1,22 @@
 """The registry's tables: lanes, grants, leaf changes and epochs. No name of a patient, ever.
 
 Leaves and roots are 32-byte BLOBs, big-endian: SQLite's integers end at 64 bits. The log and the
-epochs are append-only: triggers refuse an update or a delete. Of a grant only its end is ever
-written later. That a nullifier has one live grant at most is the database's own rule too.
+epochs are append-only: triggers refuse an update or a delete, in SQLite and PostgreSQL. Of a grant
+only its end is ever written later. That a nullifier has one live grant at most is the database's
+own rule too.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
     DDL,
     Column,
+    Connection,
     Dialect,
     Engine,
     ForeignKey,
@@ -46,6 +50,9 @@ class Element(TypeDecorator[int]):
         """Read an element."""
         return None if value is None else int.from_bytes(value, "big")
 
+
+LOCK_NUMBER: Final = 0x626974686976
+"""Of PostgreSQL's advisory lock while tables are made: "bithiv"."""
 
 METADATA: Final = MetaData()
 
@@ -128,27 +135,58 @@ CHANGES: Final = Table(
     Column("epoch", ForeignKey("epochs.number"), nullable=False, index=True),
 )
 
+_REFUSE: Final = DDL(  # type: ignore[no-untyped-call] # SQLAlchemy left its annotation out
+    "CREATE OR REPLACE FUNCTION bithive_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN RAISE EXCEPTION '%% is append-only', TG_TABLE_NAME; END $$"
+)
+event.listen(METADATA, "before_create", _REFUSE.execute_if(dialect="postgresql"))
 for _table in (EPOCHS, CHANGES):
     for _change in ("UPDATE", "DELETE"):
-        event.listen(
-            _table,
-            "after_create",
-            DDL(  # type: ignore[no-untyped-call] # SQLAlchemy left its annotation out
-                f"CREATE TRIGGER {_table.name}_refuse_{_change.lower()} BEFORE {_change} "
-                f"ON {_table.name} BEGIN SELECT RAISE(ABORT, '{_table.name} is append-only'); END"
-            ),
-        )
+        _name = f"{_table.name}_refuse_{_change.lower()} BEFORE {_change} ON {_table.name}"
+        for _dialect, _body in (
+            ("sqlite", f"BEGIN SELECT RAISE(ABORT, '{_table.name} is append-only'); END"),
+            ("postgresql", "EXECUTE FUNCTION bithive_append_only()"),
+        ):
+            _ddl = DDL(f"CREATE TRIGGER {_name} {_body}")  # type: ignore[no-untyped-call] # likewise
+            event.listen(_table, "after_create", _ddl.execute_if(dialect=_dialect))
 
 
 def open_tables(database: str | Path | Engine) -> Engine:
     """Open the registry's tables, in a file, in memory (``":memory:"``) or beside others.
+
+    Args:
+        database: A SQLite file, or an engine of ``storage.database`` or ``consent.postgresql``.
 
     Raises:
         DatabaseDamaged: The file is there and is not a sound SQLite database.
         StorageError: The file cannot be created or written.
     """
     if isinstance(database, Engine):
-        with writing(database) as connection:
+        with _alone(database), writing(database) as connection:
             METADATA.create_all(connection)
         return database
     return open_database(database, METADATA)
+
+
+def lock(connection: Connection) -> None:
+    """Let one writer at a time decide; to be called first in a transaction that writes.
+
+    SQLite holds its write lock from the beginning (``storage.database``). In PostgreSQL this lock
+    of a table, unlike a query, is waited for before the transaction's one state is fixed.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {REGISTRY.name} IN EXCLUSIVE MODE")
+
+
+@contextlib.contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """Keep other programs on PostgreSQL from making the tables at the same time."""
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK_NUMBER})")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(f"SELECT pg_advisory_unlock({LOCK_NUMBER})")
