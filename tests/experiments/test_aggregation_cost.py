@@ -15,6 +15,8 @@ from privacy.quantisation import QuantisedUpdate
 from privacy.workers import VARIABLE
 from protocol.ids import KeyId
 
+pytestmark = pytest.mark.slow
+
 
 def opened(parameters, ciphers, watch):
     ours = SecureSum(parameters, ciphers, 0.02, watch)

@@ -13,6 +13,8 @@ from portal.market import BUDGET, RESEARCHER
 from protocol.frames import decode
 from protocol.units import TOTAL_SUPPLY
 
+pytestmark = pytest.mark.slow
+
 PROMISED = {
     *("sites", "rounds", "model_parameters", "auc_federated", "auc_single_site", "auc_pooled"),
     *("epsilon", "delta", "upload_bytes_per_parameter", "sum_exact", "proofs_verified"),
@@ -151,7 +153,6 @@ def test_a_finished_home_answers_with_the_same_report_at_once(finished, again):
     assert again(finished.home).report == finished.report
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result(finished, again):
     second = again().report
     same = (

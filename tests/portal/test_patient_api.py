@@ -26,6 +26,8 @@ from tests.portal.patient_world import (
 from zk.lean_imt import LeanIMT
 from zk.semaphore import number_for
 
+pytestmark = pytest.mark.slow
+
 
 def now():
     return datetime.now(UTC)

@@ -16,6 +16,8 @@ from portal.patient import payouts
 from portal.patient.payouts import open_payout, pay_claims
 from tests.portal.patient_world import NORTH, STUDY, World
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 BTT = 10**18
 POOL = pool(STUDY, NORTH)

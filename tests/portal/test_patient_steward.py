@@ -26,6 +26,8 @@ from privacy.signatures import signing_key
 from protocol.ids import GrantId, PatientId, number_of
 from tests.portal.patient_world import DATASET, NORTH, SOUTH, STUDY, World
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime.now(UTC)
 
 
