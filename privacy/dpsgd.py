@@ -13,7 +13,7 @@ and g_t = sum of step t's clipped gradients + N(0, (noise_multiplier * C)^2) per
     update_i   = (n_i / R) * (w_end - w_start) = -lr / (q * R) * sum_t g_t
     later      sum_i update_i / sum_i (n_i / R)                  the mean weighted by patients
 
-The second line holds because every g_t enters the weights once and unchanged (plain SGD, no
+Without a correction the second line holds because every g_t enters the weights once and unchanged (plain SGD, no
 momentum, no decay), so the noise in a coordinate of ``update_i`` has standard deviation
 ``lr * noise_multiplier * C / (q * R) * sqrt(steps)``: the same at every site, which is what lets
 one public quantisation scale serve them all. n_i is public: it is the number of patients whose
@@ -26,6 +26,7 @@ What holds, each line a test in tests/privacy/test_dpsgd.py:
 2. The noise of the update has the standard deviation above, also in steps that draw nobody.
 3. The same stream gives the same update; the module leaves as an ordinary, unhooked module.
 4. A record that is not finite contributes zero instead of making the whole update not a number.
+5. A correction moves the weights by itself alone: it sees them, and never a patient's gradient.
 """
 
 from __future__ import annotations
@@ -52,6 +53,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from privacy.randomness import RandomStream
+
+    RecordLoss = Callable[[Tensor, Tensor], Tensor]
+    """From ``(batch, ...)`` outputs and targets to ``(batch,)`` losses, each of its record alone."""
+    Correction = Callable[[Tensor], Tensor]
+    """From ``(parameters,)`` weights moved since the round began to what each step adds to its
+    gradient; public or already noised, so it costs no privacy (FedProx, SCAFFOLD)."""
 
 PATIENTS_MAX: Final = 1_000_000
 
@@ -90,6 +97,14 @@ class PrivateTraining:
     event: DpSgdEvent
 
 
+def log_loss(log_odds: Tensor, labels: Tensor) -> Tensor:
+    """Return each record's binary cross-entropy: ``(batch, 1)`` and ``(batch,)`` to ``(batch,)``."""
+    flat = log_odds.reshape(-1)
+    return functional.binary_cross_entropy_with_logits(
+        flat, labels.to(flat.dtype), reduction="none"
+    )
+
+
 def train_private(
     module: nn.Module,
     x: NDArray[np.float32],
@@ -106,14 +121,16 @@ def train_private(
     patients: int | None = None,
     views: int = 1,
     augment: bool = False,
+    loss: RecordLoss = log_loss,
+    correction: Correction | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> PrivateTraining:
     """Train ``module`` in place for ``steps`` noisy steps and return the scaled update.
 
     Args:
-        module: From ``(batch, *input_shape)`` to ``(batch, 1)`` log-odds; holds the round's start.
+        module: From ``(batch, *input_shape)`` to what ``loss`` takes; holds the round's start.
         x: ``(records, *input_shape)``.
-        y: ``(records,)`` 0 or 1.
+        y: ``(records, ...)`` targets, by default ``(records,)`` 0 or 1.
         patient: ``(records,)`` from 0 to n - 1, each patient at least once; whose record it is.
         sampling_rate: Probability with which a patient is drawn into a step.
         steps: Noisy steps, each of which costs privacy.
@@ -125,7 +142,10 @@ def train_private(
         patients: n, where the caller knows it: checked against ``patient``.
         views: Records (repeated if she has fewer) averaged into one patient's gradient before
             clipping; costs time, no privacy [2].
-        augment: Mirror each drawn image left to right with probability one half.
+        augment: Mirror each drawn image left to right with probability one half; only for targets
+            that stay the same in a mirror.
+        loss: Of each record by itself: a mean over the batch would let patients touch one another.
+        correction: Added to every step's noisy mean gradient.
         on_step: Called with the number of steps finished.
 
     Raises:
@@ -164,7 +184,9 @@ def train_private(
             inputs = torch.from_numpy(x[records])
             if augment:
                 inputs = _mirror(inputs, stream)
-            losses.append(_gradients(hooked, parameters, inputs, y[records], views))
+            losses.append(_gradients(hooked, parameters, inputs, y[records], views, loss))
+            if correction is not None:
+                _correct(parameters, start, correction, lr)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if on_step is not None:
@@ -258,15 +280,16 @@ def _gradients(
     inputs: Tensor,
     y: NDArray[np.int64],
     views: int,
+    record_loss: RecordLoss,
 ) -> float:
     """Leave one gradient per drawn patient in every ``grad_sample``; return the mean loss."""
     if len(inputs) == 0:
         for parameter in parameters:
             parameter.grad_sample = torch.zeros((0, *parameter.shape))
         return math.nan
-    log_odds = hooked(inputs).reshape(-1)
-    target = torch.from_numpy(y).to(log_odds.dtype)
-    loss = functional.binary_cross_entropy_with_logits(log_odds, target, reduction="sum")
+    each = record_loss(hooked(inputs), torch.from_numpy(y))
+    assert each.shape == (len(inputs),), "one loss for each record, not one for the batch"
+    loss = each.sum()
     with warnings.catch_warnings():
         # PyTorch points out that the records themselves need no gradient, which is as it should be.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -276,6 +299,24 @@ def _gradients(
         parameter.grad_sample = by_patient.mean(dim=1)  # (drawn, *parameter.shape)
     _drop_not_finite(parameters)
     return float(loss.detach()) / len(inputs)
+
+
+def _correct(
+    parameters: list[nn.Parameter],
+    start: NDArray[np.float64],
+    correction: Correction,
+    lr: float,
+) -> None:
+    """Take the part of a step that no patient's gradient has a share in."""
+    moved = torch.from_numpy((_flat(parameters) - start).astype(np.float32))
+    added = correction(moved)
+    assert added.shape == moved.shape
+    at = 0
+    with torch.no_grad():
+        for parameter in parameters:
+            part = added[at : at + parameter.numel()]
+            parameter.sub_(part.view_as(parameter), alpha=lr)
+            at += parameter.numel()
 
 
 def _drop_not_finite(parameters: list[nn.Parameter]) -> None:

@@ -219,3 +219,35 @@ def test_mirroring_touches_the_last_axis_of_images_only():
     module = torch.nn.Sequential(torch.nn.Flatten(), linear(16))
     mirrored = train(module, x, labels, np.arange(30), augment=True).update.vector
     assert not np.array_equal(plain, mirrored)
+
+
+def test_a_correction_adds_to_each_step_what_it_says_and_no_more():
+    x, y, patient = cohort()
+    pull = torch.arange(4, dtype=torch.float32)
+    plain = train(linear(), x, y, patient, lr=0.5).update.vector
+    corrected = train(linear(), x, y, patient, lr=0.5, correction=lambda _: pull).update.vector
+    # twelve patients over a reference of ten; one step of rate 0.5
+    assert np.allclose(corrected - plain, -0.5 * 1.2 * pull.numpy(), atol=1e-6)
+
+
+def test_a_correction_sees_how_far_the_weights_have_moved():
+    x, y, patient = cohort()
+    seen = []
+    train(
+        linear(), x, y, patient, steps=2, correction=lambda moved: seen.append(moved) or 0 * moved
+    )
+    assert not seen[0].any()
+    assert seen[1].any()
+
+
+def test_another_loss_trains_towards_other_targets():
+    x, _, patient = cohort()
+    towards = (x @ np.array([1.0, -2.0, 0.5]))[:, None].astype(np.float32)
+    module = linear()
+    settings_ = {"steps": 40, "lr": 0.5, "clipping_norm": 10.0, "loss": squared}
+    train(module, x, towards, patient, **settings_)
+    assert np.allclose(module.weight.detach().numpy(), [[1.0, -2.0, 0.5]], atol=0.3)
+
+
+def squared(outputs, targets):
+    return (outputs - targets).square().sum(dim=1)
