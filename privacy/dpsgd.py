@@ -13,8 +13,8 @@ and g_t = sum of step t's clipped gradients + N(0, (noise_multiplier * C)^2) per
     update_i   = (n_i / R) * (w_end - w_start) = -lr / (q * R) * sum_t g_t
     later      sum_i update_i / sum_i (n_i / R)                  the mean weighted by patients
 
-Without a correction the second line holds because every g_t enters the weights once and unchanged (plain SGD, no
-momentum, no decay), so the noise in a coordinate of ``update_i`` has standard deviation
+Without a correction the second line holds because every g_t enters the weights once and unchanged
+(plain SGD, no momentum, no decay), so the noise in a coordinate of ``update_i`` has standard deviation
 ``lr * noise_multiplier * C / (q * R) * sqrt(steps)``: the same at every site, which is what lets
 one public quantisation scale serve them all. n_i is public: it is the number of patients whose
 grants the site proves.
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from privacy.randomness import RandomStream
 
     RecordLoss = Callable[[Tensor, Tensor], Tensor]
-    """From ``(batch, ...)`` outputs and targets to ``(batch,)`` losses, each of its record alone."""
+    """From ``(batch, ...)`` outputs and targets to ``(batch,)`` losses, one for each record."""
     Correction = Callable[[Tensor], Tensor]
     """From ``(parameters,)`` weights moved since the round began to what each step adds to its
     gradient; public or already noised, so it costs no privacy (FedProx, SCAFFOLD)."""
@@ -98,7 +98,7 @@ class PrivateTraining:
 
 
 def log_loss(log_odds: Tensor, labels: Tensor) -> Tensor:
-    """Return each record's binary cross-entropy: ``(batch, 1)`` and ``(batch,)`` to ``(batch,)``."""
+    """Return each record's binary cross-entropy, ``(batch,)``, from ``(batch, 1)`` log-odds."""
     flat = log_odds.reshape(-1)
     return functional.binary_cross_entropy_with_logits(
         flat, labels.to(flat.dtype), reduction="none"
@@ -184,7 +184,8 @@ def train_private(
             inputs = torch.from_numpy(x[records])
             if augment:
                 inputs = _mirror(inputs, stream)
-            losses.append(_gradients(hooked, parameters, inputs, y[records], views, loss))
+            lost = _gradients(hooked, parameters, inputs, y[records], views=views, record_loss=loss)
+            losses.append(lost)
             if correction is not None:
                 _correct(parameters, start, correction, lr)
             optimizer.step()
@@ -279,6 +280,7 @@ def _gradients(
     parameters: list[nn.Parameter],
     inputs: Tensor,
     y: NDArray[np.int64],
+    *,
     views: int,
     record_loss: RecordLoss,
 ) -> float:
