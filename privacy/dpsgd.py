@@ -14,7 +14,7 @@ and g_t = sum of step t's clipped gradients + N(0, (noise_multiplier * C)^2) per
     later      sum_i update_i / sum_i (n_i / R)                  the mean weighted by patients
 
 Without a correction the second line holds because every g_t enters the weights once and unchanged
-(plain SGD, no momentum, no decay), so the noise in a coordinate of ``update_i`` has standard deviation
+(plain SGD, no momentum, no decay), so the noise in a coordinate of ``update_i`` has deviation
 ``lr * noise_multiplier * C / (q * R) * sqrt(steps)``: the same at every site, which is what lets
 one public quantisation scale serve them all. n_i is public: it is the number of patients whose
 grants the site proves.
