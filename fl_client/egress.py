@@ -24,9 +24,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.networks import load_vector
-from privacy.accounting import DpSgdEvent
 from privacy.bfv import EncryptedUpdate
 from privacy.dpsgd import train_private
+from privacy.events import DpSgdEvent
 from privacy.masks import apply as apply_pads
 from privacy.opening import GroupCipher
 from privacy.packing import pack

@@ -35,12 +35,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 from opacus.accountants import PRVAccountant, RDPAccountant
 
+from privacy.events import NOISE_MULTIPLIER_MAX, NOISE_MULTIPLIER_MIN, DpSgdEvent, ImpossibleEvent
 from protocol.errors import PrivacyError
 
 if TYPE_CHECKING:
@@ -48,26 +48,8 @@ if TYPE_CHECKING:
 
 Accountant = Literal["prv", "rdp"]
 
-STEPS_MAX: Final = 1_000_000
-"""More steps than this in one event is a mistake, and would keep the accountant busy for hours."""
-_NOISE_MULTIPLIER_MAX: Final = 10_000.0
-_NOISE_MULTIPLIER_MIN: Final = 0.1  # below it, float arithmetic in the accountants overflows
 _ORDERS: Final = [1.25, 1.5, 1.75, 2.5, 3.5, *map(float, range(2, 64)), 128.0, 256.0, 512.0]
 """Renyi orders tried; whole ones are quicker, and any selection gives a valid bound."""
-
-
-class ImpossibleEvent(PrivacyError):
-    """A mechanism was described with numbers that no mechanism can have."""
-
-    code = "privacy-event-impossible"
-
-    def __init__(self, name: str, value: float, allowed: str) -> None:
-        self.name = name
-        self.value = value
-        super().__init__(
-            f"a training step cannot have {name} = {value!r}; it must be {allowed}, so correct the "
-            "study's settings or restore the privacy ledger they were read from"
-        )
 
 
 class EpsilonUnreachable(PrivacyError):
@@ -79,36 +61,9 @@ class EpsilonUnreachable(PrivacyError):
         self.epsilon = epsilon
         self.delta = delta
         super().__init__(
-            f"no noise multiplier up to {_NOISE_MULTIPLIER_MAX:g} keeps this many steps within "
+            f"no noise multiplier up to {NOISE_MULTIPLIER_MAX:g} keeps this many steps within "
             f"epsilon {epsilon:g} at delta {delta:g}; allow more epsilon or take fewer steps"
         )
-
-
-@dataclass(frozen=True)
-class DpSgdEvent:
-    """``steps`` releases of the Poisson-subsampled Gaussian mechanism over patients.
-
-    Attributes:
-        sampling_rate: Probability with which each patient is drawn into a step, in (0, 1].
-        noise_multiplier: Noise standard deviation / clipping norm, at least 0.1.
-        steps: How many releases, at least 1.
-
-    Raises:
-        ImpossibleEvent: A value is outside its range or not a number.
-    """
-
-    sampling_rate: float
-    noise_multiplier: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.sampling_rate <= 1.0:
-            raise ImpossibleEvent("sampling_rate", self.sampling_rate, "above 0 and at most 1")
-        if not _NOISE_MULTIPLIER_MIN <= self.noise_multiplier <= _NOISE_MULTIPLIER_MAX:
-            limits = f"between {_NOISE_MULTIPLIER_MIN:g} and {_NOISE_MULTIPLIER_MAX:g}"
-            raise ImpossibleEvent("noise_multiplier", self.noise_multiplier, limits)
-        if not 1 <= self.steps <= STEPS_MAX:
-            raise ImpossibleEvent("steps", self.steps, f"between 1 and {STEPS_MAX}")
 
 
 def epsilon(events: Sequence[DpSgdEvent], delta: float, accountant: Accountant = "prv") -> float:
@@ -166,15 +121,15 @@ def noise_multiplier_for(
     high = 1.0
     while not fits(high, "rdp"):
         high *= 2.0
-        if high > _NOISE_MULTIPLIER_MAX:
+        if high > NOISE_MULTIPLIER_MAX:
             raise EpsilonUnreachable(epsilon_limit, delta)
-    high = _smallest(_NOISE_MULTIPLIER_MIN, high, lambda noise: fits(noise, "rdp"))
+    high = _smallest(NOISE_MULTIPLIER_MIN, high, lambda noise: fits(noise, "rdp"))
     if accountant == "rdp":
         return high
     # PRV needs a little less noise than RDP; a Fourier transform an answer, so start close.
     low = high
-    while low > _NOISE_MULTIPLIER_MIN and fits(low, "prv"):
-        low, high = max(0.9 * low, _NOISE_MULTIPLIER_MIN), low
+    while low > NOISE_MULTIPLIER_MIN and fits(low, "prv"):
+        low, high = max(0.9 * low, NOISE_MULTIPLIER_MIN), low
     return _smallest(low, high, lambda noise: fits(noise, "prv"))
 
 

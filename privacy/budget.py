@@ -38,7 +38,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import sqlalchemy as sa
 
-from privacy.accounting import Accountant, DpSgdEvent, ImpossibleEvent, epsilon
+from privacy.accounting import Accountant, epsilon
+from privacy.events import DpSgdEvent, ImpossibleEvent
 from protocol.errors import PrivacyError
 from storage.database import DatabaseDamaged, open_database, writing
 

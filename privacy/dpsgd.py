@@ -43,7 +43,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from privacy.accounting import DpSgdEvent, ImpossibleEvent
+from privacy.events import DpSgdEvent, ImpossibleEvent
 from privacy.update import NoisedUpdate
 from protocol.errors import PrivacyError
 

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.accounting import (
-    DpSgdEvent,
     EpsilonUnreachable,
-    ImpossibleEvent,
     epsilon,
     noise_multiplier_for,
 )
+from privacy.events import DpSgdEvent, ImpossibleEvent
 
 DELTA = 1e-5
 RUNS = [

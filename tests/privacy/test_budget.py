@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from privacy.accounting import DpSgdEvent, ImpossibleEvent, epsilon
+from privacy.accounting import epsilon
 from privacy.budget import (
     BudgetConflict,
     BudgetExceeded,
@@ -20,6 +20,7 @@ from privacy.budget import (
     NotReserved,
     PrivacyBudget,
 )
+from privacy.events import DpSgdEvent, ImpossibleEvent
 from protocol.errors import DiskFull, StorageFailed
 
 LIMIT, DELTA = 8.0, 1e-5

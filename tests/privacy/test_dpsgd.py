@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting import DpSgdEvent, ImpossibleEvent
 from privacy.dpsgd import TrainingDiverged, _Cohort, noise_std_of_update, train_private
+from privacy.events import DpSgdEvent, ImpossibleEvent
 from privacy.randomness import RandomStream
 
 BARELY = 0.1  # the least noise multiplier there is
