@@ -200,7 +200,10 @@ class PrivacyTerms(Message):
 class TrainingTerms(Message):
     """The model and how it is trained; learning rates are per step and per round.
 
-    ``views`` is how many of a drawn patient's records are averaged into her one gradient.
+    ``views`` is how many of a drawn patient's records are averaged into her one gradient. What
+    ``algorithm`` does with the fields after it is in ``models/algorithms``: ``proximal`` is
+    FedProx's mu or Ditto's lambda, ``adam_*`` are FedAdam's constants, ``personal_*`` are the steps
+    of Ditto's personal model, which no one but its site sees.
     """
 
     network: Slug
@@ -212,6 +215,15 @@ class TrainingTerms(Message):
     server_momentum: Annotated[float, Field(ge=0, lt=1)]
     augment: bool
     views: Annotated[int, Field(ge=1, le=64)] = 1
+    algorithm: Literal["fedavg", "fedavgm", "fedadam", "fedprox", "scaffold", "fedbn", "ditto"] = (
+        "fedavg"
+    )
+    proximal: Annotated[float, Field(ge=0, le=1e4)] = 0.0
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    adam_tau: Annotated[float, Field(gt=0, le=1e4)] = 1e-3
+    personal_steps: Annotated[int, Field(ge=1, le=100_000)] = 20
+    personal_learning_rate: Annotated[float, Field(gt=0, le=1e4)] = 0.1
 
     @property
     def parameters(self) -> int:
