@@ -95,7 +95,20 @@ class TableRow:
         return hashlib.sha256("\x1f".join((self.key, *fields)).encode()).digest()
 
 
-Record: TypeAlias = ImageFile | TableRow
+@dataclass(frozen=True)
+class VolumeFile:
+    """A record that is a volume and the mask drawn over it; both are part of its digest."""
+
+    image: ImageFile
+    mask: ImageFile
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the two files' digests, the volume's first."""
+        return hashlib.sha256(b"volume" + self.image.digest + self.mask.digest).digest()
+
+
+Record: TypeAlias = ImageFile | TableRow | VolumeFile
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,7 @@ class Source:
     synthetic: bool
     unit: Literal["patient", "image"]
     """What one ``Patient`` really is. ``image`` where the source names no patients."""
-    modality: Literal["image", "table"]
+    modality: Literal["image", "table", "volume"]
     task: str
     positive: str
     negative: str
@@ -136,7 +149,7 @@ class StudyData:
     sites: Mapping[SiteId, tuple[Patient, ...]]
     test: tuple[Patient, ...]
     input_shape: tuple[int, ...]
-    """``(1, 64, 64)`` for images, ``(features,)`` for tables."""
+    """``(1, 64, 64)`` for images, ``(features,)`` for tables, ``(1, *grid)`` for volumes."""
 
     def __post_init__(self) -> None:
         places: dict[PatientId, str] = {}
@@ -156,7 +169,8 @@ class Arrays:
     x: NDArray[np.float32]
     """``(records, *input_shape)``."""
     y: NDArray[np.int64]
-    """``(records,)``, 0 or 1: the label of the record's patient."""
+    """``(records,)``, 0 or 1: the label of the record's patient; of volumes ``(records, *grid)``,
+    the class of each voxel."""
     patient: NDArray[np.int64]
     """``(records,)``: the position of the record's patient in the sequence that was loaded."""
 

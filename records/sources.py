@@ -5,8 +5,9 @@ named          opened
 ============== ==================================================================================
 ``phantom``    the synthetic study, written below ``home`` on first use (``records.phantom``)
 ``wisconsin``  scikit-learn's packaged table (``records.tables``)
-a folder       with ``manifest.csv``: images (``records.folder``); with ``processed.*.data``: the
-               four hospitals' heart table (``records.tables``)
+a folder       with NIfTI files below ``images`` and ``labels``: volumes with masks
+               (``records.volumes``); with ``manifest.csv``: images (``records.folder``); with
+               ``processed.*.data``: the four hospitals' heart table (``records.tables``)
 ============== ==================================================================================
 
 The words win over folders of the same name; write ``./phantom`` for the folder.
@@ -24,6 +25,7 @@ from records.manifest import MANIFEST
 from records.phantom import PATIENTS_PER_SITE, write_phantom
 from records.split import SITES_MAX
 from records.tables import HEART, WISCONSIN, TableLoader, read_heart, read_wisconsin
+from records.volumes import VolumeLoader, holds_volumes, read_volumes
 
 if TYPE_CHECKING:
     from records.dataset import Loader, Progress, StudyData
@@ -58,7 +60,8 @@ class SourceUnknown(RecordError):
         self.reason = reason
         super().__init__(
             f"{spec!r} {reason}; name a folder with {MANIFEST} (columns file and label, and if "
-            "known patient, site and split) or with the four processed.HOSPITAL.data tables"
+            "known patient, site and split), with NIfTI files below images and labels, or with the "
+            "four processed.HOSPITAL.data tables"
         )
 
 
@@ -112,7 +115,7 @@ def open_source(
     return _open_path(spec, sites=sites, seed=seed, progress=progress)
 
 
-def modality_of(spec: str) -> Literal["image", "table"]:
+def modality_of(spec: str) -> Literal["image", "table", "volume"]:
     """Return what kind of records ``spec`` names; lists a folder at most and opens no record.
 
     Raises:
@@ -133,13 +136,16 @@ def _open_path(
     spec: str, *, sites: int, seed: int, progress: Progress | None
 ) -> tuple[StudyData, Loader]:
     path = Path(spec).expanduser()
-    if _modality_of_folder(spec) == "image":
+    modality = _modality_of_folder(spec)
+    if modality == "volume":
+        return read_volumes(path, seed=seed, sites=sites, progress=progress), VolumeLoader()
+    if modality == "image":
         return read_folder(path, sites=sites, seed=seed, progress=progress), ImageLoader()
     return read_heart(path, seed=seed), TableLoader(HEART)
 
 
-def _modality_of_folder(spec: str) -> Literal["image", "table"]:
-    """Tell a folder of images from one of tables by the names in it."""
+def _modality_of_folder(spec: str) -> Literal["image", "table", "volume"]:
+    """Tell a folder of volumes, images or tables from another by the names in it."""
     try:
         names = [entry.name for entry in Path(spec).expanduser().iterdir()]
     except NotADirectoryError as error:
@@ -148,6 +154,8 @@ def _modality_of_folder(spec: str) -> Literal["image", "table"]:
         raise SourceMissing(spec) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceUnknown(spec, "cannot be opened") from error
+    if "labels" in names and holds_volumes(Path(spec).expanduser()):
+        return "volume"
     if MANIFEST in names:
         return "image"
     if any(name.startswith("processed.") and name.endswith(".data") for name in names):
