@@ -15,6 +15,7 @@ What holds, each a test in tests/fl_server/test_gate.py:
 1. An accepted contribution has, for every patient it counts, a live leaf under the plan's root.
 2. A certificate for another site, study, data set, purpose, day or registry state is refused.
 3. The identity of a certificate is its statement, never its proof bytes.
+4. What is known already is looked up: neither proofs nor unchanged chunks are computed again.
 
 References:
     Consent coverage certificates: docs/architecture.md, "Consent".
@@ -25,10 +26,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
+from fl_server.chunk_roots import ChunkRoots
 from privacy.bfv import EncryptedUpdate, ServerContext
 from privacy.signatures import check_signature
 from protocol.errors import FederationError, ProofError
@@ -45,7 +47,6 @@ from protocol.messages import (
 from zk.cover import CoverStatement, Scope, context_of
 from zk.groth16 import verify_many
 from zk.keys import VerificationKey
-from zk.merkle import root_of
 
 PROOFS_BATCH_MAX: Final = 64
 
@@ -115,12 +116,14 @@ class Gate:
 
     ``verification_key`` is the one the study's terms name; whether a development key may serve
     was decided when it was loaded (``zk.keys.check_allowed``). ``today`` gives the day number.
+    ``roots`` remembers what lanes of earlier rounds hashed to.
     """
 
     terms: StudyTerms
     verification_key: VerificationKey
     context: ServerContext
     today: Callable[[], int]
+    roots: ChunkRoots = field(default_factory=ChunkRoots, kw_only=True)
 
     def admit(
         self,
@@ -218,7 +221,7 @@ class Gate:
             raise ContributionRefused(
                 contribution.receipt.site, "the study's days of consent have passed"
             )
-        roots = {state.chunk: root_of(state.leaves) for state in lane}
+        leaves = {state.chunk: state.leaves for state in lane}
         receipt = contribution.receipt
         statements: list[CoverStatement] = []
         seen: set[int] = set()
@@ -226,16 +229,17 @@ class Gate:
             if certificate.chunk in seen:
                 raise CertificateRefused(certificate.chunk, "the chunk is counted twice")
             seen.add(certificate.chunk)
-            if certificate.chunk not in roots:
+            if certificate.chunk not in leaves:
                 raise CertificateRefused(certificate.chunk, "it is not of this site's lane")
-            statements.append(self._statement(receipt.site, certificate, roots))
+            root = self.roots.of(leaves[certificate.chunk])
+            statements.append(self._statement(receipt.site, certificate, root))
         digests = tuple(statement.digest() for statement in statements)
         if digests != receipt.certificates:
             raise ContributionRefused(receipt.site, "its receipt names other certificates")
         return statements
 
     def _statement(
-        self, site: SiteId, certificate: CoverageCertificate, roots: Mapping[int, int]
+        self, site: SiteId, certificate: CoverageCertificate, root: int
     ) -> CoverStatement:
         consent = self.terms.consent
         if certificate.circuit != consent.circuit or certificate.key_hash != consent.key_hash:
@@ -245,7 +249,7 @@ class Gate:
             raise CertificateRefused(
                 certificate.chunk, "it is for another study, site, data set, purpose or time"
             )
-        if statement.chunk_root != roots[certificate.chunk]:
+        if statement.chunk_root != root:
             raise CertificateStale(certificate.chunk)
         return statement
 
