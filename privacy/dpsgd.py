@@ -32,18 +32,17 @@ What holds, each line a test in tests/privacy/test_dpsgd.py:
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
-from torch.nn import functional
 
 from privacy.events import DpSgdEvent, ImpossibleEvent
+from privacy.patient_gradients import Cohort, flat, leave_gradients, log_loss, mirror, unhook
 from privacy.update import NoisedUpdate
 from protocol.errors import PrivacyError
 
@@ -52,15 +51,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from privacy.patient_gradients import RecordLoss
     from privacy.randomness import RandomStream
 
-    RecordLoss = Callable[[Tensor, Tensor], Tensor]
-    """From ``(batch, ...)`` outputs and targets to ``(batch,)`` losses, one for each record."""
     Correction = Callable[[Tensor], Tensor]
     """From ``(parameters,)`` weights moved since the round began to what each step adds to its
     gradient; public or already noised, so it costs no privacy (FedProx, SCAFFOLD)."""
-
-PATIENTS_MAX: Final = 1_000_000
 
 
 class TrainingDiverged(PrivacyError):
@@ -95,14 +91,6 @@ class PrivateTraining:
     gradients_expected: int
     loss: float
     event: DpSgdEvent
-
-
-def log_loss(log_odds: Tensor, labels: Tensor) -> Tensor:
-    """Return each record's binary cross-entropy, ``(batch,)``, from ``(batch, 1)`` log-odds."""
-    flat = log_odds.reshape(-1)
-    return functional.binary_cross_entropy_with_logits(
-        flat, labels.to(flat.dtype), reduction="none"
-    )
 
 
 def train_private(
@@ -163,10 +151,10 @@ def train_private(
     assert len(x) == len(y) == len(patient)
     assert views >= 1
     assert reference_patients >= 1
-    cohort = _Cohort(patient)
+    cohort = Cohort(patient)
     assert patients is None or patients == cohort.size
     parameters = [p for p in module.parameters() if p.requires_grad]
-    start = _flat(parameters)
+    start = flat(parameters)
     hooked = GradSampleModule(module, loss_reduction="sum")
     optimizer = _StreamNoiseOptimizer(
         torch.optim.SGD(parameters, lr=lr),
@@ -183,8 +171,10 @@ def train_private(
             gradients += len(records) // views
             inputs = torch.from_numpy(x[records])
             if augment:
-                inputs = _mirror(inputs, stream)
-            lost = _gradients(hooked, parameters, inputs, y[records], views=views, record_loss=loss)
+                inputs = mirror(inputs, stream)
+            lost = leave_gradients(
+                hooked, parameters, inputs, y[records], views=views, record_loss=loss
+            )
             losses.append(lost)
             if correction is not None:
                 _correct(parameters, start, correction, lr)
@@ -193,9 +183,9 @@ def train_private(
             if on_step is not None:
                 on_step(step)
     finally:
-        _unhook(hooked, parameters)
+        unhook(hooked, parameters)
     scale = cohort.size / reference_patients
-    vector = ((_flat(parameters) - start) * scale).astype(np.float32)
+    vector = ((flat(parameters) - start) * scale).astype(np.float32)
     if not np.isfinite(vector).all():
         raise TrainingDiverged(lr)
     return PrivateTraining(
@@ -229,28 +219,6 @@ def noise_std_of_update(
     return lr * per_step * math.sqrt(steps)
 
 
-class _Cohort:
-    """Which records belong to which patient, and the Poisson draw of patients."""
-
-    def __init__(self, patient: NDArray[np.int64]) -> None:
-        assert len(patient) > 0
-        self._order = np.argsort(patient, kind="stable")
-        self._counts = np.bincount(patient)
-        self._starts = np.cumsum(self._counts) - self._counts
-        self.size = len(self._counts)
-        assert 0 < self.size <= PATIENTS_MAX
-        assert self._counts.min() >= 1, "every patient has at least one record"
-
-    def draw(self, sampling_rate: float, views: int, stream: RandomStream) -> NDArray[np.int64]:
-        """Return ``views`` record indices for every drawn patient, next to each other."""
-        drawn = np.flatnonzero(stream.bernoulli(sampling_rate, self.size))
-        counts = self._counts[drawn][:, None]
-        first = np.floor(stream.uniform(len(drawn))[:, None] * counts).astype(np.int64)
-        # Consecutive from a random first one: uniform each, and distinct while there are enough.
-        within = (first + np.arange(views)[None, :]) % counts  # (drawn, views)
-        return self._order[(self._starts[drawn][:, None] + within).reshape(-1)]
-
-
 class _StreamNoiseOptimizer(DPOptimizer):
     """Opacus' optimizer with the noise drawn from a ``RandomStream``."""
 
@@ -269,40 +237,6 @@ class _StreamNoiseOptimizer(DPOptimizer):
             parameter.grad = parameter.summed_grad.view_as(parameter) + deviation * noise
 
 
-def _mirror(images: Tensor, stream: RandomStream) -> Tensor:
-    """Mirror each image left to right with probability one half."""
-    mirrored = torch.from_numpy(stream.bernoulli(0.5, len(images)))
-    return torch.where(mirrored.reshape(-1, *[1] * (images.ndim - 1)), images.flip(-1), images)
-
-
-def _gradients(
-    hooked: nn.Module,
-    parameters: list[nn.Parameter],
-    inputs: Tensor,
-    y: NDArray[np.int64],
-    *,
-    views: int,
-    record_loss: RecordLoss,
-) -> float:
-    """Leave one gradient per drawn patient in every ``grad_sample``; return the mean loss."""
-    if len(inputs) == 0:
-        for parameter in parameters:
-            parameter.grad_sample = torch.zeros((0, *parameter.shape))
-        return math.nan
-    each = record_loss(hooked(inputs), torch.from_numpy(y))
-    assert each.shape == (len(inputs),), "one loss for each record, not one for the batch"
-    loss = each.sum()
-    with warnings.catch_warnings():
-        # PyTorch points out that the records themselves need no gradient, which is as it should be.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        loss.backward()
-    for parameter in parameters:
-        by_patient = parameter.grad_sample.reshape(-1, views, *parameter.shape)
-        parameter.grad_sample = by_patient.mean(dim=1)  # (drawn, *parameter.shape)
-    _drop_not_finite(parameters)
-    return float(loss.detach()) / len(inputs)
-
-
 def _correct(
     parameters: list[nn.Parameter],
     start: NDArray[np.float64],
@@ -310,7 +244,7 @@ def _correct(
     lr: float,
 ) -> None:
     """Take the part of a step that no patient's gradient has a share in."""
-    moved = torch.from_numpy((_flat(parameters) - start).astype(np.float32))
+    moved = torch.from_numpy((flat(parameters) - start).astype(np.float32))
     added = correction(moved)
     assert added.shape == moved.shape
     at = 0
@@ -319,32 +253,6 @@ def _correct(
             part = added[at : at + parameter.numel()]
             parameter.sub_(part.view_as(parameter), alpha=lr)
             at += parameter.numel()
-
-
-def _drop_not_finite(parameters: list[nn.Parameter]) -> None:
-    """Zero the gradient of any patient whose gradient has no finite norm.
-
-    Refusing the round instead would tell that such a patient was drawn.
-    """
-    squares = sum(p.grad_sample.flatten(1).square().sum(dim=1) for p in parameters)
-    lost = ~torch.isfinite(torch.as_tensor(squares))
-    if bool(lost.any()):
-        for parameter in parameters:
-            parameter.grad_sample[lost] = 0.0
-
-
-def _unhook(hooked: GradSampleModule, parameters: list[nn.Parameter]) -> None:
-    """Give the module back as it came: hooking one twice is an error in Opacus."""
-    hooked.remove_hooks()
-    for parameter in parameters:
-        parameter.grad = None
-        for left_over in ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample"):
-            if hasattr(parameter, left_over):
-                delattr(parameter, left_over)
-
-
-def _flat(parameters: list[nn.Parameter]) -> NDArray[np.float64]:
-    return torch.cat([p.detach().reshape(-1) for p in parameters]).double().numpy()
 
 
 def _mean(losses: list[float]) -> float:

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.dpsgd import TrainingDiverged, _Cohort, noise_std_of_update, train_private
+from privacy.dpsgd import TrainingDiverged, noise_std_of_update, train_private
 from privacy.events import DpSgdEvent, ImpossibleEvent
+from privacy.patient_gradients import Cohort
 from privacy.randomness import RandomStream
 
 BARELY = 0.1  # the least noise multiplier there is
@@ -198,7 +199,7 @@ def test_the_event_and_the_counts_say_what_was_run():
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.integers(1, 6))
 def test_every_drawn_patient_gives_views_of_her_own_distinct_while_they_last(counts, views):
     patient = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    drawn = _Cohort(patient).draw(1.0, views, RandomStream.from_seed(1, "draw"))
+    drawn = Cohort(patient).draw(1.0, views, RandomStream.from_seed(1, "draw"))
     for index, (count, records) in enumerate(zip(counts, drawn.reshape(-1, views), strict=True)):
         assert (patient[records] == index).all()
         assert len(set(records.tolist())) == min(count, views)
@@ -206,7 +207,7 @@ def test_every_drawn_patient_gives_views_of_her_own_distinct_while_they_last(cou
 
 def test_patients_are_drawn_at_the_sampling_rate_and_their_records_evenly():
     patient = np.repeat(np.arange(1000), 3)
-    drawn = _Cohort(patient).draw(0.3, 1, RandomStream.from_seed(4, "draw"))
+    drawn = Cohort(patient).draw(0.3, 1, RandomStream.from_seed(4, "draw"))
     assert abs(len(drawn) - 300) < 60
     assert np.bincount(drawn % 3).min() > 60
 
