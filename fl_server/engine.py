@@ -320,7 +320,8 @@ class Engine:
         )
         commitment = None if opened is None else opened.commitment
         integers = None if opened is None else opened.integers
-        self.store.close(ClosedRound(closed, manifest, commitment, integers), after)
+        faults = () if opened is None else opened.faults
+        self.store.close(ClosedRound(closed, manifest, commitment, integers, faults), after)
         self.progress(Step("close", plan.round, None, plan.round, self.terms.rounds))
         return closed
 

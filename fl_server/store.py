@@ -30,10 +30,11 @@ from protocol.messages import (
     StudyTerms,
     canonical,
 )
-from protocol.summation import Commitment
+from protocol.summation import Commitment, Fault
 from storage.database import open_database, reading, writing
 
 LANES: Final = TypeAdapter(dict[SiteId, tuple[ChunkState, ...]])
+FAULTS: Final = TypeAdapter(tuple[Fault, ...])
 METADATA = sa.MetaData()
 STUDY = sa.Table(
     "study",
@@ -71,6 +72,7 @@ ROUNDS = sa.Table(
     sa.Column("closed", sa.Text),
     sa.Column("manifest", sa.Text),
     sa.Column("commitment", sa.Text),
+    sa.Column("faults", sa.Text),  # a JSON list
     sa.Column("settled", sa.Boolean, nullable=False, default=False),
 )
 UPLOADS = sa.Table(
@@ -135,6 +137,7 @@ class StoredRound(PlannedRound):
     closed: RoundClosed | None
     manifest: Manifest | None
     commitment: Commitment | None
+    faults: tuple[Fault, ...]
     settled: bool
 
 
@@ -146,6 +149,7 @@ class ClosedRound:
     manifest: Manifest
     commitment: Commitment | None
     integers: NDArray[np.int64] | None
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -260,6 +264,7 @@ class ServerStore:
             None if row.closed is None else RoundClosed.model_validate_json(row.closed),
             None if row.manifest is None else Manifest.model_validate_json(row.manifest),
             None if row.commitment is None else Commitment.model_validate_json(row.commitment),
+            () if row.faults is None else FAULTS.validate_json(row.faults),
             bool(row.settled),
         )
 
@@ -370,6 +375,7 @@ class ServerStore:
                     commitment=None
                     if round_.commitment is None
                     else canonical(round_.commitment).decode(),
+                    faults=FAULTS.dump_json(round_.faults).decode(),
                     integers=None if integers is None else integers.astype("<i8").tobytes(),
                     frozen=True,
                 )

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from fl_server.sites import Sites, refusal_of
 from privacy.bfv import EncryptedSum, EncryptedUpdate, ServerContext
+from privacy.blame import SERVER, Dispute, judge
 from privacy.commitment import challenge, uploads_root
 from privacy.parameters import ParameterSet
 from privacy.sharing import QuorumMissing, quorum
@@ -54,7 +55,7 @@ from protocol.messages import (
     read,
 )
 from protocol.progress import Progress, Step
-from protocol.summation import Commitment, Endorsement, Opening, Partial, Unmasking
+from protocol.summation import Commitment, Endorsement, Fault, Opening, Partial, Unmasking
 
 AnySiteMessage = TypeVar("AnySiteMessage", bound=SiteMessage)
 INTEGERS_FROM: Final = 2
@@ -143,7 +144,12 @@ class Opened:
     integers: NDArray[np.int64]
     weight: int
     commitment: Commitment
-    liars: tuple[SiteId, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def liars(self) -> tuple[SiteId, ...]:
+        """The sites whose tag was not that of their upload; their uploads stand."""
+        return tuple(fault.site for fault in self.faults)
 
     @property
     def integers_sha256(self) -> str:
@@ -230,9 +236,9 @@ class SecureSum:
         unmaskings = self._unmaskings(plan, commitment, shown, seed.hex())
         if len(unmaskings) < threshold:
             raise QuorumMissing(len(unmaskings), threshold)
-        liars = self._find_liars(commitment, unmaskings, uploads, total, seed)
-        for site in liars:  # its upload stands for its tag
-            del unmaskings[site]
+        faults = self._find_faults(commitment, unmaskings, uploads, total, seed)
+        for fault in faults:  # its upload stands for its tag
+            del unmaskings[fault.site]
         if len(unmaskings) < threshold:
             raise QuorumMissing(len(unmaskings), threshold)
         missing = [
@@ -250,7 +256,7 @@ class SecureSum:
             shown["partials"] = [body(one) for one, _ in partials]
             blobs["partials"] = join_parts([share for _, share in partials])
         integers = self._openings(plan, commitment, unmaskings, shown, blobs)
-        return Opened(integers, commitment.weight, commitment, tuple(liars))
+        return Opened(integers, commitment.weight, commitment, faults)
 
     def _add(self, plan: RoundPlan, uploads: Uploads) -> EncryptedSum:
         started = time.thread_time()
@@ -304,17 +310,18 @@ class SecureSum:
             self.progress(Step("unmask", plan.round, site))
         return found
 
-    def _find_liars(
+    def _find_faults(
         self,
         commitment: Commitment,
         unmaskings: Mapping[SiteId, tuple[Unmasking, dict[SiteId, bytes]]],
         uploads: Uploads,
         total: EncryptedSum,
         seed: bytes,
-    ) -> list[SiteId]:
-        """Return the sites whose tag is not that of the upload they signed.
+    ) -> tuple[Fault, ...]:
+        """Return the signed tags that are not those of the uploads their sites signed.
 
-        The sum of all tags is compared first; single uploads only if it is not the sum's.
+        The sum of all tags is compared first, and single uploads only if it is not the sum's. What
+        ``judge`` finds against this server itself is not for it to say: the sites will refuse.
         """
         told = {site: tuple(map(int, one.tag)) for site, (one, _) in unmaskings.items() if one.tag}
         tags = [
@@ -324,12 +331,23 @@ class SecureSum:
         try:
             check_tags(total, tags, seed, self.parameters)
         except SumAltered:
-            return [
-                site
-                for site in commitment.sites
-                if site in told and told[site] != self._tag(uploads[site], seed)
-            ]
-        return []
+            verdicts = judge(
+                Dispute(
+                    receipts={one.site: one.ciphertext_sha256 for one in commitment.receipts},
+                    uploads={site: self._update(*uploads[site]) for site in commitment.sites},
+                    tags={site: told[site] for site in commitment.sites if site in told},
+                    total=total,
+                    sum_sha256=commitment.sum_sha256,
+                    seed=seed,
+                ),
+                self.parameters,
+            )
+            return tuple(
+                Fault(what=one.what, word=unmaskings[one.party][0], evidence=dict(one.evidence))
+                for one in verdicts
+                if one.party != SERVER and one.what == "tag-false"
+            )
+        return ()
 
     def _partials(
         self,

@@ -96,6 +96,12 @@ def demo(
     circuit: Annotated[
         str, typer.Option(help="cover64 (64 patients a proof) or cover8 (small, for tests).")
     ] = "cover64",
+    grants: Annotated[
+        str,
+        typer.Option(
+            help="hospital: on the hospital's word; proven: every patient enrols and proves hers."
+        ),
+    ] = "hospital",
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in this home.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -117,6 +123,7 @@ def demo(
         rounds=rounds,
         circuit=circuit,
         epsilon=epsilon,
+        grants=grants,
     )
     # Without --home a finished demonstration makes room for the next one; a named home is kept.
     if fresh or (home is None and where.report.is_file()):
@@ -188,12 +195,20 @@ def audit_sums(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> Non
         "opened": report.opened,
         "added_again": list(report.added_again),
         "manifest": report.manifest,
+        "faults": [
+            {"round": number, "site": fault.site, "what": fault.what, **fault.evidence}
+            for number, fault in report.faults
+        ],
     }
     again = ", ".join(map(str, report.added_again)) or "none"
     _result(
         found,
         f"{report.rounds} rounds in order, {report.opened} sums opened; added again: round "
-        f"{again}; last manifest {report.manifest}",
+        f"{again}; last manifest {report.manifest}"
+        + "".join(
+            f"\nround {number}: {fault.site} signed a tag that is not its upload's"
+            for number, fault in report.faults
+        ),
         as_json,
     )
 

@@ -14,7 +14,7 @@ A group key's messages are here too: ``DealtKey`` where members open, ``KeyCommi
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -95,6 +95,22 @@ class Unmasking(SiteMessage):
     commitment: Digest
     challenge: Digest
     tag: Annotated[tuple[Residue, ...], Field(max_length=8)]
+
+
+class Fault(Message):
+    """A site's signed tag that is not the tag of the upload it signed, kept for an auditor.
+
+    ``word`` is the claim with its signature; ``evidence`` the tag that the upload gives.
+    """
+
+    what: Literal["tag-false"]
+    word: Unmasking
+    evidence: Annotated[dict[str, Annotated[str, Field(max_length=400)]], Field(max_length=8)]
+
+    @property
+    def site(self) -> SiteId:
+        """Whose word it is."""
+        return self.word.site
 
 
 class Partial(SiteMessage):

@@ -510,7 +510,7 @@ def test_a_sum_that_is_not_that_of_the_uploads_is_not_decrypted(opening, change,
 def test_a_sum_that_is_no_sum_is_not_opened():
     cohort, begun = uploaded()
     altered_sum(cohort, lambda _honest, _plan, _uploads, total: total.blob[:-1])
-    cohort.sum._find_liars = lambda *_all: []  # the server itself would stumble over it
+    cohort.sum._find_faults = lambda *_all: ()  # the server itself would stumble over it
     cohort.stop_at("open", begun)
     for site in cohort.sites:
         refused(cohort, site, cohort.transport.frame("open", site), "ciphertext-malformed")

@@ -5,11 +5,14 @@ import pytest
 
 from fl_server import gate as gate_module
 from fl_server.recheck import RoundAltered, recheck
-from fl_server.store import MODELS, ROUNDS, UPLOADS
+from fl_server.store import FAULTS, MODELS, ROUNDS, UPLOADS, ServerStore
+from privacy.bfv import EncryptedUpdate
 from privacy.commitment import CommitmentRefused
+from privacy.parameters import parameter_set
 from privacy.signatures import BadSignature
+from privacy.tags import tag
 from protocol.messages import Manifest, canonical, digest
-from protocol.summation import Commitment
+from protocol.summation import Commitment, Fault, Unmasking
 from storage.database import writing
 
 
@@ -119,3 +122,51 @@ def test_an_upload_that_its_site_did_not_sign_is_found(closed):
         )
     with pytest.raises(RoundAltered, match=closed.sites[0]):
         recheck(closed.store)
+
+
+def lie(study, number, *, told=None, commitment=None, signed=True):
+    """Keep a word of the first site of a round as if it had told ``told`` of its upload."""
+    kept = study.store.round(number).commitment
+    site = kept.sites[0]
+    word = Unmasking(
+        site=site,
+        commitment=commitment or digest(kept),
+        challenge="7" * 64,
+        tag=told or ("1", "2"),
+    )
+    if signed:
+        word = word.signed_by(study.keys(site).sign)
+    fault = Fault(what="tag-false", word=word, evidence={})
+    alter(study, ROUNDS, number, faults=FAULTS.dump_json((fault,)).decode())
+    return fault
+
+
+def test_a_false_tag_is_listed_with_the_word_its_site_signed(closed):
+    fault = lie(closed, 2)
+    assert recheck(closed.store).faults == ((2, fault),)
+
+
+def test_a_site_cannot_be_named_for_a_word_it_did_not_sign(closed):
+    lie(closed, 1, signed=False)
+    with pytest.raises(BadSignature):
+        recheck(closed.store)
+
+
+def test_a_site_cannot_be_named_for_a_word_about_another_sum(closed):
+    lie(closed, 1, commitment="5" * 64)
+    with pytest.raises(RoundAltered, match="another sum"):
+        recheck(closed.store)
+
+
+def test_a_site_cannot_be_named_for_a_tag_that_is_true(closed):
+    commitment = closed.store.round(2).commitment
+    _, blob = closed.store.uploads(2)[commitment.sites[0]]
+    update = EncryptedUpdate(blob, commitment.key_id, closed.terms.encryption, commitment.length)
+    true = tag(update, bytes.fromhex("7" * 64), parameter_set(closed.terms.encryption))
+    lie(closed, 2, told=tuple(map(str, true)))
+    with pytest.raises(RoundAltered, match="true"):
+        recheck(closed.store)
+
+
+def test_where_nothing_was_founded_nothing_was_closed(tmp_path):
+    assert recheck(ServerStore(tmp_path / "server.db")).rounds == 0

@@ -306,6 +306,9 @@ def test_a_false_tag_does_not_stop_the_round_and_its_site_is_named(tag):
     opened = cohort.open(begun)
     assert np.array_equal(opened.integers, cohort.total(1, cohort.sites)[0])
     assert opened.liars == (liar,)
+    (fault,) = opened.faults
+    assert fault.word.tag == tag
+    assert fault.evidence["claimed"] == " ".join(tag) != fault.evidence["true"]
 
 
 def test_a_false_tag_by_quorum_is_named_too():
