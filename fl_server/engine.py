@@ -250,10 +250,7 @@ class Engine:
         contribution = read(Contribution, reply.body)
         if contribution.receipt.site != site:
             raise FederationError(f"{site} answered in the name of another site")
-        known = {
-            statement: self.store.is_verified(statement)
-            for statement in contribution.receipt.certificates
-        }
+        known = dict.fromkeys(self.store.verified(contribution.receipt.certificates), True)
         ciphertext = reply.blobs.get("update", b"")
         lane = stored.lanes.get(site, ())
         return self._gate.admit(contribution, ciphertext, stored.plan, lane, known), contribution

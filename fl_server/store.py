@@ -9,6 +9,7 @@ receipts) remain.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,16 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from fl_server.tables import (
+    CERTIFICATES,
+    GROUP_KEY,
+    METADATA,
+    MODELS,
+    REFUSALS,
+    ROUNDS,
+    STUDY,
+    UPLOADS,
+)
 from protocol.frames import decode, encode
 from protocol.ids import KeyId, SiteId
 from protocol.messages import (
@@ -35,69 +46,6 @@ from storage.database import open_database, reading, writing
 
 LANES: Final = TypeAdapter(dict[SiteId, tuple[ChunkState, ...]])
 FAULTS: Final = TypeAdapter(tuple[Fault, ...])
-METADATA = sa.MetaData()
-STUDY = sa.Table(
-    "study",
-    METADATA,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("terms", sa.Text, nullable=False),
-)
-MODELS = sa.Table(
-    "models",
-    METADATA,
-    sa.Column("round", sa.Integer, primary_key=True),  # 0 is the model the study starts from
-    sa.Column("vector", sa.LargeBinary, nullable=False),
-    sa.Column("momentum", sa.LargeBinary, nullable=False),
-    sa.Column("steps", sa.LargeBinary, nullable=False),
-)
-GROUP_KEY = sa.Table(
-    "group_key",
-    METADATA,
-    sa.Column("site", sa.Text, primary_key=True),
-    sa.Column("epoch", sa.Integer, nullable=False),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("key_id", sa.Text, nullable=False),
-    sa.Column("frame", sa.LargeBinary),  # passed on as it is; none for the dealer
-)
-ROUNDS = sa.Table(
-    "rounds",
-    METADATA,
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("plan", sa.Text, nullable=False),
-    sa.Column("called", sa.Integer, nullable=False),
-    sa.Column("lanes", sa.Text, nullable=False),
-    sa.Column("shares", sa.LargeBinary, nullable=False),  # sealed, site to site
-    sa.Column("frozen", sa.Boolean, nullable=False, default=False),
-    sa.Column("integers", sa.LargeBinary),
-    sa.Column("closed", sa.Text),
-    sa.Column("manifest", sa.Text),
-    sa.Column("commitment", sa.Text),
-    sa.Column("faults", sa.Text),  # a JSON list
-    sa.Column("settled", sa.Boolean, nullable=False, default=False),
-)
-UPLOADS = sa.Table(
-    "uploads",
-    METADATA,
-    sa.Column("round", sa.Integer, sa.ForeignKey("rounds.round"), primary_key=True),
-    sa.Column("site", sa.Text, primary_key=True),
-    sa.Column("contribution", sa.Text, nullable=False),
-    sa.Column("blob", sa.LargeBinary),
-    sa.Column("bytes", sa.Integer, nullable=False),
-)
-REFUSALS = sa.Table(
-    "refusals",
-    METADATA,
-    sa.Column("round", sa.Integer, sa.ForeignKey("rounds.round"), primary_key=True),
-    sa.Column("site", sa.Text, primary_key=True),
-    sa.Column("refusal", sa.Text, nullable=False),
-)
-CERTIFICATES = sa.Table(
-    "certificates",
-    METADATA,
-    # SHA-256 of key hash and statement, never of the proof: Groth16 proofs are malleable.
-    sa.Column("statement", sa.Text, primary_key=True),
-    sa.Column("round", sa.Integer, nullable=False),
-)
 
 
 @dataclass(frozen=True)
@@ -280,8 +228,15 @@ class ServerStore:
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one() or 0
 
-    def accept(self, contribution: Contribution, ciphertext: bytes, statements: list[str]) -> None:
-        """Keep an accepted contribution and the statements that were verified for it."""
+    def accept(
+        self,
+        contribution: Contribution,
+        ciphertext: bytes,
+        statements: list[str],
+        *,
+        left_out: int = 0,
+    ) -> None:
+        """Keep an accepted contribution, the statements verified for it, and whom it left out."""
         receipt = contribution.receipt
         with writing(self._engine) as connection:
             for statement in statements:
@@ -297,6 +252,7 @@ class ServerStore:
                     contribution=canonical(contribution).decode(),
                     blob=ciphertext,
                     bytes=len(ciphertext),
+                    left_out=left_out,
                 )
             )
 
@@ -309,11 +265,11 @@ class ServerStore:
                 .values(round=refusal.round, site=refusal.site, refusal=canonical(refusal).decode())
             )
 
-    def is_verified(self, statement: str) -> bool:
-        """Say whether this statement has been proven to us before."""
-        query = sa.select(CERTIFICATES.c.round).where(CERTIFICATES.c.statement == statement)
+    def verified(self, statements: Sequence[str]) -> set[str]:
+        """Return those of the statements that have been proven to us before."""
+        query = sa.select(CERTIFICATES.c.statement).where(CERTIFICATES.c.statement.in_(statements))
         with reading(self._engine) as connection:
-            return connection.execute(query).first() is not None
+            return set(connection.execute(query).scalars())
 
     def certificates(self) -> int:
         """Return how many statements have been verified."""
@@ -340,6 +296,14 @@ class ServerStore:
         query = sa.select(UPLOADS.c.site, UPLOADS.c.bytes).where(UPLOADS.c.round == number)
         with reading(self._engine) as connection:
             return {row.site: row.bytes for row in connection.execute(query)}
+
+    def left_out(self, number: int) -> dict[str, int]:
+        """Return how many patients each site left out who withdrew after the round was planned."""
+        query = sa.select(UPLOADS.c.site, UPLOADS.c.left_out).where(
+            UPLOADS.c.round == number, UPLOADS.c.left_out > 0
+        )
+        with reading(self._engine) as connection:
+            return {row.site: row.left_out for row in connection.execute(query)}
 
     def refusals(self, number: int) -> tuple[Refusal, ...]:
         """Return the refusals of a round, by site."""
