@@ -26,6 +26,7 @@ What holds (tests/consent/test_claims.py):
 2. An identity claims once from a payout, over any interleaving and any crash.
 3. A proof for another payout, group or recipient is refused.
 4. A payout opened twice is the same payout, or an error; its group never changes.
+5. What is owed is what was promised less what was paid, whoever asks.
 
 In a group of few a claim says much about who claims: under 20 a payout is refused, or, if the book
 is told so, opened with ``small`` set, which must be shown to whoever claims. For the same reason a
@@ -34,9 +35,10 @@ claim keeps the day of its arrival, not the hour.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -46,6 +48,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from consent.claims_store import CLAIMS, MEMBERS, PAYOUTS, open_tables
+from consent.store import lock
 from protocol.errors import ConsentError
 from protocol.ids import SiteId, StudyId
 from storage.database import reading, writing
@@ -221,7 +224,8 @@ class ClaimBook:
         """Open the book, empty where there is none.
 
         Args:
-            database: A file, ``":memory:"``, or an engine of ``storage.database``.
+            database: A file, ``":memory:"``, or an engine of ``storage.database`` or
+                ``consent.postgresql``.
             registry: The id of the registry whose epochs are meant.
             group_min: Consents below which a group is small.
             small_groups: What to do then.
@@ -270,7 +274,7 @@ class ClaimBook:
         scope = payout_scope(self._registry, study, epoch, site)
         root = LeanIMT(members).root
         payout = Payout(study, epoch, site, scope, root, len(members), pool, small)
-        with writing(self._engine) as connection:
+        with self._deciding() as connection:
             opened = _payout(connection, scope)
             if opened is None:
                 connection.execute(sa.insert(PAYOUTS).values(vars(payout)))
@@ -291,6 +295,26 @@ class ClaimBook:
         if found is None:
             raise PayoutUnknown(study, epoch, site)
         return found
+
+    def payouts(self, study: StudyId, site: SiteId) -> list[Payout]:
+        """Return the payouts to a hospital's patients in a study, in the order of their epochs."""
+        wanted = sa.select(PAYOUTS).where(_of(study, site)).order_by(PAYOUTS.c.epoch)
+        with reading(self._engine) as connection:
+            return [_payout_of(row) for row in connection.execute(wanted)]
+
+    def owed(self, study: StudyId, site: SiteId) -> int:
+        """Return the base units that payouts to a hospital's patients promise and have not paid."""
+        promised = sa.select(PAYOUTS.c.pool).where(_of(study, site))
+        paid = (
+            sa.select(CLAIMS.c.amount)
+            .join(PAYOUTS)
+            .where(_of(study, site), CLAIMS.c.paid_at.is_not(None))
+        )
+        with reading(self._engine) as connection:
+            # Added in Python: amounts are bytes in the database, and pass 64 bits.
+            total: int = sum(connection.execute(promised).scalars())
+            settled: int = sum(connection.execute(paid).scalars())
+        return total - settled
 
     def members(self, payout: Payout) -> list[int]:
         """Return the group in order: what a browser proves with."""
@@ -340,7 +364,7 @@ class ClaimBook:
             verifier=verifier,
         )
         name = _claim_id(payout.scope, nullifier)
-        with writing(self._engine) as connection:
+        with self._deciding() as connection:
             kept = _claims(connection, CLAIMS.c.id == name)
             if kept:
                 raise ClaimedAlready(kept[0])
@@ -366,17 +390,32 @@ class ClaimBook:
 
     def mark_paid(self, claim_id: str, *, now: datetime) -> None:
         """Note that the books have paid a claim; a second time changes nothing."""
-        with writing(self._engine) as connection:
+        with self._deciding() as connection:
             connection.execute(
                 sa.update(CLAIMS)
                 .where(CLAIMS.c.id == claim_id, CLAIMS.c.paid_at.is_(None))
                 .values(paid_at=_day(now))
             )
 
+    @contextlib.contextmanager
+    def _deciding(self) -> Iterator[sa.Connection]:
+        """Give a connection on which nobody else opens, claims or marks meanwhile."""
+        with writing(self._engine) as connection:
+            lock(connection, CLAIMS)
+            yield connection
+
 
 def _payout(connection: sa.Connection, scope: int) -> Payout | None:
     row = connection.execute(sa.select(PAYOUTS).where(PAYOUTS.c.scope == scope)).first()
-    return None if row is None else Payout(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+    return None if row is None else _payout_of(row)
+
+
+def _payout_of(row: sa.Row[Any]) -> Payout:
+    return Payout(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+
+
+def _of(study: StudyId, site: SiteId) -> sa.ColumnElement[bool]:
+    return (PAYOUTS.c.study == study) & (PAYOUTS.c.site == site)
 
 
 def _claims(connection: sa.Connection, which: sa.ColumnElement[Any]) -> list[Claim]:

@@ -1,7 +1,9 @@
 """The tables of payouts and claims. Amounts, scopes and nullifiers are 32 bytes, big-endian.
 
 A claim holds a nullifier and a recipient, and nothing that leads from either to a grant. Only the
-time of its payment is ever written later.
+day of its payment is ever written later. SQLite keeps claims in the order of their ids; the row
+versions and the write-ahead log of PostgreSQL keep the order in which they came, and whoever runs
+that server can read it.
 """
 
 from __future__ import annotations
@@ -21,8 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from consent.store import Element
-from storage.database import open_database, writing
+from consent.store import Element, make_tables
 
 METADATA: Final = MetaData()
 
@@ -64,12 +65,11 @@ CLAIMS: Final = Table(
 def open_tables(database: str | Path | Engine) -> Engine:
     """Open the book's tables, in a file, in memory (``":memory:"``) or beside others.
 
+    Args:
+        database: A SQLite file, or an engine of ``storage.database`` or ``consent.postgresql``.
+
     Raises:
         DatabaseDamaged: The file is there and is not a sound SQLite database.
         StorageError: The file cannot be created or written.
     """
-    if isinstance(database, Engine):
-        with writing(database) as connection:
-            METADATA.create_all(connection)
-        return database
-    return open_database(database, METADATA)
+    return make_tables(database, METADATA)

@@ -50,6 +50,7 @@ from consent.enrolment_log import (
 )
 from consent.enrolment_store import ENROLMENT_LOG, ENROLMENTS, open_tables
 from consent.proofing import Enrolment, Kind, Removal
+from consent.store import lock
 from protocol.errors import ConsentError
 from protocol.ids import SiteId
 from storage.database import name_of, reading, writing
@@ -134,7 +135,8 @@ class EnrolmentGroup:
         """Open the group, empty where there is none.
 
         Args:
-            database: A file, ``":memory:"``, or an engine of ``storage.database``.
+            database: A file, ``":memory:"``, or an engine of ``storage.database`` or
+                ``consent.postgresql``.
             site_keys: The Ed25519 key, 32 raw bytes, of each hospital that may enrol.
 
         Raises:
@@ -292,6 +294,7 @@ class EnrolmentGroup:
         with self._lock:
             try:
                 with writing(self._engine) as connection:
+                    lock(connection, ENROLMENTS)
                     self._catch_up(connection)
                     for row in connection.execute(_due(now)).all():
                         self._change(connection, row.place, row.commitment, now)

@@ -1,7 +1,8 @@
 """The enrolment group's tables: hospitals' statements, and the log of the group's changes.
 
 No name, ever: a commitment, the hospital that vouched for it, and when. The log is append-only:
-triggers refuse an update or a delete. Of a statement only its end is written later.
+triggers refuse an update or a delete, in SQLite and PostgreSQL. Of a statement only its end is
+written later.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import (
-    DDL,
     Boolean,
     Column,
     Engine,
@@ -19,11 +19,9 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    event,
 )
 
-from consent.store import Element
-from storage.database import open_database, writing
+from consent.store import Element, make_tables, refuse_rewriting
 
 METADATA: Final = MetaData()
 
@@ -54,26 +52,17 @@ ENROLMENT_LOG: Final = Table(
     Column("at", String, nullable=False),  # ISO 8601, UTC
 )
 
-for _change in ("UPDATE", "DELETE"):
-    event.listen(
-        ENROLMENT_LOG,
-        "after_create",
-        DDL(  # type: ignore[no-untyped-call] # SQLAlchemy left its annotation out
-            f"CREATE TRIGGER enrolment_log_refuse_{_change.lower()} BEFORE {_change} "
-            "ON enrolment_log BEGIN SELECT RAISE(ABORT, 'enrolment_log is append-only'); END"
-        ),
-    )
+refuse_rewriting(ENROLMENT_LOG)
 
 
 def open_tables(database: str | Path | Engine) -> Engine:
     """Open the group's tables, in a file, in memory (``":memory:"``) or beside others.
 
+    Args:
+        database: A SQLite file, or an engine of ``storage.database`` or ``consent.postgresql``.
+
     Raises:
         DatabaseDamaged: The file is there and is not a sound SQLite database.
         StorageError: The file cannot be created or written.
     """
-    if isinstance(database, Engine):
-        with writing(database) as connection:
-            METADATA.create_all(connection)
-        return database
-    return open_database(database, METADATA)
+    return make_tables(database, METADATA)

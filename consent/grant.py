@@ -106,16 +106,24 @@ def new_opening(
         terms: What the patient agreed to.
         entropy: Gives so many unpredictable bytes: ``secrets.token_bytes``.
     """
+    subject = subject_of(patient, hospital_salt)
+    return opening_of(patient, subject, terms, entropy=entropy)
+
+
+def opening_of(
+    patient: PatientId, subject: int, terms: Terms, *, entropy: Callable[[int], bytes]
+) -> tuple[Opening, WithdrawalCode]:
+    """Make the same as ``new_opening`` where the hospital's salt is not known, as a patient does.
+
+    Args:
+        patient: The hospital's own number.
+        subject: Her pseudonym, as the hospital told her.
+        terms: What she agrees to.
+        entropy: Gives so many unpredictable bytes: ``secrets.token_bytes``.
+    """
     randomness = _element(entropy(64))
-    return (
-        Opening(
-            subject=subject_of(patient, hospital_salt),
-            salt=_salt(randomness, patient, terms),
-            terms=terms,
-            randomness=randomness,
-        ),
-        WithdrawalCode(entropy(CODE_BYTES)),
-    )
+    salt = _salt(randomness, patient, terms)
+    return Opening(subject, salt, terms, randomness), WithdrawalCode(entropy(CODE_BYTES))
 
 
 def subject_of(patient: PatientId, hospital_salt: int) -> int:

@@ -1,8 +1,11 @@
-"""Open a registry's database on a PostgreSQL server, where many programs share one registry.
+"""Open consent's database on a PostgreSQL server, where many programs share one registry.
 
     engine = open_postgresql("postgresql+psycopg://registry@/registry?host=/run/postgresql")
     registry = Registry(engine, registry_id="registry", signing_key=key)
+    group = EnrolmentGroup(engine, site_keys)
+    book = ClaimBook(engine, registry="registry")
 
+The three may share a database, or have one each: no table of one refers to another's.
 What a transaction reads is one state. Writers come one after another by a lock that each takes
 first (``consent.store.lock``), and a commit is on the disk when it returns, unless the server
 was told ``synchronous_commit=off``, which is refused. What holds for SQLite holds here, by the same
@@ -33,7 +36,7 @@ class PostgresqlUnusable(ConfigurationError):
 
 
 def open_postgresql(url: str) -> sa.Engine:
-    """Return an engine for ``consent.registry.Registry``.
+    """Return an engine for ``Registry``, ``EnrolmentGroup`` and ``ClaimBook``.
 
     Args:
         url: ``postgresql+psycopg://USER@HOST/DATABASE``; a password belongs into the server's own

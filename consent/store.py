@@ -135,20 +135,26 @@ CHANGES: Final = Table(
     Column("epoch", ForeignKey("epochs.number"), nullable=False, index=True),
 )
 
-_REFUSE: Final = DDL(  # type: ignore[no-untyped-call] # SQLAlchemy left its annotation out
+
+def refuse_rewriting(*tables: Table) -> None:
+    """Have the database itself refuse an update or a delete in tables, in SQLite and PostgreSQL."""
+    for table in tables:
+        event.listen(table, "after_create", _REFUSE.execute_if(dialect="postgresql"))
+        for change in ("UPDATE", "DELETE"):
+            name = f"{table.name}_refuse_{change.lower()} BEFORE {change} ON {table.name}"
+            for dialect, body in (
+                ("sqlite", f"BEGIN SELECT RAISE(ABORT, '{table.name} is append-only'); END"),
+                ("postgresql", "EXECUTE FUNCTION bithive_append_only()"),
+            ):
+                ddl = DDL(f"CREATE TRIGGER {name} {body}")  # type: ignore[no-untyped-call] # SQLAlchemy left its annotation out
+                event.listen(table, "after_create", ddl.execute_if(dialect=dialect))
+
+
+_REFUSE: Final = DDL(  # type: ignore[no-untyped-call] # likewise
     "CREATE OR REPLACE FUNCTION bithive_append_only() RETURNS trigger LANGUAGE plpgsql AS "
     "$$ BEGIN RAISE EXCEPTION '%% is append-only', TG_TABLE_NAME; END $$"
 )
-event.listen(METADATA, "before_create", _REFUSE.execute_if(dialect="postgresql"))
-for _table in (EPOCHS, CHANGES):
-    for _change in ("UPDATE", "DELETE"):
-        _name = f"{_table.name}_refuse_{_change.lower()} BEFORE {_change} ON {_table.name}"
-        for _dialect, _body in (
-            ("sqlite", f"BEGIN SELECT RAISE(ABORT, '{_table.name} is append-only'); END"),
-            ("postgresql", "EXECUTE FUNCTION bithive_append_only()"),
-        ):
-            _ddl = DDL(f"CREATE TRIGGER {_name} {_body}")  # type: ignore[no-untyped-call] # likewise
-            event.listen(_table, "after_create", _ddl.execute_if(dialect=_dialect))
+refuse_rewriting(EPOCHS, CHANGES)
 
 
 def open_tables(database: str | Path | Engine) -> Engine:
@@ -161,21 +167,26 @@ def open_tables(database: str | Path | Engine) -> Engine:
         DatabaseDamaged: The file is there and is not a sound SQLite database.
         StorageError: The file cannot be created or written.
     """
+    return make_tables(database, METADATA)
+
+
+def make_tables(database: str | Path | Engine, metadata: MetaData) -> Engine:
+    """Open tables of ``consent``, in a file, in memory or beside others; see ``open_tables``."""
     if isinstance(database, Engine):
         with _alone(database), writing(database) as connection:
-            METADATA.create_all(connection)
+            metadata.create_all(connection)
         return database
-    return open_database(database, METADATA)
+    return open_database(database, metadata)
 
 
-def lock(connection: Connection) -> None:
+def lock(connection: Connection, table: Table = REGISTRY) -> None:
     """Let one writer at a time decide; to be called first in a transaction that writes.
 
     SQLite holds its write lock from the beginning (``storage.database``). In PostgreSQL this lock
     of a table, unlike a query, is waited for before the transaction's one state is fixed.
     """
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"LOCK TABLE {REGISTRY.name} IN EXCLUSIVE MODE")
+        connection.exec_driver_sql(f"LOCK TABLE {table.name} IN EXCLUSIVE MODE")
 
 
 @contextlib.contextmanager

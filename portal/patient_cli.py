@@ -42,12 +42,20 @@ def serve(
         str,
         typer.Option(help="Address to listen on. Browsers need https for any but this machine's."),
     ] = "127.0.0.1",
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Address or network of a proxy in front, whose X-Forwarded-For is believed."
+        ),
+    ] = None,
 ) -> None:
     """Serve the patient's page until interrupted."""
+    from portal.patient.limits import Limits, read_proxies
     from portal.patient.server import serve as serve_page
 
+    limits = Limits(proxies=read_proxies(proxy or []))
     words.print(f"the patient's page: http://{host}:{port}/", highlight=False)
-    serve_page(home, host=host, port=port)
+    serve_page(home, host=host, port=port, limits=limits)
 
 
 @app.command(epilog="Example:  bithive patient invite 4711 --site north --home bithive-home")

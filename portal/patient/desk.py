@@ -13,26 +13,24 @@ What holds (tests/portal/test_patient_api.py):
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-import sqlalchemy as sa
-
 from consent.claims import Claim, ClaimBook, Payout
-from consent.claims_store import PAYOUTS
 from consent.enrolment import EnrolmentGroup
 from consent.lanes import Lane, LaneUnknown
 from consent.publication import ProvenGrant
 from consent.receipts import GrantReceipt, WithdrawalReceipt
 from consent.registry import Registry
 from fl_server.store import ServerStore
+from portal.patient.limits import Buckets, Limits, granting_buckets
 from portal.patient.mailbox import Mailbox, Request
 from protocol.ids import GrantId, SiteId, StudyId
 from protocol.messages import StudyTerms
-from storage.database import reading
 from zk.cover import CoverStatement
 from zk.semaphore import SemaphoreProof, Verifier
 
@@ -84,13 +82,15 @@ class Desk:
     registry: Registry
     group: EnrolmentGroup
     claims: ClaimBook
-    claims_engine: sa.Engine
-    """Of the same book."""
     mailbox: Mailbox
     rounds: ServerStore | None
     """None where the study has not begun."""
     verifier: Verifier
     clock: Callable[[], datetime]
+    granting: Buckets = field(default_factory=lambda: granting_buckets(Limits()))
+    """How often one person may grant: every change uses up a place of the lane for good."""
+    ticks: Callable[[], float] = time.monotonic
+    """Seconds that never go back."""
     _covered: dict[int, dict[SiteId, list[Coverage]]] = field(default_factory=dict)
     _changes: dict[int, list[Change]] = field(default_factory=dict)
     """By chunk, as far as the log was read; the log only grows."""
@@ -140,9 +140,13 @@ class Desk:
         Raises:
             LaneUnknown, LaneFull, LeafUnusable: The leaf cannot be published.
             ConsentError, ProofError: Whatever ``consent.grants_by_proof`` refuses.
+            GrantedTooOften: She has changed it again and again.
             MailboxFull: The hospital has not fetched its openings for long.
             StorageError: The disk refused; nothing was published.
         """
+        person, at = str(wish.grant.proof.nullifier), self.ticks()
+        # Taken below, when the proof has held: a nullifier is public, and anybody can send it.
+        self.granting.check(person, at=at)
         lane = self.lane(wish.site)
         box = self.mailbox.keep(wish.site, lane.first_chunk, wish.grant.leaf, wish.sealed)
         try:
@@ -152,6 +156,7 @@ class Desk:
         except BaseException:
             self.mailbox.forget(box)
             raise
+        self.granting.spend(person, at=at)
         self.mailbox.published(box, receipt)
         return receipt
 
@@ -213,10 +218,7 @@ class Desk:
 
     def payouts(self, site: SiteId) -> list[Payout]:
         """Return the payouts to a hospital's patients, in the order of their epochs."""
-        where = (PAYOUTS.c.study == self.study) & (PAYOUTS.c.site == site)
-        with reading(self.claims_engine) as connection:
-            rows = connection.execute(sa.select(PAYOUTS).where(where).order_by(PAYOUTS.c.epoch))
-            return [Payout(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
+        return self.claims.payouts(self.study, site)
 
     def payout(self, site: SiteId, epoch: int) -> tuple[Payout, list[int]]:
         """Return a payout and the whole group that shares it.

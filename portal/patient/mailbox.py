@@ -77,6 +77,8 @@ class MailboxFull(ConsentError):
     """Too much waits to be fetched."""
 
     code = "mailbox-full"
+    retry_after_seconds: Final = 3600
+    """A hospital fetches several times a day."""
 
     def __init__(self, what: str) -> None:
         self.what = what

@@ -17,10 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-import sqlalchemy as sa
-
 from consent.claims import Claim, ClaimBook, Payout, SmallGroups
-from consent.claims_store import CLAIMS, PAYOUTS, open_tables
 from consent.registry import Registry
 from ledger.books import Ledger
 from ledger.chart import AccountMisnamed, check_account, kind_of, pool
@@ -28,7 +25,6 @@ from portal.books import open_books
 from portal.home import Home
 from portal.patient.server import read_terms
 from protocol.ids import SiteId
-from storage.database import reading
 
 WALLET: Final = "wallet"
 
@@ -59,12 +55,13 @@ def open_payout(home: Home, site: SiteId, *, small_groups: SmallGroups) -> Payou
     terms = read_terms(home)
     with home.lock():
         registry = Registry.reader(home.server / "registry.db")
-        engine = open_tables(home.server / "claims.db")
-        book = ClaimBook(engine, registry=terms.consent.registry, small_groups=small_groups)
+        book = ClaimBook(
+            home.server / "claims.db", registry=terms.consent.registry, small_groups=small_groups
+        )
         epoch = registry.epoch().number
         members = registry.payout_ids(terms.study, site, epoch=epoch)
         held = open_books(home.path).balance(pool(terms.study, site))
-        free = held - _owed(engine, terms.study, site)
+        free = held - book.owed(terms.study, site)
         return book.open_payout(terms.study, epoch, site, members, pool=free)
 
 
@@ -108,15 +105,3 @@ def _is_wallet(recipient: str) -> bool:
         return kind_of(check_account(recipient)) == WALLET
     except AccountMisnamed:
         return False
-
-
-def _owed(engine: sa.Engine, study: str, site: SiteId) -> int:
-    """Return what payouts of a hospital have promised and not paid."""
-    of_site = (PAYOUTS.c.study == study) & (PAYOUTS.c.site == site)
-    promised = sa.select(PAYOUTS.c.pool).where(of_site)
-    paid = sa.select(CLAIMS.c.amount).join(PAYOUTS).where(of_site, CLAIMS.c.paid_at.is_not(None))
-    with reading(engine) as connection:
-        # In Python: amounts pass the 64 bits of SQLite's sum.
-        total: int = sum(connection.execute(promised).scalars())
-        settled: int = sum(connection.execute(paid).scalars())
-    return total - settled

@@ -1,10 +1,12 @@
 """Refusals over HTTP: RFC 9457 problem details with our codes, and limits on what is read.
 
 A problem has ``type`` (``/problems/CODE``), ``code``, ``title``, ``status`` and ``detail``, the
-sentence of the error. It repeats nothing of what was sent.
+sentence of the error. It repeats nothing of what was sent. Where waiting helps (429), it also has
+``retry_after_seconds``, and the answer the header ``Retry-After``.
 
 References:
-    RFC 9457 (problem details); RFC 9110, section 15.5 (statuses).
+    RFC 9457 (problem details); RFC 9110, sections 15.5 (statuses) and 10.2.3 (Retry-After);
+    RFC 6585, section 4 (429).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from consent.claims import PayoutUnknown
 from consent.lanes import LaneUnknown
 from consent.reader import EpochUnknown
 from consent.withdrawal import GrantUnknown
+from portal.patient.limits import GrantedTooOften, TooManyRequests
 from portal.patient.mailbox import InvitationUnknown, MailboxFull
 from protocol.errors import (
     BitHiveError,
@@ -33,6 +36,8 @@ from protocol.errors import (
 
 BODY_MAX: Final = 16_384
 """Bytes of a request; the largest, a grant, has some 6,500."""
+DIGITS_MAX: Final = 20
+"""Of a declared length; a longer number is not read."""
 
 
 class RequestMalformed(ConfigurationError):
@@ -75,6 +80,8 @@ STATUS: Final[dict[type[BitHiveError], HTTPStatus]] = {
     LaneUnknown: HTTPStatus.NOT_FOUND,
     PayoutUnknown: HTTPStatus.NOT_FOUND,
     MailboxFull: HTTPStatus.TOO_MANY_REQUESTS,
+    TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
+    GrantedTooOften: HTTPStatus.TOO_MANY_REQUESTS,
     ProofError: HTTPStatus.UNPROCESSABLE_ENTITY,
     StorageError: HTTPStatus.SERVICE_UNAVAILABLE,
     ConsentError: HTTPStatus.CONFLICT,
@@ -85,14 +92,18 @@ STATUS: Final[dict[type[BitHiveError], HTTPStatus]] = {
 def problem_of(error: BitHiveError) -> JSONResponse:
     """Answer an expected error."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    body = {
+    body: dict[str, object] = {
         "type": f"/problems/{error.code}",
         "code": error.code,
         "title": status.phrase,
         "status": status.value,
         "detail": str(error),
     }
-    return JSONResponse(body, status, media_type="application/problem+json")
+    headers = {}
+    if isinstance(error, TooManyRequests | GrantedTooOften | MailboxFull):
+        body["retry_after_seconds"] = error.retry_after_seconds
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
 def answer_with_problems(app: FastAPI) -> None:
@@ -126,9 +137,12 @@ class LimitedBodies:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the whole body, or refuse."""
+        """Read the whole body, or refuse; what says that it is too long is not read at all."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if _declared(scope) > BODY_MAX:
+            await problem_of(RequestTooLarge())(scope, receive, send)
             return
         body = b""
         more = True
@@ -147,3 +161,9 @@ class LimitedBodies:
             return whole.pop() if whole else await receive()
 
         await self._app(scope, replay, send)
+
+
+def _declared(scope: Scope) -> int:
+    """Return how long a request says that it is; 0 where it does not say, or not in digits."""
+    lengths = [value for name, value in scope["headers"] if name == b"content-length"]
+    return max((int(one) for one in lengths if one.isdigit() and len(one) <= DIGITS_MAX), default=0)

@@ -18,7 +18,6 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.base import RequestResponseEndpoint
 
 from consent.claims import ClaimBook, SmallGroups
-from consent.claims_store import open_tables
 from consent.enrolment import EnrolmentGroup
 from consent.registry import Registry
 from fl_server.store import ServerStore
@@ -26,9 +25,10 @@ from portal.books import NoRunHere
 from portal.home import Home
 from portal.patient.api import router
 from portal.patient.desk import Desk
+from portal.patient.limits import LimitedRates, Limits, granting_buckets
 from portal.patient.mailbox import Mailbox
 from portal.patient.page import HEADERS, assets, document, language_of
-from portal.patient.problems import LimitedBodies, NotHere, answer_with_problems
+from portal.patient.problems import LimitedBodies, NotHere, answer_with_problems, problem_of
 from portal.patient.sheet import StudySheet, read_sheet, study_view
 from privacy.signatures import signing_key
 from protocol.messages import StudyTerms
@@ -56,16 +56,14 @@ def open_desk(home: Home, *, clock: Callable[[], datetime]) -> Desk:
         signing_key=signing_key(folder / "registry.key"),
     )
     store = folder / "server.db"
-    claims_engine = open_tables(folder / "claims.db")
     return Desk(
         terms=terms,
         registry=registry,
         group=open_group(home, terms),
         # Small groups are told so on the page.
         claims=ClaimBook(
-            claims_engine, registry=terms.consent.registry, small_groups=SmallGroups.WARN
+            folder / "claims.db", registry=terms.consent.registry, small_groups=SmallGroups.WARN
         ),
-        claims_engine=claims_engine,
         mailbox=Mailbox(folder / "mailbox.db"),
         rounds=ServerStore(store) if store.is_file() else None,
         verifier=best_verifier(),
@@ -101,8 +99,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def create_app(desk: Desk, sheet: StudySheet) -> FastAPI:
-    """Return the application over a desk."""
+def create_app(desk: Desk, sheet: StudySheet, *, limits: Limits | None = None) -> FastAPI:
+    """Return the application over a desk.
+
+    Args:
+        desk: What it opens to the outside.
+        sheet: What the operator says of the study.
+        limits: How often an address may ask; None where somebody in front of it counts.
+    """
     app = FastAPI(title="BitHive, the patient's page", docs_url=None, redoc_url=None)
     app.state.desk = desk
     app.state.sheet = sheet
@@ -110,6 +114,8 @@ def create_app(desk: Desk, sheet: StudySheet) -> FastAPI:
     _serve_page(app, desk, sheet)
     answer_with_problems(app)
     app.add_middleware(LimitedBodies)
+    if limits is not None:
+        app.add_middleware(LimitedRates, limits=limits, refuse=problem_of)
 
     @app.middleware("http")
     async def guard(request: Request, call_next: RequestResponseEndpoint) -> Response:
@@ -131,21 +137,30 @@ def create_app(desk: Desk, sheet: StudySheet) -> FastAPI:
     return app
 
 
-def serve(path: Path, *, host: str, port: int) -> None:
+def serve(path: Path, *, host: str, port: int, limits: Limits | None = None) -> None:
     """Serve the page of the home at ``path`` until interrupted.
+
+    Args:
+        path: The server's home.
+        host: Address to listen on.
+        port: TCP port.
+        limits: How often an address or a person may ask; None for the usual ones.
 
     Raises:
         NoRunHere: The home has no study and registry.
         StudySheetInvalid, StorageError: Something in it cannot be used.
     """
     home = Home(path)
+    limits = limits or Limits()
     desk = open_desk(home, clock=utc_now)
-    app = create_app(desk, read_sheet(home.server / "study-sheet.json"))
+    desk.granting = granting_buckets(limits)
+    app = create_app(desk, read_sheet(home.server / "study-sheet.json"), limits=limits)
     uvicorn.run(
         app,
         host=host,
         port=port,
         access_log=False,
+        proxy_headers=False,  # whose word counts is for ``limits`` to say
         server_header=False,
         ws="none",
         log_level="warning",

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ from consent.claims import (
 )
 from protocol.errors import StorageError
 from protocol.ids import SiteId, StudyId
+from storage.database import writing
 from zk import fast, groth16
 from zk.groth16 import ProofInvalid
 from zk.lean_imt import LeanIMT
@@ -216,8 +218,8 @@ def test_more_claims_than_shares_are_refused(path):
     """No honest group makes them possible; the pool is safe even so."""
     book = ClaimBook(path, registry="registry", small_groups=SmallGroups.WARN)
     payout = book.open_payout(STUDY, 5, NORTH, MEMBERS, pool=POOL)
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE payouts SET shares = 1")
+    with writing(book._engine) as connection:
+        connection.execute(sa.text("UPDATE payouts SET shares = 1"))
     claim(book, "first")
     with pytest.raises(PayoutExhausted):
         claim(book, "second")
@@ -236,6 +238,24 @@ def test_a_claim_is_unpaid_until_it_is_marked_once(book):
     with pytest.raises(ClaimedAlready) as refused:
         claim(book, "first")
     assert refused.value.claim.paid_at == "2026-11-21"
+
+
+def test_what_is_owed_is_what_was_promised_less_what_was_paid(book):
+    assert book.owed(STUDY, NORTH) == POOL
+    kept = claim(book, "first")
+    assert book.owed(STUDY, NORTH) == POOL  # claimed, and not paid
+    book.mark_paid(kept.id, now=NOW)
+    book.open_payout(STUDY, 6, NORTH, MEMBERS, pool=5 * POOL)
+    assert book.owed(STUDY, NORTH) == 6 * POOL - kept.amount
+    assert book.owed(STUDY, SOUTH) == book.owed(StudyId("other"), NORTH) == 0
+
+
+def test_payouts_come_by_hospital_and_study_in_the_order_of_their_epochs(book):
+    book.open_payout(STUDY, 4, NORTH, MEMBERS, pool=POOL)
+    book.open_payout(STUDY, 6, SOUTH, MEMBERS, pool=POOL)
+    assert [one.epoch for one in book.payouts(STUDY, NORTH)] == [4, 5]
+    assert book.payouts(STUDY, NORTH)[1] == book.payout(STUDY, 5, NORTH)
+    assert book.payouts(StudyId("other"), NORTH) == []
 
 
 def test_what_is_to_be_paid_is_in_an_order_that_does_not_say_who_came_first(book):

@@ -1,4 +1,4 @@
-"""On PostgreSQL a registry does what it does on SQLite, and refuses the same.
+"""On PostgreSQL registry, enrolment group and claims do and refuse what they do on SQLite.
 
 A server is started in a folder of its own, by a user without privileges, and listens on a socket
 there. The tests below the fixtures are those of the other files, run again on it.
@@ -14,12 +14,65 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 
+from consent.claims import ClaimBook
+from consent.enrolment import EnrolmentGroup
 from consent.lanes import LanePolicy
 from consent.postgresql import PostgresqlUnusable, open_postgresql
 from consent.registry import Registry
 from protocol.ids import SiteId, StudyId
-from tests.consent.test_crowd import crowd
+from tests.consent import test_enrolment
+from tests.consent.test_claims import (  # noqa: F401 - run again on PostgreSQL
+    book,
+    test_a_claim_is_unpaid_until_it_is_marked_once,
+    test_a_claim_survives_the_process_and_is_not_made_twice_after_it,
+    test_a_claim_to_a_payout_that_was_not_opened_is_refused,
+    test_a_payout_id_that_two_grants_name_is_one_share,
+    test_a_proof_about_another_group_is_refused,
+    test_a_proof_for_another_payout_is_refused,
+    test_a_proof_that_does_not_hold_is_refused,
+    test_a_proof_that_was_seen_pays_nobody_else,
+    test_a_second_claim_is_refused_and_says_what_was_kept,
+    test_fewer_than_twenty_are_refused,
+    test_fewer_than_twenty_are_told_so_where_that_is_the_rule,
+    test_more_claims_than_shares_are_refused,
+    test_opening_again_gives_the_same_payout_and_never_another,
+    test_payouts_come_by_hospital_and_study_in_the_order_of_their_epochs,
+    test_the_group_is_the_tree_over_the_payout_ids,
+    test_the_same_identity_claims_from_the_next_epoch_too,
+    test_what_is_left_over_goes_to_who_claims_first,
+    test_what_is_owed_is_what_was_promised_less_what_was_paid,
+    test_what_is_to_be_paid_is_in_an_order_that_does_not_say_who_came_first,
+)
+from tests.consent.test_crowd import claiming_crowd, crowd, enrolling_crowd
+from tests.consent.test_enrolment import (  # noqa: F401 - run again on PostgreSQL
+    family,
+    test_a_carer_acts_for_one_ward,
+    test_a_carer_alone_has_no_place,
+    test_a_carer_must_be_enrolled_as_one,
+    test_a_carer_removed_after_the_wards_day_changes_nothing,
+    test_a_commitment_joins_once_even_after_it_was_removed,
+    test_a_full_group_takes_nobody,
+    test_a_removed_carer_takes_no_ward,
+    test_a_removed_ward_has_no_carer_acting_and_does_not_come_back,
+    test_a_root_that_never_was_is_refused,
+    test_a_root_that_others_joined_after_serves_for_24_hours,
+    test_another_process_sees_the_same_group_and_goes_on_with_it,
+    test_anybody_rebuilds_the_group_from_its_log,
+    test_before_her_day_the_carer_acts_in_the_wards_place,
+    test_from_her_day_on_the_ward_acts_and_no_proof_of_her_carer_serves,
+    test_members_stand_in_the_order_of_joining_under_the_root,
+    test_nobody_joins_without_the_signature_of_the_hospital_named,
+    test_only_the_hospital_that_enrolled_removes_and_only_once,
+    test_the_day_is_that_of_utc,
+    test_the_log_refuses_to_be_rewritten,
+    test_the_root_0_of_an_emptied_group_is_refused_though_it_is_in_the_log,
+    test_who_is_of_age_is_not_enrolled_as_a_ward,
+    test_who_was_removed_has_0_in_her_place_and_no_older_root_serves,
+    test_without_her_carer_nobody_acts_for_the_ward_until_her_day,
+)
 from tests.consent.test_lanes import (  # noqa: F401 - run again on PostgreSQL
     test_the_same_triple_gives_the_same_lane,
 )
@@ -36,9 +89,9 @@ from tests.consent.test_registry import (  # noqa: F401 - run again on PostgreSQ
 from tests.consent.test_registry_proven import (  # noqa: F401 - run again on PostgreSQL
     chain,
     grant,
-    group,
     live,
     observed,
+    people_in,
     test_a_lane_is_read_as_of_any_epoch,
     test_a_person_withdraws_by_proof,
     test_a_proof_that_was_shown_publishes_nothing_again,
@@ -107,12 +160,16 @@ def server():
 @pytest.fixture
 def target(server):
     """The same address, with nothing in its database."""
+    empty(server)
+    return server
+
+
+def empty(server):
     engine = sa.create_engine(server)
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP SCHEMA public CASCADE")
         connection.exec_driver_sql("CREATE SCHEMA public")
     engine.dispose()
-    return server
 
 
 @pytest.fixture
@@ -130,6 +187,22 @@ def open_registry(target, key):
 
 
 @pytest.fixture
+def path(target):
+    """What the other files open as a file."""
+    engine = open_postgresql(target)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def group(request, path):
+    """Those whose proofs are in the vectors; nobody for tests about enrolling."""
+    if request.node.function.__module__.endswith("test_enrolment"):
+        return EnrolmentGroup(path, test_enrolment.KEYS)
+    return people_in(path)
+
+
+@pytest.fixture
 def lane(request, registry):
     """A lane of two chunks of four; for proven grants alone where a test is about those."""
     proven = request.node.function.__module__.endswith("proven")
@@ -139,6 +212,39 @@ def lane(request, registry):
 
 def test_several_processes_at_once_lose_nothing(target):
     crowd(target)
+
+
+def test_two_hundred_enrolments_at_once_lose_nobody(target):
+    enrolling_crowd(target)
+
+
+def test_two_hundred_claims_at_once_are_each_kept_once(target):
+    claiming_crowd(target)
+
+
+def test_any_interleaving_leaves_the_group_as_the_model_says(target, path):
+    class OnPostgresql(test_enrolment.Machine):
+        def __init__(self):
+            empty(target)
+            self.database = path
+            super().__init__()
+
+    few = settings(
+        max_examples=3,
+        stateful_step_count=10,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(OnPostgresql, settings=few)
+
+
+def test_the_three_share_one_database(registry, target, path):
+    group = EnrolmentGroup(path, test_enrolment.KEYS)
+    group.enrol(test_enrolment.enrolled(1), now=test_enrolment.NOW)
+    assert ClaimBook(path, registry=registry.id).unpaid() == []
+    assert registry.epoch().number == 0
+    assert group.members(now=test_enrolment.NOW) == [1]
 
 
 @pytest.mark.parametrize("table", ["epochs", "changes"])

@@ -61,8 +61,14 @@ COMES_OF_AGE = datetime(2026, 12, 1, tzinfo=UTC)
 
 @pytest.fixture
 def group():
+    opened = people_in(":memory:")
+    yield opened
+    opened.close()
+
+
+def people_in(database):
     """Persons 0 to 3, and the ward 5 for whom 4 acts until 1 December; 6 is nobody."""
-    opened = EnrolmentGroup(":memory:", {NORTH: STEWARD.public_key().public_bytes_raw()})
+    opened = EnrolmentGroup(database, {NORTH: STEWARD.public_key().public_bytes_raw()})
     policies = [SELF, SELF, SELF, SELF, CARER, minor(date(2026, 12, 1), PEOPLE[4])]
     for commitment, policy in zip(PEOPLE, policies, strict=False):
         opened.enrol(
@@ -75,8 +81,7 @@ def group():
             ).signed_by(STEWARD),
             now=NOW,
         )
-    yield opened
-    opened.close()
+    return opened
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 pytest.importorskip("groth16py", reason="real proofs need the extra `prover`")
 
 from consent.grants_by_proof import grant_scope
+from portal.patient.limits import Buckets, GrantedTooOften, Rate
 from portal.patient.problems import BODY_MAX
 from portal.patient.server import create_app, open_desk, read_sheet
 from tests.portal.patient_world import (
@@ -27,6 +28,7 @@ from zk.lean_imt import LeanIMT
 from zk.semaphore import number_for
 
 pytestmark = pytest.mark.slow
+MESSAGE_WRONG = "semaphore-message-wrong"
 
 
 def now():
@@ -110,6 +112,26 @@ def test_a_grant_shown_twice_is_refused_and_stays(client, owner, state):
     before = state()
     refused(client.post("/api/grants", json=body), 409, "leaf-unusable")
     assert state() == before
+
+
+def test_only_grants_that_held_count_towards_how_often_she_may_grant(client, desk, owner, state):
+    desk.granting = Buckets(Rate(1, 3600), bytes(32), refusal=GrantedTooOften)
+    body, _ = owner.wish()
+    nullifier = json.loads(body["proof"])["nullifier"]
+    for _ in range(3):  # a stranger who has seen her nullifier
+        refused(client.post("/api/grants", json=body | {"leaf": "7"}), 422, MESSAGE_WRONG)
+    desk.granting.check(nullifier, at=desk.ticks())
+    assert client.post("/api/grants", json=body).status_code == 201
+    before = state()
+    again, _ = owner.wish()
+    answer = client.post("/api/grants", json=again)
+    assert refused(answer, 429, "granted-too-often")["retry_after_seconds"] > 3500
+    assert int(answer.headers["retry-after"]) > 3500
+    assert state() == before
+    proof = owner.prove_withdrawal(body["leaf"]).to_json()
+    grant = desk.mailbox.boxes(NORTH)[0].receipt.grant
+    ended = client.post("/api/withdrawals/proven", json={"grant": grant, "proof": proof})
+    assert ended.status_code == 200
 
 
 def test_a_grant_for_a_foreign_lane_is_refused(client, owner, state):

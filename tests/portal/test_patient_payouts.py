@@ -12,7 +12,6 @@ from consent.registry import Registry
 from ledger import tokenomics
 from ledger.books import Ledger
 from ledger.chart import pool, wallet
-from portal.patient import payouts
 from portal.patient.payouts import open_payout, pay_claims
 from tests.portal.patient_world import NORTH, STUDY, World
 
@@ -99,6 +98,6 @@ def test_new_money_makes_a_new_payout(world, ledger):
     claim(world, 1, "wallet:owner", 33 * BTT)
     pay_claims(world.home, now=NOW)
     fund(ledger, "second", 50 * BTT)
-    engine = open_tables(world.home.server / "claims.db")
-    assert payouts._owed(engine, STUDY, NORTH) == 67 * BTT
+    book = ClaimBook(world.home.server / "claims.db", registry="registry")
+    assert book.owed(STUDY, NORTH) == 67 * BTT
     assert ledger.balance(POOL) - 67 * BTT == 50 * BTT
