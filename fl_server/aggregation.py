@@ -1,18 +1,13 @@
 """From an opened sum to the next model, and the public step sizes of the next round.
 
 A site's update is scaled by its number of patients over the study's reference number before it is
-quantised, so the sum over sites divided by the sum of weights is FedAvg's weighted mean [1]; the
-server then takes a step along it with momentum [2]. Both happen to an opened, already noised sum:
-they are post-processing and cost no privacy.
+quantised, so the sum over sites divided by the sum of weights is FedAvg's weighted mean. What the
+server does with it is its half of the study's algorithm (``models.algorithms``). All of it happens
+to an opened, already noised sum: it is post-processing and costs no privacy.
 
 Step sizes are public and common to all sites, otherwise sums of integers would not be sums of
 updates. A coordinate's spread at a site is its Gaussian noise, known from the study's terms, and
 its signal, guessed from what the last opened sum shows beyond noise.
-
-References:
-    [1] McMahan et al., Communication-Efficient Learning, AISTATS 2017, Algorithm 1.
-    [2] Hsu, Qi, Brown, Measuring the Effects of Non-Identical Data Distribution, 2019, section 3
-        (FedAvgM). arXiv:1909.06335
 """
 
 from __future__ import annotations
@@ -21,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_server.store import ModelState
+from models.algorithms.catalogue import algorithm_of
+from models.algorithms.interface import Algorithm, Constants, GlobalState
 from privacy.parameters import ParameterSet
 from protocol.messages import StudyTerms
 
@@ -32,15 +29,35 @@ SIGNAL_MARGIN = 4.0
 """How much larger than its mean over sites one site's squared signal is taken to be."""
 
 
+def study_algorithm(terms: StudyTerms) -> Algorithm:
+    """Return the server's half of the study's algorithm.
+
+    Raises:
+        AlgorithmUnusable: The study's constants do not fit it.
+    """
+    constants = Constants.of(terms.training, steps=terms.privacy.steps, sites=len(terms.sites))
+    return algorithm_of(constants)
+
+
+def first_state(
+    terms: StudyTerms, parameters: ParameterSet, vector: NDArray[np.float32]
+) -> ModelState:
+    """Return what a study with these initial weights ``(parameters,)`` starts from."""
+    state = study_algorithm(terms).first(vector)
+    return ModelState(state.vector, state.momentum, first_steps(terms, parameters), state.carried)
+
+
 def noise_spread(terms: StudyTerms) -> float:
-    """Return the standard deviation of one coordinate's noise in a site's scaled update.
+    """Return the standard deviation of one coordinate's noise of one round in a site's update.
 
     A step moves the model by ``learning_rate`` times a clipped, noised sum over
     ``sampling_rate * patients``; scaling by ``patients / reference`` cancels the site's own size.
+    How the noises of the steps add up, the algorithm says.
     """
     privacy, training = terms.privacy, terms.training
     per_step = privacy.noise_multiplier * privacy.clipping_norm * training.learning_rate
-    return per_step * privacy.steps**0.5 / (privacy.sampling_rate * training.reference_patients)
+    per_step /= privacy.sampling_rate * training.reference_patients
+    return per_step * study_algorithm(terms).noise_growth
 
 
 def first_steps(terms: StudyTerms, parameters: ParameterSet) -> NDArray[np.float64]:
@@ -54,7 +71,12 @@ def first_steps(terms: StudyTerms, parameters: ParameterSet) -> NDArray[np.float
 
 
 def next_steps(
-    terms: StudyTerms, parameters: ParameterSet, mean: NDArray[np.float64], sites: int
+    terms: StudyTerms,
+    parameters: ParameterSet,
+    mean: NDArray[np.float64],
+    sites: int,
+    *,
+    largest_share: float | None = None,
 ) -> NDArray[np.float64]:
     """Return each tensor's step size after a round.
 
@@ -63,15 +85,18 @@ def next_steps(
         parameters: The encryption's parameter set.
         mean: ``(parameters,)`` mean over sites of the scaled updates just opened.
         sites: How many sites it is the mean of.
+        largest_share: The largest site's share of their patients; an even one when not given.
 
     Returns:
         ``(tensors,)``, in units of the weights.
     """
     noise = noise_spread(terms) ** 2
+    growth = study_algorithm(terms).spread_growth(largest_share or 1 / sites)
     steps = []
     for part in split(mean, terms.training.tensor_sizes):
         signal = max(0.0, float(np.mean(part**2)) - noise / sites)
-        steps.append(SPREADS * (noise + SIGNAL_MARGIN * signal) ** 0.5 / parameters.value_max)
+        spread = (growth**2 * noise + SIGNAL_MARGIN * signal) ** 0.5
+        steps.append(SPREADS * spread / parameters.value_max)
     return np.array(steps)
 
 
@@ -90,6 +115,7 @@ def apply_sum(
     *,
     weight: int,
     sites: int,
+    largest: int | None = None,
 ) -> ModelState:
     """Return the model after a round.
 
@@ -100,16 +126,21 @@ def apply_sum(
         integers: ``(parameters,)`` the opened sum.
         weight: Sum of the sites' proven patients, from the sum's weight slot.
         sites: How many sites are in the sum.
+        largest: The largest site's patients; as many as the others' when not given.
     """
-    training = terms.training
-    total = integers * per_coordinate(before.steps, training.tensor_sizes)
-    mean = total / (weight / training.reference_patients)
-    momentum = training.server_momentum * before.momentum.astype(np.float64) + mean
-    vector = before.vector.astype(np.float64) + training.server_learning_rate * momentum
+    total = integers * per_coordinate(before.steps, terms.training.tensor_sizes)
+    after = study_algorithm(terms).step(
+        GlobalState(before.vector, before.momentum, before.carried),
+        total,
+        weight=weight,
+        sites=sites,
+    )
+    share = None if largest is None else largest / weight
     return ModelState(
-        vector.astype(np.float32),
-        momentum.astype(np.float32),
-        next_steps(terms, parameters, total / sites, sites),
+        after.vector,
+        after.momentum,
+        next_steps(terms, parameters, total / sites, sites, largest_share=share),
+        after.carried,
     )
 
 

@@ -206,13 +206,12 @@ class Engine:
         plan = stored.plan
         answered = set(self.store.uploads(plan.round))
         answered |= {refusal.site for refusal in self.store.refusals(plan.round)}
-        model = before.vector.astype("<f4").tobytes()
         manifest = self._manifest(plan.round - 1)
         requests = {
             site: encode(
                 "train",
                 body(TrainRequest(plan=plan, manifest=manifest, chunks=stored.lanes.get(site, ()))),
-                {"model": model, "shares": stored.shares[site]},
+                {"model": before.blob, "shares": stored.shares[site]},
             )
             for site in plan.sites
             if site not in answered
@@ -281,6 +280,7 @@ class Engine:
             opened.integers,
             weight=opened.weight,
             sites=len(uploads),
+            largest=max(receipt.proven_patients for receipt in opened.commitment.receipts),
         )
         receipts = tuple(
             receipt.model_copy(

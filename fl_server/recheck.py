@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from fl_server.store import ServerStore, StoredRound, model_digest
+from fl_server.store import ServerStore, StoredRound
 from privacy.bfv import EncryptedUpdate, ServerContext
 from privacy.commitment import check_commitment
 from privacy.parameters import parameter_set
@@ -115,7 +115,7 @@ def _check_manifest(
         "its plan is another": manifest.plan == digest(stored.plan),
         "its commitment is another": manifest.commitment == commitment,
         "its opened integers are others": manifest.integers_sha256 == integers,
-        "its model is another": manifest.model_sha256 == model_digest(store.model(number).vector),
+        "its model is another": manifest.model_sha256 == store.model(number).sha256,
         "its announcement names another manifest": stored.closed is not None
         and stored.closed.manifest == digest(manifest),
     }

@@ -9,8 +9,8 @@ receipts) remain.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from fl_server.tables import (
+    CARRIED,
     CERTIFICATES,
     GROUP_KEY,
     METADATA,
@@ -29,6 +30,7 @@ from fl_server.tables import (
     STUDY,
     UPLOADS,
 )
+from models.algorithms.scaffold import CONTROL
 from protocol.frames import decode, encode
 from protocol.ids import KeyId, SiteId
 from protocol.messages import (
@@ -50,16 +52,32 @@ FAULTS: Final = TypeAdapter(tuple[Fault, ...])
 
 @dataclass(frozen=True)
 class ModelState:
-    """The model after a round: weights, server momentum, next quantisation steps."""
+    """The model after a round: weights, server momentum, next quantisation steps.
+
+    ``carried`` is what the study's algorithm has beside these, ``(parameters,)`` each, by name.
+    """
 
     vector: NDArray[np.float32]  # (parameters,)
     momentum: NDArray[np.float32]  # (parameters,)
     steps: NDArray[np.float64]  # (tensors,)
+    carried: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @property
+    def sent(self) -> NDArray[np.float32]:
+        """What the sites get: the weights, and SCAFFOLD's control after them where there is one."""
+        if CONTROL not in self.carried:
+            return self.vector
+        return np.concatenate([self.vector, self.carried[CONTROL].astype(np.float32)])
+
+    @property
+    def blob(self) -> bytes:
+        """What is sent, as little-endian float32."""
+        return self.sent.astype("<f4").tobytes()
 
     @property
     def sha256(self) -> str:
-        """The digest that plans and receipts name the model by."""
-        return model_digest(self.vector)
+        """The digest of what is sent, which plans, manifests and receipts name the model by."""
+        return hashlib.sha256(self.blob).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -111,11 +129,6 @@ class HeldKey:
     frames: dict[SiteId, bytes]
 
 
-def model_digest(vector: NDArray[np.float32]) -> str:
-    """Return the SHA-256 of the weights as little-endian float32."""
-    return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
-
-
 class ServerStore:
     """The server's database; every method is one transaction."""
 
@@ -130,7 +143,7 @@ class ServerStore:
             connection.execute(
                 STUDY.insert().values(id=terms.study, terms=canonical(terms).decode())
             )
-            connection.execute(MODELS.insert().values(round=0, **_model_row(initial)))
+            _keep_model(connection, 0, initial)
 
     def terms(self) -> StudyTerms | None:
         """Return the study's terms, or None in an empty store."""
@@ -143,10 +156,14 @@ class ServerStore:
         query = sa.select(MODELS).where(MODELS.c.round == round_number)
         with reading(self._engine) as connection:
             row = connection.execute(query).one()
+            carried = connection.execute(
+                sa.select(CARRIED.c.name, CARRIED.c.vector).where(CARRIED.c.round == round_number)
+            ).all()
         return ModelState(
             np.frombuffer(row.vector, "<f4").astype(np.float32),
             np.frombuffer(row.momentum, "<f4").astype(np.float32),
             np.frombuffer(row.steps, "<f8").astype(np.float64),
+            {name: np.frombuffer(blob, "<f8").astype(np.float64) for name, blob in carried},
         )
 
     def keep_group_key(self, held: HeldKey) -> None:
@@ -329,7 +346,7 @@ class ServerStore:
         """
         closed, integers = round_.closed, round_.integers
         with writing(self._engine) as connection:
-            connection.execute(MODELS.insert().values(round=closed.round, **_model_row(after)))
+            _keep_model(connection, closed.round, after)
             connection.execute(
                 ROUNDS.update()
                 .where(ROUNDS.c.round == closed.round)
@@ -354,9 +371,15 @@ class ServerStore:
             connection.execute(ROUNDS.update().where(ROUNDS.c.round == number).values(settled=True))
 
 
-def _model_row(state: ModelState) -> dict[str, bytes]:
-    return {
-        "vector": state.vector.astype("<f4").tobytes(),
-        "momentum": state.momentum.astype("<f4").tobytes(),
-        "steps": state.steps.astype("<f8").tobytes(),
-    }
+def _keep_model(connection: sa.Connection, round_number: int, state: ModelState) -> None:
+    connection.execute(
+        MODELS.insert().values(
+            round=round_number,
+            vector=state.vector.astype("<f4").tobytes(),
+            momentum=state.momentum.astype("<f4").tobytes(),
+            steps=state.steps.astype("<f8").tobytes(),
+        )
+    )
+    for name, vector in state.carried.items():
+        blob = vector.astype("<f8").tobytes()
+        connection.execute(CARRIED.insert().values(round=round_number, name=name, vector=blob))

@@ -19,6 +19,13 @@ MODELS = sa.Table(
     sa.Column("momentum", sa.LargeBinary, nullable=False),
     sa.Column("steps", sa.LargeBinary, nullable=False),
 )
+CARRIED = sa.Table(
+    "carried",
+    METADATA,
+    sa.Column("round", sa.Integer, sa.ForeignKey("models.round"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),  # as the study's algorithm calls it
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+)
 GROUP_KEY = sa.Table(
     "group_key",
     METADATA,

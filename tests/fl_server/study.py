@@ -16,10 +16,11 @@ from fl_server.app import assemble
 from fl_server.store import ServerStore
 from models.recipes import recipe_for
 from portal.demo import by_id, cache_folder, settings_for
+from portal.granting import withdraw_due
 from portal.home import Home
 from portal.hospital import open_agent
 from portal.patients import draw_wishes
-from portal.world import Founding, found, withdraw_due
+from portal.world import Founding, found
 from privacy.keys import SiteKeys
 from privacy.signatures import signing_key
 from protocol.frames import decode, encode
@@ -122,7 +123,7 @@ class Study:
         """The call to train that the server would send a site."""
         plan = plan or planned.plan
         chunks = planned.lanes[site] if chunks is None else chunks
-        model = self.store.model(plan.round - 1).vector.astype("<f4").tobytes()
+        model = self.store.model(plan.round - 1).blob
         before = self.store.round(plan.round - 1)
         manifest = None if before is None else before.manifest
         request = TrainRequest(plan=plan, manifest=manifest, chunks=chunks)
