@@ -451,7 +451,7 @@ def self_test(parameters: ParameterSet) -> None:
         TensealIncompatible: The sum is not exact, or it lays out its ciphertexts in another way.
     """
     key, server, length = generate_key(parameters), ServerContext(parameters), 5
-    extremes = np.array([1, -1, 0, 1, -1], dtype=np.int16) * parameters.value_max
+    extremes = np.array([1, -1, 0, 1, -1], dtype=np.int32) * np.int32(parameters.value_max)
     packed = pack(QuantisedUpdate(extremes, parameters.value_bits, 0), 3, parameters)
     sites = min(parameters.max_sites, parameters.field_max // parameters.value_max)
     try:

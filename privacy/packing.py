@@ -44,13 +44,14 @@ What holds, each line a property test in tests/privacy/test_packing.py:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from privacy.parameters import WEIGHT_MAX, ParameterSet
 from privacy.quantisation import QuantisedUpdate
 from privacy.randomness import RandomStream
+from privacy.update import IntegerUpdate
 from protocol.errors import PrivacyError
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ if TYPE_CHECKING:
 _BEFORE_WORDS: Final = 2
 """Weight and check sum."""
 _CHUNK: Final = 2**15
-"""Values whose products with 32-bit factors are added in 64 bits: fields have at most 16."""
+"""Halves of values whose products with 32-bit factors are added in 64 bits."""
+_HALF: Final = 15
+"""Bits of the lower half of a value."""
 
 
 class SumCorrupt(PrivacyError):
@@ -94,15 +97,19 @@ class PackedUpdate:
     parameters: ParameterSet
 
 
-def pack(values: QuantisedUpdate, weight: int, parameters: ParameterSet) -> PackedUpdate:
+def pack(
+    values: QuantisedUpdate | IntegerUpdate, weight: int, parameters: ParameterSet
+) -> PackedUpdate:
     """Lay out one site's values, its weight, their check sum and the check words.
 
     Args:
-        values: ``(length,)`` quantised to the parameter set's bits.
+        values: ``(length,)`` quantised to the parameter set's bits; or integers of any size
+            below 2**30, of which only the sum has to fit: packing is linear mod t, so what comes
+            of a sum that does not fit follows from the sum alone, whatever its parts were.
         weight: 1 to 2**40; the site's proven patients.
         parameters: How to pack.
     """
-    assert values.bits == parameters.value_bits
+    assert isinstance(values, IntegerUpdate) or values.bits == parameters.value_bits
     assert 1 <= weight <= WEIGHT_MAX
     length = values.values.size
     count = parameters.ciphertexts(length)
@@ -113,7 +120,7 @@ def pack(values: QuantisedUpdate, weight: int, parameters: ParameterSet) -> Pack
     body[_BEFORE_WORDS : _BEFORE_WORDS + words.size] = words
     slots[:, 0] = np.arange(1, count + 1)
     slots[:, 1:] = body.reshape(count, -1)
-    slots[slots < 0] += parameters.plain_modulus
+    slots %= parameters.plain_modulus
     return PackedUpdate(slots.reshape(-1).astype(np.uint64), length, parameters)
 
 
@@ -157,18 +164,19 @@ def unpack(
     return sums[:length], weight
 
 
-def _check_sum(values: NDArray[np.int16] | NDArray[np.int64], parameters: ParameterSet) -> int:
+def _check_sum(values: NDArray[np.integer[Any]], parameters: ParameterSet) -> int:
     """Return the sum of ``(length,)`` values, each times its public factor, mod t."""
     stream = RandomStream.from_seed(0, "packing", "check sum", parameters.name)
     total = 0
     for start in range(0, values.size, _CHUNK):
         chunk = values[start : start + _CHUNK].astype(np.int64)
         factors = np.frombuffer(stream.bytes(4 * chunk.size), dtype="<u4").astype(np.int64)
-        total += int(chunk @ factors)
+        low = chunk & ((1 << _HALF) - 1)
+        total += int(low @ factors) + (int((chunk >> _HALF) @ factors) << _HALF)
     return total % parameters.plain_modulus
 
 
-def _join_fields(values: NDArray[np.int16], parameters: ParameterSet) -> NDArray[np.int64]:
+def _join_fields(values: NDArray[np.integer[Any]], parameters: ParameterSet) -> NDArray[np.int64]:
     """Return ``(words,)`` signed words; field i of word j is value ``i * words + j``."""
     words = -(-values.size // parameters.fields)
     padded = np.zeros(parameters.fields * words, dtype=np.int64)

@@ -13,8 +13,8 @@ What holds for every set that can be constructed, each a test in tests/privacy/t
    secrets and all primes, the special one included.
 
 Rule 1 is about honest, centred, independent values; a normal value passes 8 deviations once in
-8 * 10**14. Up to ``field_max // value_max`` sites, 16 for the packed sets and all 64 for the
-threshold set, no values at all overflow a field. Beyond that some do, all sites at the largest
+8 * 10**14. Up to ``field_max // value_max`` sites, 64 for ``threshold-bfv-8`` and 16 for the
+others, no values at all overflow a field. Beyond that some do, all sites at the largest
 value for one, and then unpacking the sum finds out and refuses it: see ``privacy.packing``.
 
 References:
@@ -198,6 +198,21 @@ PRESETS: Final = {
             fields=4,
             field_bits=14,
             value_bits=8,
+            max_sites=64,
+            seeded=False,
+            security_bits=128,
+        ),
+        # Where sites share the noise, what each sends is rounded patient by patient, and a fine
+        # grid is what keeps that from costing noise (``privacy.summed_noise``).
+        ParameterSet("packed-bfv-20", 4096, (_Q60,), _T49, 2, 24, 20, 64),
+        ParameterSet(
+            name="threshold-bfv-20",
+            ring_degree=8192,
+            coeff_modulus=(_Q60_THIRD, _Q60_SECOND, _Q60),
+            plain_modulus=_T57,
+            fields=2,
+            field_bits=24,
+            value_bits=20,
             max_sites=64,
             seeded=False,
             security_bits=128,

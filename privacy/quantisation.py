@@ -33,8 +33,9 @@ from protocol.errors import PrivacyError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BITS_MAX: Final = 16
-"""Values are kept as int16."""
+BITS_MAX: Final = 24
+"""Doubles hold a value of so many bits, and what is missing to it, without rounding."""
+_SHORT_BITS: Final = 16
 
 
 class NonFiniteUpdate(PrivacyError):
@@ -72,7 +73,7 @@ class QuantisedUpdate:
         saturated: How many values were beyond that and were cut.
     """
 
-    values: NDArray[np.int16]
+    values: NDArray[np.int16] | NDArray[np.int32]
     bits: int
     saturated: int
 
@@ -88,7 +89,7 @@ def quantise(
     Args:
         update: ``(parameters,)`` noised values; no other kind of update is taken.
         steps: ``(parameters,)`` or one for all; positive, in the units of the weights.
-        bits: 2 to 16; bits of one value, sign included.
+        bits: 2 to 24; bits of one value, sign included.
         stream: Where the rounding draws from; the operating system's when not given.
 
     Raises:
@@ -112,7 +113,9 @@ def quantise(
     rounded = np.floor(scaled + stream.uniform(scaled.size))
     clipped = np.clip(rounded, -limit, limit)
     saturated = int(np.count_nonzero(rounded != clipped))
-    return QuantisedUpdate(clipped.astype(np.int16), bits, saturated)
+    short = bits <= _SHORT_BITS
+    kept = clipped.astype(np.int16) if short else clipped.astype(np.int32)
+    return QuantisedUpdate(kept, bits, saturated)
 
 
 def dequantise(

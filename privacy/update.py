@@ -1,14 +1,17 @@
-"""The first two forms of a site's update: as training made it, and as it may be sent.
+"""The first forms of a site's update: as training made it, and as it may be sent.
 
 Every stage on the way out takes only what the stage before returns, so that mypy refuses a
 skipped stage::
 
     Update ─▶ NoisedUpdate ─▶ QuantisedUpdate ─▶ PackedUpdate ─▶ MaskedUpdate ─▶ EncryptedUpdate
               dpsgd           quantisation       packing         masks           bfv
+    patients' gradients ────▶ IntegerUpdate   ─▶
+                              summed_noise
 
-A ``NoisedUpdate`` is made in two places: by differentially private training (``privacy.dpsgd``),
-and by ``declare_public`` for a study whose patients' data is public. Whoever reviews a change
-looks for these two.
+A ``NoisedUpdate`` is made in three places: by differentially private training (``privacy.dpsgd``),
+by noise on a whole site's update (``privacy.site_level``), and by ``declare_public`` for a study
+whose patients' data is public. An ``IntegerUpdate`` is made in one, ``privacy.summed_noise``.
+Whoever reviews a change looks for these four.
 
     >>> update = Update(np.zeros(3, dtype=np.float32))
     >>> declare_public(update, "the table is published with scikit-learn").public_because
@@ -56,6 +59,24 @@ class NoisedUpdate:
     def __post_init__(self) -> None:
         assert self.vector.ndim == 1
         assert self.vector.dtype == np.float32
+
+
+@dataclass(frozen=True)
+class IntegerUpdate:
+    """A site's patients' gradients as integers, with this site's share of noise added.
+
+    One share may be too little noise for this vector by itself: it is made to be added, under
+    encryption and masks, to those of the other sites, and only the sum is private as promised.
+
+    Attributes:
+        values: ``(parameters,)`` in units of a public grid.
+    """
+
+    values: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        assert self.values.ndim == 1
+        assert self.values.dtype == np.int64
 
 
 def declare_public(update: Update, reason: str) -> NoisedUpdate:

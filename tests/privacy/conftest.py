@@ -36,7 +36,7 @@ def upload():
 
     def encrypted(key, values, weight=1):
         bits = key.parameters.value_bits
-        quantised = QuantisedUpdate(np.asarray(values, dtype=np.int16), bits, 0)
+        quantised = QuantisedUpdate(np.asarray(values, dtype=np.int32), bits, 0)
         return encrypt(apply(pack(quantised, weight, key.parameters), []), key)
 
     return encrypted

@@ -49,7 +49,7 @@ def crowds(draw):
 
 
 def packed(chosen, row, weight):
-    values = QuantisedUpdate(np.array(row, dtype=np.int16), chosen.value_bits, 0)
+    values = QuantisedUpdate(np.array(row, dtype=np.int32), chosen.value_bits, 0)
     return pack(values, weight, chosen).words
 
 

@@ -25,7 +25,7 @@ def shrunk(name, degree):
 
 
 def packed(chosen, row, weight):
-    values = QuantisedUpdate(np.array(row, dtype=np.int16), chosen.value_bits, 0)
+    values = QuantisedUpdate(np.array(row, dtype=np.int32), chosen.value_bits, 0)
     return pack(values, weight, chosen).words.tolist()
 
 
