@@ -205,10 +205,13 @@ def noise_std_of_update(
     sampling_rate: float,
     reference_patients: int,
     steps: int,
+    contraction: float = 1.0,
 ) -> float:
     """Return the noise standard deviation of each coordinate of a site's update.
 
-    Public, and equal at all sites; quantisation steps derive from it.
+    Public, and equal at all sites; quantisation steps derive from it. ``contraction`` is what the
+    round's correction multiplies the way from its start by in every step: 1 for none, and
+    1 - lr * mu for FedProx's pull, which then shrinks the noise of earlier steps too.
 
     Examples:
         >>> noise_std_of_update(lr=1.0, noise_multiplier=2.0, clipping_norm=0.5,
@@ -216,7 +219,7 @@ def noise_std_of_update(
         0.08
     """
     per_step = noise_multiplier * clipping_norm / (sampling_rate * reference_patients)
-    return lr * per_step * math.sqrt(steps)
+    return lr * per_step * math.sqrt(sum(contraction ** (2 * step) for step in range(steps)))
 
 
 class _StreamNoiseOptimizer(DPOptimizer):

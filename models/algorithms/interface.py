@@ -211,6 +211,11 @@ class Algorithm:
 
     constants: Constants
 
+    @property
+    def keeps_what_entered(self) -> bool:
+        """Whether what a site kept serves only if its update of that round entered the sum."""
+        return False
+
     # The site's half
 
     def sent_size(self, parameters: int) -> int:

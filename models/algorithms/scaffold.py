@@ -75,6 +75,11 @@ CONTROL: Final = "control"
 class Scaffold(Algorithm):
     """FedAvg with control variates. The server sends ``(2 * parameters,)``: x, then c."""
 
+    @property
+    def keeps_what_entered(self) -> bool:
+        """The server's A follows only updates that it saw in a sum."""
+        return True
+
     def sent_size(self, parameters: int) -> int:
         """Return the size of model and control."""
         return 2 * parameters
