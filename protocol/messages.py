@@ -173,11 +173,15 @@ class SiteIdentity(Message):
 
 
 class PrivacyTerms(Message):
-    """The differential privacy a study demands, per site; unit of privacy: the patient.
+    """The differential privacy a study demands; unit of privacy: the patient, or else the site.
 
     ``epsilon`` and ``delta`` bound the whole study under add-or-remove-one-patient adjacency,
     ``sampling_rate`` is the probability with which each patient enters a step, and
-    ``noise_multiplier`` the standard deviation of the noise over ``clipping_norm``.
+    ``noise_multiplier`` the standard deviation of the noise over ``clipping_norm``. Whose noise it
+    is says ``mechanism``: each site's own (``per-site``); together that of ``honest`` sites, the
+    fewest in a sum whose noise nobody else knows, added as integers of which ``grid`` make a
+    clipping norm (``summed``, one step a round); or each site's own, on its whole update, which
+    hides sites (``site-level``).
     """
 
     epsilon: Annotated[float, Field(gt=0, le=1000)]
@@ -187,6 +191,15 @@ class PrivacyTerms(Message):
     clipping_norm: Annotated[float, Field(gt=0, le=1e6)]
     steps: Annotated[int, Field(ge=1, le=100_000)]
     accountant: Literal["rdp", "prv"]
+    mechanism: Literal["per-site", "summed", "site-level"] = "per-site"
+    honest: Annotated[int, Field(ge=1, le=SITES_MAX)] = 1
+    grid: Annotated[int, Field(ge=1, le=2**20)] = 1
+
+    @model_validator(mode="after")
+    def _one_step(self) -> PrivacyTerms:
+        if self.mechanism == "summed" and self.steps != 1:
+            raise ValueError("a round of summed noise is one step")
+        return self
 
     def gradients(self, proven_patients: int) -> int:
         """Return the per-patient gradients one round of ``proven_patients`` is paid for.
