@@ -1,6 +1,7 @@
-"""What a sequence of noised training steps costs: epsilon at a given delta.
+"""What a sequence of events costs: epsilon at a given delta.
 
-Events say what was done, accountants say what it cost, and neither knows the other's reasons.
+Events say what was done (privacy/events.py), accountants say what it cost, and neither knows the
+other's reasons.
 
     >>> run = DpSgdEvent(sampling_rate=0.5, noise_multiplier=2.0, steps=20)
     >>> round(epsilon([run], delta=1e-5), 1)
@@ -8,48 +9,66 @@ Events say what was done, accountants say what it cost, and neither knows the ot
     >>> round(epsilon([run], delta=1e-5, accountant="rdp"), 1)
     6.2
 
-Every number here means the same thing: the unit of privacy is the **patient** (all her records
-enter or leave together), neighbouring cohorts differ by adding or removing one patient, and each
-step draws every patient independently with probability ``sampling_rate`` (Poisson sampling). A
-step releases the sum of the drawn patients' clipped gradients plus Gaussian noise of standard
-deviation noise_multiplier * clipping_norm in every coordinate [1, Algorithm 1].
+A number without its unit means nothing: ``statement`` returns it with unit, sampling and the
+accountant that really made it, and that is what is printed anywhere.
+
+    >>> print(statement([run], delta=1e-5).text())
+    epsilon 5.70 (delta 1e-05, unit: patient, sampling: Poisson at rate 0.5, accountant: PRV)
+
+PRV adds up privacy-loss variables numerically [1] and fits releases with Gaussian noise. RDP adds
+Renyi divergences (privacy/renyi.py) and fits everything, so a list that holds a sum of shares is
+accounted by it. Both are bounds on the same thing, and whenever PRV answers, RDP is asked too: an
+answer of PRV above RDP's, or none, is a mistake of arithmetic, is logged, and the larger counts.
 
 What holds, each line a test in tests/privacy/test_accounting.py:
 
-1. PRV agrees with the privacy-loss-distribution accountant of Google's dp-accounting to 1 %.
+1. PRV agrees with the privacy-loss distributions of Google's dp-accounting to 1 %, and RDP with
+   its Renyi accountant.
 2. RDP is never below PRV: it is the cautious bound, PRV the tight one.
 3. Epsilon grows with the steps and sampling rate and falls with the noise multiplier.
 4. ``noise_multiplier_for`` stays within the epsilon it was given.
+5. Events of different units of privacy are never added.
 
 References:
-    [1] Abadi et al., Deep Learning with Differential Privacy, CCS 2016, Algorithm 1 and
-    section 3.1. arXiv:1607.00133
-    [2] Mironov, Renyi Differential Privacy, CSF 2017, propositions 1 and 3. arXiv:1702.07476
-    [3] Mironov, Talwar, Zhang, Renyi Differential Privacy of the Sampled Gaussian Mechanism,
-    2019, section 3.3. arXiv:1908.10530
-    [4] Gopi, Lee, Wutschitz, Numerical Composition of Differential Privacy, NeurIPS 2021,
+    [1] Gopi, Lee, Wutschitz, Numerical Composition of Differential Privacy, NeurIPS 2021,
     algorithm 1. arXiv:2106.02848
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from opacus.accountants import PRVAccountant, RDPAccountant
+from opacus.accountants import PRVAccountant
 
-from privacy.events import NOISE_MULTIPLIER_MAX, NOISE_MULTIPLIER_MIN, DpSgdEvent, ImpossibleEvent
+from privacy.events import (
+    NOISE_MULTIPLIER_MAX,
+    NOISE_MULTIPLIER_MIN,
+    DpSgdEvent,
+    Event,
+    ImpossibleEvent,
+    SummedNoiseEvent,
+    merged,
+)
+from privacy.renyi import epsilon_by_renyi
+from privacy.statement import Accountant as Accountant  # noqa: PLC0414 - the word for callers
+from privacy.statement import PrivacyStatement, sampling_of
 from protocol.errors import PrivacyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Accountant = Literal["prv", "rdp"]
+log = logging.getLogger("bithive.privacy")
 
-_ORDERS: Final = [1.25, 1.5, 1.75, 2.5, 3.5, *map(float, range(2, 64)), 128.0, 256.0, 512.0]
-"""Renyi orders tried; whole ones are quicker, and any selection gives a valid bound."""
+_WASTED: Final = 1.001
+"""Noise found is at most this times the least that is enough."""
+_SECANTS_MAX: Final = 20
+_APART: Final = 0.01
+"""PRV's answer may pass RDP's by its own discretisation, at most this part of it."""
 
 
 class EpsilonUnreachable(PrivacyError):
@@ -66,25 +85,55 @@ class EpsilonUnreachable(PrivacyError):
         )
 
 
-def epsilon(events: Sequence[DpSgdEvent], delta: float, accountant: Accountant = "prv") -> float:
-    """Return the epsilon that all ``events`` together cost one patient.
+class UnitsMixed(PrivacyError):
+    """Events that protect different units, patients and sites, were to be added up."""
+
+    code = "privacy-units-mixed"
+
+    def __init__(self, units: Sequence[str]) -> None:
+        self.units = tuple(units)
+        super().__init__(
+            f"one epsilon cannot speak of {' and '.join(units)} at once; account for each unit of "
+            "privacy by itself, or state a site's event for patients first (for_patients)"
+        )
+
+
+def epsilon(events: Sequence[Event], delta: float, accountant: Accountant = "prv") -> float:
+    """Return the epsilon that all ``events`` together cost one unit of privacy.
 
     Args:
-        events: Mechanisms run on the same cohort, in any order.
+        events: Mechanisms run on the same cohort, in any order, all of one unit.
         delta: In (0, 1); well below one over the number of patients.
-        accountant: ``"prv"`` adds up privacy-loss variables numerically and reports their upper
-            bound [4]; ``"rdp"`` adds Renyi divergences [2, 3]: quicker, never smaller.
+        accountant: ``"prv"`` where it fits, or ``"rdp"``: quicker, never smaller.
 
     Returns:
         0.0 for no events.
 
     Raises:
         ImpossibleEvent: ``delta`` is outside (0, 1).
+        UnitsMixed: The events protect different units.
     """
-    if not 0.0 < delta < 1.0:
-        raise ImpossibleEvent("delta", delta, "above 0 and below 1")
-    merged = _merge(events)
-    return _cost(merged, delta, accountant) if merged else 0.0
+    return _cost(_checked(events, delta), delta, accountant)[0]
+
+
+def statement(
+    events: Sequence[Event], delta: float, accountant: Accountant = "prv"
+) -> PrivacyStatement:
+    """Return the epsilon of ``epsilon`` with everything it must be printed with.
+
+    Args:
+        events: As for ``epsilon``.
+        delta: As for ``epsilon``.
+        accountant: As for ``epsilon``; the statement names the one that made the number.
+
+    Raises:
+        ImpossibleEvent: ``delta`` is outside (0, 1).
+        UnitsMixed: The events protect different units.
+    """
+    together = _checked(events, delta)
+    spent, used = _cost(together, delta, accountant)
+    unit = together[0].unit if together else "patient"
+    return PrivacyStatement(spent, delta, unit, sampling_of(together), used)
 
 
 def noise_multiplier_for(
@@ -114,72 +163,106 @@ def noise_multiplier_for(
     if not (epsilon_limit > 0.0 and math.isfinite(epsilon_limit)):
         raise ImpossibleEvent("epsilon_limit", epsilon_limit, "positive and finite")
 
-    def fits(noise_multiplier: float, by: Accountant) -> bool:
-        event = DpSgdEvent(sampling_rate, noise_multiplier, steps)
-        return epsilon([event], delta, by) <= epsilon_limit
+    def cost(noise_multiplier: float, by: Accountant) -> float:
+        return epsilon([DpSgdEvent(sampling_rate, noise_multiplier, steps)], delta, by)
+
+    def fits(noise_multiplier: float) -> bool:
+        return cost(noise_multiplier, "rdp") <= epsilon_limit
 
     high = 1.0
-    while not fits(high, "rdp"):
+    while not fits(high):
         high *= 2.0
         if high > NOISE_MULTIPLIER_MAX:
             raise EpsilonUnreachable(epsilon_limit, delta)
-    high = _smallest(NOISE_MULTIPLIER_MIN, high, lambda noise: fits(noise, "rdp"))
+    high = _smallest(NOISE_MULTIPLIER_MIN, high, fits)
     if accountant == "rdp":
         return high
-    # PRV needs a little less noise than RDP; a Fourier transform an answer, so start close.
-    low = high
-    while low > NOISE_MULTIPLIER_MIN and fits(low, "prv"):
-        low, high = max(0.9 * low, NOISE_MULTIPLIER_MIN), low
-    return _smallest(low, high, lambda noise: fits(noise, "prv"))
+    return _descend(high, epsilon_limit, lambda noise: cost(noise, "prv"))
 
 
 def _smallest(low: float, high: float, fits: Callable[[float], bool]) -> float:
     """Return a number at most 0.1 % above the smallest that fits; ``high`` does."""
-    while high / low > 1.001:
+    while high / low > _WASTED:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if fits(middle) else (middle, high)
     return high
 
 
+def _descend(high: float, limit: float, cost: Callable[[float], float]) -> float:
+    """Return the same by secants: PRV needs a little less noise than RDP, and is slow to ask."""
+    at_high = cost(high)
+    low, at_low = high, at_high
+    while at_low <= limit and low > NOISE_MULTIPLIER_MIN:
+        high, at_high = low, at_low
+        low = max(0.99 * low * at_low / limit, NOISE_MULTIPLIER_MIN)
+        at_low = cost(low)
+    for _ in range(_SECANTS_MAX):
+        if high / low <= _WASTED or at_low <= limit:
+            break
+        # Epsilon is nearly a power of the noise; aim just above, then look just below.
+        slope = math.log(high / low) / math.log(at_low / at_high)
+        aimed = low * (at_low / limit) ** slope * (1.0 + 0.3 * (_WASTED - 1.0))
+        noise = min(max(aimed, low * _WASTED), high / _WASTED)
+        at_noise = cost(noise)
+        if at_noise <= limit:
+            high, at_high = noise, at_noise
+        else:
+            low, at_low = noise, at_noise
+    return high
+
+
+def _checked(events: Sequence[Event], delta: float) -> tuple[Event, ...]:
+    if not 0.0 < delta < 1.0:
+        raise ImpossibleEvent("delta", delta, "above 0 and below 1")
+    units = sorted({event.unit for event in events})
+    if len(units) > 1:
+        raise UnitsMixed(units)
+    return merged(events)
+
+
 @lru_cache(maxsize=1024)  # one numerical composition takes 0.3 s, and six sites ask the same
-def _cost(events: tuple[DpSgdEvent, ...], delta: float, accountant: Accountant) -> float:
-    bound = _prv(events, delta) if accountant == "prv" else math.inf
-    # The two are bounds on the same thing, so the other one stands in where PRV does not fit.
-    return bound if math.isfinite(bound) else _rdp(events, delta)
+def _cost(
+    events: tuple[Event, ...], delta: float, accountant: Accountant
+) -> tuple[float, Accountant]:
+    """Return epsilon, and the accountant that made it."""
+    if not events:
+        return 0.0, accountant
+    cautious = epsilon_by_renyi(events, delta)
+    if accountant == "rdp" or any(isinstance(event, SummedNoiseEvent) for event in events):
+        return cautious, "rdp"
+    tight = _prv(events, delta, cautious)
+    by_prv = PrivacyStatement(tight, delta, events[0].unit, sampling_of(events), "prv")
+    return _cross_checked(by_prv, cautious)
 
 
-def _merge(events: Sequence[DpSgdEvent]) -> tuple[DpSgdEvent, ...]:
-    """Return one event per mechanism: composition is commutative, and long sums cost time."""
-    steps: dict[tuple[float, float], int] = {}
-    for event in events:
-        key = (event.sampling_rate, event.noise_multiplier)
-        steps[key] = steps.get(key, 0) + event.steps
-    return tuple(DpSgdEvent(rate, noise, count) for (rate, noise), count in sorted(steps.items()))
+def _cross_checked(by_prv: PrivacyStatement, cautious: float) -> tuple[float, Accountant]:
+    """Return PRV's bound where RDP's confirms it, else the larger that is finite."""
+    tight = by_prv.epsilon
+    by_rdp = replace(by_prv, epsilon=cautious, accountant="rdp")
+    if not (math.isfinite(tight) and tight >= 0.0):
+        log.warning("accountant-without-answer: PRV gave none, so this counts: %s", by_rdp.text(6))
+        return cautious, "rdp"
+    if tight > (1.0 + _APART) * cautious:
+        log.warning(
+            "accountants-disagree: %s is above %s, so the larger counts; report the events that "
+            "led to this",
+            by_prv.text(6),
+            by_rdp.text(6),
+        )
+        return tight, "prv"
+    return min(tight, cautious), "prv"
 
 
-def _rdp(events: Sequence[DpSgdEvent], delta: float) -> float:
-    accountant = RDPAccountant()
-    accountant.history = _history(events)
-    with warnings.catch_warnings():
-        # Opacus warns when the best Renyi order is the first or last one: the bound still holds.
-        warnings.simplefilter("ignore")
-        return float(accountant.get_privacy_spent(delta=delta, alphas=_ORDERS)[0])
-
-
-def _prv(events: Sequence[DpSgdEvent], delta: float) -> float:
+def _prv(events: Sequence[Event], delta: float, cautious: float) -> float:
     accountant = PRVAccountant()
-    accountant.history = _history(events)
+    accountant.history = [(one.noise_multiplier, one.sampling_rate, one.steps) for one in events]
+    # A grid as fine as the answer is small; relative to delta, so that it never decides.
+    error = min(0.004 * cautious, max(0.01, 0.001 * cautious))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # overflow in tails that are cut off right after
         try:
-            # Relative to delta, so that the discretisation never decides the answer.
-            bound = float(
-                accountant.get_epsilon(delta=delta, eps_error=0.01, delta_error=delta / 1000)
+            return float(
+                accountant.get_epsilon(delta=delta, eps_error=error, delta_error=delta / 1000)
             )
-        except (RuntimeError, ValueError, MemoryError, OverflowError):
-            return math.inf  # the domain did not fit; the caller takes the RDP bound
-    return bound if math.isfinite(bound) and bound >= 0.0 else math.inf
-
-
-def _history(events: Sequence[DpSgdEvent]) -> list[tuple[float, float, int]]:
-    return [(event.noise_multiplier, event.sampling_rate, event.steps) for event in events]
+        except (RuntimeError, ValueError, MemoryError, OverflowError, ZeroDivisionError):
+            return math.inf  # the domain did not fit

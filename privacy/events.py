@@ -104,6 +104,14 @@ class SiteLevelEvent:
         _check_noise(self.noise_multiplier)
         _check_count("rounds", self.rounds, STEPS_MAX)
 
+    def for_patients(self) -> DpSgdEvent:
+        """Return what the event costs one patient of the site.
+
+        With and without her, the update has norm at most the clipping norm, so the two are at most
+        twice that apart: the noise is half as large against her as it is against the whole site.
+        """
+        return DpSgdEvent(1.0, self.noise_multiplier / 2.0, self.rounds)
+
     @property
     def sampling_rate(self) -> float:
         """Every site takes part in every round."""
