@@ -3,7 +3,7 @@
 
 The steward identifies a person and invites her; the code that is printed goes to her on paper. She
 enters it on the page. The steward signs for her, or for all who wait, and fetches what opens the
-leaves of those who granted.
+leaves of those who granted. Server and steward have a home each (``portal.patient.homes``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -27,6 +28,13 @@ DEFAULT_HOME: Final = Path("bithive-home")
 DEFAULT_PORT: Final = 8470
 HomePath = Annotated[
     Path, typer.Option("--home", help="The run's folder.", file_okay=False, show_default=True)
+]
+StewardPath = Annotated[
+    Path, typer.Option("--home", help="The steward's folder.", file_okay=False, show_default=True)
+]
+ServerPath = Annotated[
+    Path | None,
+    typer.Option("--server", help="The server's folder, if another than --home.", file_okay=False),
 ]
 SiteName = Annotated[str, typer.Option("--site", help="The hospital whose steward this is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -50,15 +58,27 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the patient's page until interrupted."""
+    from portal.home import Home
+    from portal.patient.homes import others_in
     from portal.patient.limits import Limits, read_proxies
     from portal.patient.server import serve as serve_page
 
     limits = Limits(proxies=read_proxies(proxy or []))
+    if others := others_in(Home(home)):
+        words.print(
+            f"[yellow]{home} also holds {', '.join(others)}[/]: a demonstration may, a server must "
+            "not; see `bithive patient part`",
+            highlight=False,
+            soft_wrap=True,
+        )
     words.print(f"the patient's page: http://{host}:{port}/", highlight=False)
     serve_page(home, host=host, port=port, limits=limits)
 
 
-@app.command(epilog="Example:  bithive patient invite 4711 --site north --home bithive-home")
+@app.command(
+    epilog="Examples:  bithive patient invite 4711 --site north  |  "
+    "bithive patient invite 4712 --carer-of child --until 2031-05-04 --site north"
+)
 def invite(
     patient: Annotated[str, typer.Argument(help="The hospital's own number for the person.")],
     *,
@@ -66,11 +86,24 @@ def invite(
     proofing: Annotated[
         str, typer.Option(help="in-person, electronic-id or known-patient: how she was identified.")
     ] = "in-person",
-    home: HomePath = DEFAULT_HOME,
+    carer_of: Annotated[
+        str | None, typer.Option("--carer-of", help="The code is for a carer: child or ward.")
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            "--until",
+            formats=["%Y-%m-%d"],
+            help="With --carer-of: the first day on which the patient decides alone.",
+        ),
+    ] = None,
+    home: StewardPath = DEFAULT_HOME,
+    server: ServerPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Give an identified person a one-time code, to be handed to her on paper."""
     from consent.proofing import Proofing
+    from portal.patient.sealing import Relation, Ward
     from portal.patient.server import utc_now
     from protocol.ids import PatientId
 
@@ -78,15 +111,28 @@ def invite(
     if how is None:
         known = ", ".join(one.value for one in Proofing)
         raise typer.BadParameter(f"use one of {known}", param_hint="--proofing")
-    with _steward(home, site) as steward:
-        code = steward.invite(PatientId(patient), how, now=utc_now())
+    if (carer_of is None) != (until is None):
+        raise typer.BadParameter("give both --carer-of and --until", param_hint="--carer-of")
+    ward = None
+    if carer_of is not None and until is not None:
+        if carer_of not in list(Relation):
+            raise typer.BadParameter("use child or ward", param_hint="--carer-of")
+        ward = Ward(Relation(carer_of), until.date())
+    with _steward(home, server, site) as steward:
+        code = steward.invite(PatientId(patient), how, now=utc_now(), ward=ward)
     _show({"code": code}, code, as_json)
 
 
 @app.command(epilog="Example:  bithive patient waiting --site north --home bithive-home")
-def waiting(*, site: SiteName, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def waiting(
+    *,
+    site: SiteName,
+    home: StewardPath = DEFAULT_HOME,
+    server: ServerPath = None,
+    as_json: AsJson = False,
+) -> None:
     """List who entered a code of this hospital and waits to be enrolled."""
-    with _steward(home, site) as steward:
+    with _steward(home, server, site) as steward:
         found = [{"code": one.code, "commitment": str(one.commitment)} for one in steward.waiting()]
     lines = "\n".join(f"{one['code']}  {one['commitment']}" for one in found)
     _show({"waiting": found}, lines or "nobody waits", as_json)
@@ -106,7 +152,8 @@ def enrol(
         bool, typer.Option("--all", help="Everybody who entered a code of this hospital.")
     ] = False,
     site: SiteName,
-    home: HomePath = DEFAULT_HOME,
+    home: StewardPath = DEFAULT_HOME,
+    server: ServerPath = None,
     as_json: AsJson = False,
 ) -> None:
     """Sign, with the hospital's key, for the commitment of an identified person."""
@@ -116,7 +163,7 @@ def enrol(
         raise typer.BadParameter("give either a code or --all", param_hint="CODE")
     if commitment is not None and not (commitment.isascii() and commitment.isdigit()):
         raise typer.BadParameter("a commitment is a decimal number", param_hint="COMMITMENT")
-    with _steward(home, site) as steward:
+    with _steward(home, server, site) as steward:
         codes = [one.code for one in steward.waiting()] if code is None else [code]
         expected = None if commitment is None else int(commitment)
         done = [steward.enrol(one, expected, now=utc_now()) for one in dict.fromkeys(codes)]
@@ -124,10 +171,18 @@ def enrol(
     _show(found, f"{len(done)} enrolled", as_json)
 
 
-@app.command(epilog="Example:  bithive patient fetch --site north --home bithive-home")
-def fetch(*, site: SiteName, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+@app.command(
+    epilog="Example:  bithive patient fetch --site north --home north-home --server server-home"
+)
+def fetch(
+    *,
+    site: SiteName,
+    home: StewardPath = DEFAULT_HOME,
+    server: ServerPath = None,
+    as_json: AsJson = False,
+) -> None:
     """Take the sealed openings of new grants into the hospital's own book."""
-    with _steward(home, site) as steward:
+    with _steward(home, server, site) as steward:
         done = steward.fetch()
     for error in done.refused:
         words.print(f"[yellow]{error.code}[/]: {error}", highlight=False, soft_wrap=True)
@@ -171,30 +226,32 @@ def pay(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
     _show(found, f"{len(done.claims)} paid, {done.unpayable} name no wallet here", as_json)
 
 
-@contextmanager
-def _steward(home: Path, name: str) -> Iterator[Steward]:
-    """Open a hospital's desk in a home, and close it."""
-    import secrets
-
+@app.command(
+    epilog="Example:  bithive patient part --site north --home bithive-home --to north-home"
+)
+def part(
+    *,
+    site: SiteName,
+    to: Annotated[Path, typer.Option("--to", help="A new folder.", file_okay=False)],
+    home: HomePath = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Give a hospital's files a home of their own, so that the server's names no patient."""
     from portal.home import Home
-    from portal.patient.mailbox import Mailbox
-    from portal.patient.server import open_group, read_terms
-    from portal.patient.steward import Steward
-    from privacy.signatures import registered
+    from portal.patient.homes import part as move
     from protocol.ids import SiteId
 
-    where = Home(home)
-    terms = read_terms(where)
-    site = SiteId(name)
-    registered(terms, site)
-    steward = Steward(
-        where.site(site),
-        site,
-        terms=terms,
-        mailbox=Mailbox(where.server / "mailbox.db"),
-        group=open_group(where, terms),
-        entropy=secrets.token_bytes,
-    )
+    folder = move(Home(home), SiteId(site), to)
+    _show({"home": str(to), "files": str(folder)}, f"{site} is in {folder} now", as_json)
+
+
+@contextmanager
+def _steward(home: Path, server: Path | None, name: str) -> Iterator[Steward]:
+    """Open a hospital's desk, and close it."""
+    from portal.patient.homes import open_steward
+    from protocol.ids import SiteId
+
+    steward = open_steward(home, SiteId(name), server=server)
     try:
         yield steward
     finally:

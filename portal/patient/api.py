@@ -91,7 +91,7 @@ def invitation(lookup: str, desk: TheDesk) -> dict[str, str]:
 @router.post("/api/enrolments", status_code=202)
 def ask_enrolment(asked: EnrolmentAsked, desk: TheDesk) -> dict[str, str]:
     """Keep a request; whether it was granted shows in the group."""
-    desk.ask_enrolment(mailbox.Request(asked.lookup, asked.commitment, asked.mac))
+    desk.ask_enrolment(mailbox.Request(**asked.model_dump()))
     return {"state": "waiting"}
 
 

@@ -5,12 +5,12 @@ empty bucket nothing is taken, and the refusal says when there is one again. Ove
 bucket gives at most ``burst + t / seconds`` (this is the GCRA of ATM networks [1], counted up).
 
     >>> buckets = Buckets(Rate(burst=2, seconds=30), key=bytes(32))
-    >>> for at in (0.0, 1.0, 2.0):
+    >>> for at in (0, 0, 6):
     ...     try:
     ...         buckets.take("192.0.2.7", at=at)
     ...     except TooManyRequests as refused:
     ...         print(refused.retry_after_seconds)
-    29
+    24
 
 Three kinds are limited, each with buckets of its own, so that no traffic keeps a withdrawal out:
 

@@ -49,6 +49,14 @@ REQUESTS: Final = Table(
     Column("mac", LargeBinary, nullable=False),
     Column("day", String, nullable=False),
 )
+WARDS: Final = Table(  # of requests by carers
+    "ward_requests",
+    METADATA,
+    Column("lookup", String, primary_key=True),
+    Column("commitment", Element, primary_key=True),
+    Column("ward", Element, nullable=False),
+    sa.ForeignKeyConstraint(["lookup", "commitment"], ["requests.lookup", "requests.commitment"]),
+)
 BOXES: Final = Table(
     "boxes",
     METADATA,
@@ -92,6 +100,8 @@ class Request:
     lookup: str
     commitment: int
     mac: bytes
+    ward: int | None = None
+    """From a carer: the commitment that takes over on the ward's day."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,8 @@ class Mailbox:
             MailboxFull: Too many were made for it.
         """
         of_invitation = sa.select(REQUESTS.c.commitment).where(REQUESTS.c.lookup == request.lookup)
-        row = vars(request) | {"day": now.astimezone(UTC).date().isoformat()}
+        name = {"lookup": request.lookup, "commitment": request.commitment}
+        row = name | {"mac": request.mac, "day": now.astimezone(UTC).date().isoformat()}
         with writing(self._engine) as connection:
             if connection.execute(_invitation(request.lookup)).first() is None:
                 raise InvitationUnknown
@@ -159,17 +170,29 @@ class Mailbox:
             if len(made) >= REQUESTS_MAX:
                 raise MailboxFull("requests for this invitation")
             connection.execute(sa.insert(REQUESTS).values(row))
+            if request.ward is not None:
+                connection.execute(sa.insert(WARDS).values(name | {"ward": request.ward}))
 
     def requests(self, site: SiteId) -> list[Request]:
         """Return the requests that wait for a hospital."""
-        wanted = sa.select(REQUESTS.c.lookup, REQUESTS.c.commitment, REQUESTS.c.mac)
-        wanted = wanted.join(INVITATIONS).where(INVITATIONS.c.site == site)
+        columns = (REQUESTS.c.lookup, REQUESTS.c.commitment, REQUESTS.c.mac, WARDS.c.ward)
+        wanted = (
+            sa.select(*columns)
+            .join_from(REQUESTS, INVITATIONS)
+            .outerjoin(
+                WARDS,
+                (WARDS.c.lookup == REQUESTS.c.lookup)
+                & (WARDS.c.commitment == REQUESTS.c.commitment),
+            )
+            .where(INVITATIONS.c.site == site)
+        )
         with reading(self._engine) as connection:
             return [Request(*row) for row in connection.execute(wanted.order_by(REQUESTS.c.lookup))]
 
     def forget_invitation(self, lookup: str) -> None:
         """Throw an invitation away with its requests: it was used, or called back."""
         with writing(self._engine) as connection:
+            connection.execute(sa.delete(WARDS).where(WARDS.c.lookup == lookup))
             connection.execute(sa.delete(REQUESTS).where(REQUESTS.c.lookup == lookup))
             connection.execute(sa.delete(INVITATIONS).where(INVITATIONS.c.lookup == lookup))
 

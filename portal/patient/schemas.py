@@ -31,6 +31,8 @@ class EnrolmentAsked(_Asked):
     lookup: Lookup
     commitment: Element
     mac: Hash
+    ward: Element | None = None
+    """From a carer: the commitment that takes over on the ward's day."""
 
 
 class GrantAsked(_Asked):

@@ -7,7 +7,7 @@ keys (HKDF-SHA256 [1], without salt, the info naming the use): ``lookup`` names 
 server, ``envelope`` opens it (AES-256-GCM [2]; the key seals once, so the nonce is constant), and
 ``request`` authenticates the commitment that the browser sends back (HMAC-SHA256 [3]): a server
 cannot enrol a commitment of its own. The envelope holds the number that the hospital has for her
-and the pseudonym that her leaves commit to.
+and the pseudonym that her leaves commit to; for a carer also in which relation and until when.
 
 An opening. What opens a new leaf goes to the hospital's X25519 key [4] from a key made for this one
 message::
@@ -39,6 +39,8 @@ import hashlib
 import hmac
 import json
 from dataclasses import dataclass, field
+from datetime import date
+from enum import StrEnum
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
@@ -86,12 +88,29 @@ class RequestNotOfCode(ConsentError):
         )
 
 
+class Relation(StrEnum):
+    """How a ward stands to her carer. A closed list, so that no free text names anybody."""
+
+    CHILD = "child"
+    WARD = "ward"
+
+
+@dataclass(frozen=True)
+class Ward:
+    """The invitation is for a carer, who decides for the patient until her day."""
+
+    relation: Relation
+    until: date
+    """The first day on which the patient decides alone, in UTC."""
+
+
 @dataclass(frozen=True)
 class Person:
-    """What a hospital tells a patient's browser about herself."""
+    """What a hospital tells a patient's browser about herself, or a carer's about her ward."""
 
     patient: PatientId = field(repr=False)
     subject: int = field(repr=False)
+    ward: Ward | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -120,7 +139,10 @@ def invitation_keys(code: str) -> InvitationKeys:
 
 def seal_person(person: Person, keys: InvitationKeys, site: SiteId) -> bytes:
     """Return the envelope for whoever holds the code; made once for a code."""
-    body = json.dumps({"patient": person.patient, "subject": str(person.subject)}).encode()
+    fields = {"patient": person.patient, "subject": str(person.subject)}
+    if person.ward is not None:
+        fields |= {"relation": person.ward.relation, "until": person.ward.until.isoformat()}
+    body = json.dumps(fields).encode()
     return AESGCM(keys.envelope).encrypt(_NONCE, body, _of_site(site))
 
 
@@ -134,22 +156,38 @@ def open_person(envelope: bytes, keys: InvitationKeys, site: SiteId) -> Person:
         body = json.loads(AESGCM(keys.envelope).decrypt(_NONCE, envelope, _of_site(site)))
     except InvalidTag as error:
         raise SealedBroken("invitation") from error
-    return Person(PatientId(body["patient"]), int(body["subject"]))
+    ward = None
+    if "until" in body:
+        ward = Ward(Relation(body["relation"]), date.fromisoformat(body["until"]))
+    return Person(PatientId(body["patient"]), int(body["subject"]), ward)
 
 
-def request_mac(keys: InvitationKeys, site: SiteId, commitment: int) -> bytes:
-    """Return what a browser sends with its commitment."""
-    body = f"bithive enrolment request\n{site}\n{commitment}".encode()
-    return hmac.new(keys.request, body, hashlib.sha256).digest()
+def request_mac(
+    keys: InvitationKeys, site: SiteId, commitment: int, *, ward: int | None = None
+) -> bytes:
+    """Return what a browser sends with its commitment, and a carer's with her ward's."""
+    body = f"bithive enrolment request\n{site}\n{commitment}"
+    if ward is not None:
+        body += f"\n{ward}"
+    return hmac.new(keys.request, body.encode(), hashlib.sha256).digest()
 
 
-def check_request(keys: InvitationKeys, site: SiteId, commitment: int, mac: bytes) -> None:
+def check_request(
+    keys: InvitationKeys, site: SiteId, commitment: int, mac: bytes, *, ward: int | None = None
+) -> None:
     """Return if the holder of the code asks to enrol this commitment.
+
+    Args:
+        keys: Of the code.
+        site: The hospital that gave it out.
+        commitment: Of whoever acts now.
+        mac: From anybody.
+        ward: Of whom a carer acts for, who takes over on her day.
 
     Raises:
         RequestNotOfCode: Somebody else does.
     """
-    if not hmac.compare_digest(request_mac(keys, site, commitment), mac):
+    if not hmac.compare_digest(request_mac(keys, site, commitment, ward=ward), mac):
         raise RequestNotOfCode
 
 

@@ -7,32 +7,46 @@ What holds (tests/portal/test_patient_steward.py):
 
 1. A commitment is signed for only if the holder of a code that this hospital gave out sent it.
 2. A code serves once.
-3. An opening is kept only if it opens its leaf, for this hospital's patient, study and data set,
+3. A carer is signed for only with her ward's commitment, which takes over on the ward's day; what
+   she grants beyond that day is not kept.
+4. An opening is kept only if it opens its leaf, for this hospital's patient, study and data set,
    and is tied to the consent document that the hospital would write itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Column, MetaData, String, Table
 
-from consent.enrolment import EnrolmentGroup
+from consent.enrolment import CommitmentUnusable, EnrolmentGroup, WardOfAge
 from consent.grant import Opening, subject_of
 from consent.openings import OpeningStore
-from consent.proofing import Enrolment, Proofing
+from consent.proofing import (
+    CARER,
+    SELF,
+    Enrolment,
+    Policy,
+    Proofing,
+    check_carer_terms,
+    minor,
+)
+from consent.receipts import GrantReceipt
+from consent.store import Element
 from consent.terms import PACKED_BITS, Terms
 from portal.patient.codes import new_invitation, read_invitation
-from portal.patient.mailbox import Box, Mailbox
+from portal.patient.mailbox import Box, Mailbox, Request
 from portal.patient.sealing import (
     InvitationKeys,
     Person,
     SealedBroken,
+    Ward,
     check_request,
     invitation_keys,
     opening_context,
@@ -56,6 +70,20 @@ ISSUED: Final = Table(
     Column("patient", String, nullable=False),
     Column("proofing", String, nullable=False),
     Column("day", String, nullable=False),
+)
+ISSUED_FOR: Final = Table(  # invitations to carers
+    "issued_for",
+    METADATA,
+    Column("code", sa.ForeignKey("issued.code"), primary_key=True),
+    Column("relation", String, nullable=False),
+    Column("until", String, nullable=False),  # ISO 8601 date
+)
+WARDS: Final = Table(  # patients for whom a carer was enrolled
+    "wards",
+    METADATA,
+    Column("patient", String, primary_key=True),
+    Column("until", String, nullable=False),  # ISO 8601 date
+    Column("carer", Element, nullable=False),
 )
 
 
@@ -102,6 +130,9 @@ class Waiting:
 
     code: str
     commitment: int
+    """Of whoever acts now: the person, or her carer."""
+    ward: int | None = None
+    """From a carer: of the ward, who takes over on her day."""
 
 
 @dataclass(frozen=True)
@@ -153,17 +184,25 @@ class Steward:
         self._issued.dispose()
         self._openings.close()
 
-    def invite(self, patient: PatientId, proofing: Proofing, *, now: datetime) -> str:
+    def invite(
+        self, patient: PatientId, proofing: Proofing, *, now: datetime, ward: Ward | None = None
+    ) -> str:
         """Return a one-time code for a person whom the steward has identified.
 
         Args:
             patient: The hospital's own number for her.
-            proofing: How the steward made sure who she is.
+            proofing: How the steward made sure who she is, or who her carer is.
             now: With a time zone.
+            ward: The code goes to a carer of the patient, whose office was proven to the steward.
+
+        Raises:
+            WardOfAge: The patient decides alone already.
         """
+        if ward is not None and ward.until <= now.astimezone(UTC).date():
+            raise WardOfAge
         code = new_invitation(self._entropy)
         keys = invitation_keys(code)
-        person = Person(patient, subject_of(patient, self._openings.hospital_salt))
+        person = Person(patient, subject_of(patient, self._openings.hospital_salt), ward)
         row = {
             "code": read_invitation(code),
             "patient": patient,
@@ -172,6 +211,11 @@ class Steward:
         }
         with writing(self._issued) as connection:
             connection.execute(sa.insert(ISSUED).values(row))
+            if ward is not None:
+                of_ward = {"relation": ward.relation.value, "until": ward.until.isoformat()}
+                connection.execute(
+                    sa.insert(ISSUED_FOR).values(of_ward | {"code": read_invitation(code)})
+                )
         self._mailbox.invite(keys.lookup, self._site, seal_person(person, keys, self._site))
         return code
 
@@ -183,12 +227,14 @@ class Steward:
         found = []
         for request in self._mailbox.requests(self._site):
             code = by_lookup.get(request.lookup)
-            if code is not None and self._is_of(invitation_keys(code), request.commitment):
-                found.append(Waiting(code, request.commitment))
+            if code is not None and self._is_of(invitation_keys(code), request):
+                found.append(Waiting(code, request.commitment, request.ward))
         return found
 
     def enrol(self, code: str, commitment: int | None = None, *, now: datetime) -> Enrolment:
         """Sign for the commitment that came with a code, and let it join the group.
+
+        For a carer's code, the carer joins and acts in the ward's place until the ward's day.
 
         Args:
             code: As given out.
@@ -198,29 +244,65 @@ class Steward:
         Raises:
             CodeMistyped, CodeNotIssued: It is no code of this hospital.
             NobodyAsked: No such commitment came with it.
-            CommitmentUnusable, StorageError: It cannot join.
+            WardOfAge: It came from a carer whose office has ended.
+            CommitmentUnusable, CarerUnusable, StorageError: It cannot join.
         """
         symbols = read_invitation(code)
-        with reading(self._issued) as connection:
-            row = connection.execute(sa.select(ISSUED).where(ISSUED.c.code == symbols)).first()
-        if row is None:
-            raise CodeNotIssued(self._site)
-        asked = [one.commitment for one in self.waiting() if one.code == symbols]
-        if commitment is not None:
-            asked = [one for one in asked if one == commitment]
+        issued = self._issued_row(symbols)
+        # Only a carer's code takes a ward's commitment, and it takes nothing else.
+        asked = [
+            one
+            for one in self.waiting()
+            if one.code == symbols
+            and commitment in {None, one.commitment}
+            and (one.ward is not None) == (issued.until is not None)
+        ]
         if not asked:
             raise NobodyAsked
-        statement = Enrolment(
-            site=self._site,
-            commitment=asked[-1],
-            proofing=Proofing(row.proofing),
-            at=now.astimezone(UTC).isoformat(),
-        ).signed_by(self._keys.signing)
+        statement = self._signed(asked[-1].commitment, issued, SELF, now)
+        if asked[-1].ward is not None:
+            statement = self._enrol_carer(asked[-1], issued, now)
         self._group.enrol(statement, now=now)
         with writing(self._issued) as connection:
+            connection.execute(sa.delete(ISSUED_FOR).where(ISSUED_FOR.c.code == symbols))
             connection.execute(sa.delete(ISSUED).where(ISSUED.c.code == symbols))
         self._mailbox.forget_invitation(invitation_keys(symbols).lookup)
         return statement
+
+    def _enrol_carer(self, asked: Waiting, issued: sa.Row[Any], now: datetime) -> Enrolment:
+        """Let a carer join, remember for whom until when, and return the ward's own statement."""
+        assert asked.ward is not None
+        policy = minor(date.fromisoformat(issued.until), asked.commitment)
+        if date.fromisoformat(issued.until) <= now.astimezone(UTC).date():
+            raise WardOfAge
+        ward = {"patient": issued.patient, "until": issued.until, "carer": asked.commitment}
+        with writing(self._issued) as connection:
+            connection.execute(sa.delete(WARDS).where(WARDS.c.patient == issued.patient))
+            connection.execute(sa.insert(WARDS).values(ward))
+        # After a crash between the two the carer is enrolled already; if as something else, the
+        # group refuses the ward.
+        with contextlib.suppress(CommitmentUnusable):
+            self._group.enrol(self._signed(asked.commitment, issued, CARER, now), now=now)
+        return self._signed(asked.ward, issued, policy, now)
+
+    def _signed(
+        self, commitment: int, issued: sa.Row[Any], policy: Policy, now: datetime
+    ) -> Enrolment:
+        return Enrolment(
+            site=self._site,
+            commitment=commitment,
+            proofing=Proofing(issued.proofing),
+            at=now.astimezone(UTC).isoformat(),
+            policy=policy,
+        ).signed_by(self._keys.signing)
+
+    def _issued_row(self, symbols: str) -> sa.Row[Any]:
+        wanted = sa.select(ISSUED, ISSUED_FOR.c.until).outerjoin(ISSUED_FOR)
+        with reading(self._issued) as connection:
+            row = connection.execute(wanted.where(ISSUED.c.code == symbols)).first()
+        if row is None:
+            raise CodeNotIssued(self._site)
+        return row
 
     def fetch(self) -> Fetched:
         """Take the openings that wait into the hospital's book, and throw away what opens nothing.
@@ -259,18 +341,29 @@ class Steward:
         if numbers != expected:
             raise OpeningForeign("its terms name another hospital, data set or study")
         opening.check_document(patient)
+        self._check_carer(patient, terms, box.receipt)
         return patient, opening
 
-    def _is_of(self, keys: InvitationKeys, commitment: int) -> bool:
+    def _check_carer(self, patient: PatientId, terms: Terms, receipt: GrantReceipt) -> None:
+        """Refuse what a carer granted beyond her office; on the ward's day and later she is free.
+
+        Until that day nobody but the carer can prove to be in the ward's place.
+        """
+        with reading(self._issued) as connection:
+            row = connection.execute(sa.select(WARDS).where(WARDS.c.patient == patient)).first()
+        if row is None:
+            return
+        until = date.fromisoformat(row.until)
+        if datetime.fromisoformat(receipt.at).astimezone(UTC).date() < until:
+            check_carer_terms(minor(until, row.carer), terms)
+
+    def _is_of(self, keys: InvitationKeys, request: Request) -> bool:
         """Say whether a request was made with its code; what was not is left where it is."""
-        for request in self._mailbox.requests(self._site):
-            if (request.lookup, request.commitment) == (keys.lookup, commitment):
-                try:
-                    check_request(keys, self._site, commitment, request.mac)
-                except BitHiveError:
-                    return False
-                return True
-        return False
+        try:
+            check_request(keys, self._site, request.commitment, request.mac, ward=request.ward)
+        except BitHiveError:
+            return False
+        return True
 
 
 def _read(body: dict[str, Any]) -> tuple[PatientId, Opening]:

@@ -139,15 +139,15 @@ class World:
             entropy=secrets.token_bytes,
         )
 
-    def invite(self, patient="4711", site=NORTH):
+    def invite(self, patient="4711", site=NORTH, *, ward=None):
         return self.steward(site).invite(
-            PatientId(patient), Proofing.IN_PERSON, now=datetime.now(UTC)
+            PatientId(patient), Proofing.IN_PERSON, now=datetime.now(UTC), ward=ward
         )
 
-    def enrol_all(self, site=NORTH):
+    def enrol_all(self, site=NORTH, *, now=None):
         steward = self.steward(site)
         for one in steward.waiting():
-            steward.enrol(one.code, now=datetime.now(UTC))
+            steward.enrol(one.code, now=now or datetime.now(UTC))
 
 
 @lru_cache(maxsize=64)
@@ -173,16 +173,17 @@ class Patient:
     def payout_id(self):
         return commitment_of(self.payout_secret)
 
-    def ask(self, code):
+    def ask(self, code, *, ward=None):
+        """Ask to be enrolled; a carer gives the ward's commitment too."""
         keys = invitation_keys(code)
         found = self.client.get(f"/api/invitations/{keys.lookup}").json()
         self.site = SiteId(found["site"])
         self.person = open_person(bytes.fromhex(found["envelope"]), keys, self.site)
-        mac = request_mac(keys, self.site, self.commitment)
-        return self.client.post(
-            "/api/enrolments",
-            json={"lookup": keys.lookup, "commitment": str(self.commitment), "mac": mac.hex()},
-        )
+        mac = request_mac(keys, self.site, self.commitment, ward=ward)
+        body = {"lookup": keys.lookup, "commitment": str(self.commitment), "mac": mac.hex()}
+        if ward is not None:
+            body["ward"] = str(ward)
+        return self.client.post("/api/enrolments", json=body)
 
     def terms(self, purposes=("HMB",), days=365):
         study = self.client.get("/api/study").json()
