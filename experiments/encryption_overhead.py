@@ -206,7 +206,7 @@ def in_clear() -> Iterator[None]:
 
     with ExitStack() as stack:
         for target, stand_in in (
-            ("fl_client.summation.total_pad", no_pad),
+            ("fl_client.masking.total_pad", no_pad),
             ("fl_client.summation.leftover", no_leftover),
             ("fl_client.summation.tag", no_tag),
             ("fl_client.summation.check_tags", no_check),

@@ -4,7 +4,7 @@ It obeys nobody. A request is read as hostile, checked against the study terms t
 approved, and answered or refused with a code and a sentence::
 
     join      ─▶ who we are, signed over the server's nonce
-    call      ─▶ fresh secrets for the round's masks                    (fl_client/summation.py)
+    call      ─▶ fresh secrets for the round's masks                      (fl_client/masking.py)
     ...-key   ─▶ make, take or recover a key of the group               (fl_client/group_keys.py)
     train     ─▶ select, reserve, train, mask, seal, prove, sign           (fl_client/egress.py)
     endorse, unmask, share, open ─▶ the one sum of the round            (fl_client/summation.py)
@@ -33,9 +33,11 @@ import numpy as np
 import torch
 
 from consent.openings import OpeningStore
-from fl_client.coverage import Certifier, CohortTooSmall, Selection, select
+from fl_client.certifier import Certification, Certifier
+from fl_client.coverage import CohortTooSmall, Selection, left_out, select
 from fl_client.egress import Egress, Outgoing, round_event
 from fl_client.group_keys import GroupKeys
+from fl_client.masking import Masking
 from fl_client.store import SiteStore
 from fl_client.summation import Summation
 from privacy.bfv import self_test
@@ -125,6 +127,9 @@ class Agent:
         self._group = GroupKeys(
             self.settings.site, self.terms, self.keys, self.store, self.parameters
         )
+        self._masking = Masking(
+            self.settings.site, self.terms, self.keys, self.store, self.parameters
+        )
         self._summation = Summation(
             self.settings.site,
             self.terms,
@@ -147,7 +152,7 @@ class Agent:
         """Answer one frame; a refusal is an answer too, and says why."""
         doors: dict[str, Callable[[Frame], bytes]] = {
             "join": self._join,
-            "call": self._summation.call,
+            "call": self._masking.call,
             "deal-key": self._group.deal,
             "take-key": self._group.take,
             "give-share": self._group.give_share,
@@ -200,15 +205,16 @@ class Agent:
         if earlier is not None:
             self.budget.commit(plan.study, plan.round)
             return earlier
-        model = _model(request.blobs.get("model", b""), plan, self.terms.training.parameters)
+        size = self._egress.algorithm.sent_size(self.terms.training.parameters)
+        model = _model(request.blobs.get("model", b""), plan, size)
         self._check_history(plan, asked.manifest)
-        self._summation.begin(plan, request.blobs.get("shares", b""))
+        self._masking.begin(plan, request.blobs.get("shares", b""))
         selections = self.choose(plan, asked.chunks)
         certification = self.certifier.begin(selections)
         self.budget.reserve(plan.study, plan.round, round_event(self.terms))
 
         patients = [patient for selection in selections for patient in selection.patients]
-        outgoing = self._update(plan, model, patients)
+        outgoing, personal = self._update(plan, model, patients)
         started = time.thread_time()
         certificates = self.certifier.finish(certification)
         self.progress(
@@ -217,7 +223,7 @@ class Agent:
 
         reply = self._contribution(plan, outgoing, certificates)
         kept = outgoing.integers.astype("<i8").tobytes() if self.settings.keep_integers else None
-        self.store.keep_answer(plan.study, plan.round, plan_digest, reply, kept)
+        self.store.keep_answer(plan.study, plan.round, plan_digest, reply, kept, personal=personal)
         self.budget.commit(plan.study, plan.round)
         return reply
 
@@ -241,18 +247,33 @@ class Agent:
             raise CohortTooSmall(found, self.settings.cohort_min)
         return selections
 
-    def _update(self, plan: RoundPlan, model: np.ndarray, patients: list[Patient]) -> Outgoing:
-        """Train on the chosen patients and seal the update."""
+    def _update(
+        self, plan: RoundPlan, model: np.ndarray, patients: list[Patient]
+    ) -> tuple[Outgoing, bytes | None]:
+        """Train on the chosen patients and seal the update; say what this site keeps."""
         stream = self._stream(plan)
-        update = self._egress.train(plan, model, patients, stream.child("train"))
-        return self._egress.seal(
+        kept = self._kept(plan)
+        trained = self._egress.train(plan, model, patients, stream.child("train"), kept)
+        outgoing = self._egress.seal(
             plan,
-            update,
+            trained.update,
             len(patients),
             cipher=self._group.cipher(plan.key_id),
-            pad=self._summation.pad(plan),
+            pad=self._masking.pad(plan),
             stream=stream.child("round"),
         )
+        personal = self._egress.keep(plan, trained, outgoing, stream.child("personal"))
+        return outgoing, None if personal is None else personal.astype("<f8").tobytes()
+
+    def _kept(self, plan: RoundPlan) -> np.ndarray | None:
+        """Return what the algorithm kept in this site's last round that serves it."""
+        for number, blob in self.store.personal(plan.study, before=plan.round):
+            opened = self.store.endorsed(plan.study, number)
+            in_sum = opened is not None and opened[1] is not None
+            if in_sum or not self._egress.algorithm.keeps_what_entered:
+                self.store.forget_personal(plan.study, before=number)
+                return np.frombuffer(blob, "<f8").astype(np.float64)
+        return None
 
     def _stream(self, plan: RoundPlan) -> RandomStream:
         if self.settings.seed is None:

@@ -5,7 +5,8 @@ ciphertext, so that whoever is to read even the masked words needs the hospitals
 server shows the hospitals what it added (commitment, endorsements, tags) before they open it::
 
     call     ─▶ fresh secrets: a self seed b and a round key; Shamir shares of both, sealed to each
-    plan     ─▶ x + PRG(b) + sum over j after us of PRG(k_ij) - sum over j before us of PRG(k_ij)
+    upload   ─▶ x + PRG(b) + sum over j after us of PRG(k_ij) - sum over j before us of PRG(k_ij)
+                                                               (fl_client/masking.py, up to here)
     endorse  ─▶ our signature under the one received set of this round, with a nonce
     unmask   ─▶ our tag; per opener, sealed: our b and our shares of the received sites' b,
                 our shares of the missing sites' round keys
@@ -46,18 +47,16 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from typing import Final
 
 from fl_client.group_keys import GroupKeys
-from fl_client.store import HeldSecrets, RoundAlreadyAnswered, SiteStore
+from fl_client.masking import SummationRefused, publics_of, slots_of, unpacked
+from fl_client.store import SiteStore
 from privacy.bfv import EncryptedSum, EncryptedUpdate
 from privacy.commitment import (
     challenge,
     check_commitment,
     check_endorsements,
-    envelope_for,
 )
 from privacy.keys import KeyUnwrapFailed, SiteKeys, unwrap, wrap
 from privacy.masks import remove
@@ -68,22 +67,19 @@ from privacy.round_secrets import (
     Reveal,
     RoundSecrets,
     SharePair,
-    deal,
     leftover,
     reveal,
-    total_pad,
 )
 from privacy.sharing import quorum
-from privacy.signatures import check_signature, check_site_message, registered
+from privacy.signatures import check_site_message, registered
 from privacy.tags import check_tags, tag
-from protocol.errors import FederationError, PrivacyError
+from protocol.errors import PrivacyError
 from protocol.frames import Frame, decode, encode, join_parts, split_parts
 from protocol.ids import SiteId
 from protocol.messages import (
     Contribution,
     Receipt,
     RoundCall,
-    RoundKey,
     RoundPlan,
     StudyTerms,
     body,
@@ -93,23 +89,8 @@ from protocol.messages import (
 from protocol.progress import Progress, Step
 from protocol.summation import Commitment, Endorsement, Opening, Partial, Unmasking
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 log = logging.getLogger("bithive.agent")
-SHARES_CONTEXT: Final = b"bithive round shares v1\n"
 REVEAL_CONTEXT: Final = b"bithive reveal v1\n"
-
-
-class SummationRefused(FederationError):
-    """A call, roster or request to open is not one this hospital answers."""
-
-    code = "summation-refused"
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"this hospital does not go on with the round's sum: {why}")
 
 
 @dataclass(frozen=True)
@@ -132,7 +113,7 @@ class _Round:
 
     @property
     def roster(self) -> dict[SiteId, PublicSecrets]:
-        return _publics(self.plan)
+        return publics_of(self.plan)
 
     @property
     def present(self) -> frozenset[SiteId]:
@@ -145,7 +126,7 @@ class _Round:
 
 @dataclass(frozen=True)
 class Summation:
-    """One hospital's masks and openings in one study. Requests are hostile until checked."""
+    """One hospital's endorsements and openings in one study. Requests are hostile until checked."""
 
     site: SiteId
     terms: StudyTerms
@@ -154,105 +135,6 @@ class Summation:
     parameters: ParameterSet
     group: GroupKeys
     progress: Progress
-
-    # Before the upload
-
-    def call(self, request: Frame) -> bytes:
-        """Make this hospital's secrets for a call; asked again, give the same answer again."""
-        asked = read(RoundCall, request.body)
-        self._check_call(asked)
-        named = digest(asked)
-        planned = self.store.plan(asked.study, asked.round)
-        if planned is not None and planned[0].call != named:
-            raise RoundAlreadyAnswered(asked.round)
-        held = self.store.round_secrets(asked.study, asked.round, named)
-        if held is not None:
-            return held.reply
-        made = RoundSecrets.generate()
-        dealt = dict(zip(asked.sites, self._deal(made, asked), strict=True))
-        sealing = X25519PrivateKey.generate()  # whoever steals our long-term key opens none of it
-        envelopes = [
-            wrap(
-                dealt[other].to_bytes(),
-                self._agreement_key(other),
-                sealing,
-                context=_shares_context(named, self.site, other),
-            )
-            for other in asked.sites
-            if other != self.site
-        ]
-        key = RoundKey(
-            study=asked.study,
-            round=asked.round,
-            call=named,
-            site=self.site,
-            public_key=made.public.public_key,
-            seed_sha256=made.public.seed_sha256,
-            sealing_key=sealing.public_key().public_bytes_raw(),
-            envelopes=tuple(hashlib.sha256(envelope).hexdigest() for envelope in envelopes),
-        )
-        reply = encode(
-            "round-key", body(key.signed_by(self.keys.sign)), {"shares": join_parts(envelopes)}
-        )
-        kept = made.to_bytes() + dealt[self.site].to_bytes()
-        self.store.keep_round_secrets(HeldSecrets(asked, kept, reply))
-        return reply
-
-    def begin(self, plan: RoundPlan, envelopes: bytes) -> None:
-        """Check a plan's roster and keep the others' shares, before anything is trained.
-
-        Args:
-            plan: Signed by the server.
-            envelopes: The shares each other site of the roster sealed for this one.
-
-        Raises:
-            SummationRefused: The roster is not of a call this hospital answered, or too small.
-            MalformedFrame: There is not one envelope from each.
-            RoundAlreadyAnswered: Another plan of this round is kept.
-            BadSignature: A round key is not signed by its site.
-        """
-        held = self.store.round_secrets(plan.study, plan.round, plan.call)
-        if held is None:
-            raise SummationRefused("its plan is for a call that this hospital did not answer")
-        made, own = _unpacked(held.secrets)
-        self._check_roster(plan, held.call, made.public)
-        others = [key for key in plan.roster if key.site != self.site]
-        shares = {self.site: own}
-        for key, part in zip(others, split_parts(envelopes, len(others)), strict=True):
-            if hashlib.sha256(part).hexdigest() != envelope_for(key, held.call, self.site):
-                raise SummationRefused(f"the shares of {key.site} are not those it signed")
-            try:
-                opened = unwrap(
-                    part,
-                    key.sealing_key,
-                    self.keys.agreement,
-                    context=_shares_context(plan.call, key.site, self.site),
-                )
-                shares[key.site] = SharePair.from_bytes(opened)
-            except PrivacyError as error:  # a quorum of the others has shares that serve
-                log.warning("the shares of %s cannot be used: %s", key.site, error.code)
-        kept = encode("shares", {}, {site: pair.to_bytes() for site, pair in shares.items()})
-        self.store.keep_plan(plan, kept)
-
-    def pad(self, plan: RoundPlan) -> NDArray[np.uint64]:
-        """Return what this hospital adds to its packed update in this round.
-
-        Returns:
-            ``(ciphertexts * ring_degree,)`` integers below t.
-        """
-        held = self.store.round_secrets(plan.study, plan.round, plan.call)
-        if held is None:
-            raise SummationRefused("its plan is for a call that this hospital did not answer")
-        return total_pad(
-            _unpacked(held.secrets)[0],
-            self.site,
-            _publics(plan),
-            context=bytes.fromhex(digest(plan)),
-            size=self._slots(),
-            parameters=self.parameters,
-        )
-
-    # After the upload
 
     def endorse(self, request: Frame) -> bytes:
         """Stand by one set of uploads of a round."""
@@ -336,7 +218,7 @@ class Summation:
             present=now.present,
             absent=now.absent,
             context=now.context,
-            size=self._slots(),
+            size=slots_of(self.terms, self.parameters),
             parameters=self.parameters,
         )
         for liar in left.liars:
@@ -372,7 +254,7 @@ class Summation:
         kept = self.store.plan(plan.study, plan.round)
         if held is None or kept is None:
             raise SummationRefused("this hospital has forgotten the secrets of that round")
-        made, _ = _unpacked(held.secrets)
+        made, _ = unpacked(held.secrets)
         blobs = decode(kept[1]).blobs
         shares = {SiteId(site): SharePair.from_bytes(pair) for site, pair in blobs.items()}
         now = _Round(plan, held.call, made, shares, commitment)
@@ -478,35 +360,6 @@ class Summation:
 
     # Checks
 
-    def _check_call(self, asked: RoundCall) -> None:
-        check_signature(
-            self.terms.server_key,
-            asked.signature,
-            asked.signed_bytes(),
-            what="round call",
-            who="the server",
-        )
-        if asked.study != self.terms.study or asked.terms != digest(self.terms):
-            raise SummationRefused("its call is for other terms than those that were approved")
-        if asked.round > self.terms.rounds:
-            raise SummationRefused(f"the study has {self.terms.rounds} rounds")
-        if self.site not in asked.sites or len(asked.sites) < self.terms.sites_min:
-            raise SummationRefused("its call is without this hospital, or of too few sites")
-        if not all(self.terms.identity(site) for site in asked.sites):
-            raise SummationRefused("its call names a site that is not registered")
-
-    def _check_roster(self, plan: RoundPlan, call: RoundCall, own: PublicSecrets) -> None:
-        if len(plan.roster) < max(self.terms.sites_min, quorum(len(call.sites))):
-            raise SummationRefused(f"a roster of {len(plan.roster)} sites is too small")
-        if not set(plan.sites) <= set(call.sites) or plan.previous != call.previous:
-            raise SummationRefused("its roster or history is not that of the call")
-        for key in plan.roster:
-            if (key.study, key.round, key.call) != (plan.study, plan.round, plan.call):
-                raise SummationRefused(f"the round key of {key.site} is for another call")
-            check_site_message(self.terms, key, "round key")
-        if _publics(plan).get(self.site) != own:
-            raise SummationRefused("its roster is without this hospital's round key")
-
     def _check_own(self, commitment: Commitment) -> None:
         """A receipt in our name is one we signed in this round."""
         for receipt in commitment.receipts:
@@ -526,31 +379,9 @@ class Summation:
             raise SummationRefused("it is for a round whose plan this hospital does not hold")
         return kept[0]
 
-    def _deal(self, made: RoundSecrets, call: RoundCall) -> tuple[SharePair, ...]:
-        sites = len(call.sites)
-        return deal(made, threshold=quorum(sites), holders=sites)
-
-    def _slots(self) -> int:
-        length = self.terms.training.parameters
-        return self.parameters.ciphertexts(length) * self.parameters.ring_degree
-
     def _measured(self, stage: str, now: _Round, started: float) -> None:
         seconds = time.thread_time() - started
         self.progress(Step(stage, now.plan.round, self.site, seconds=seconds))
-
-
-def _publics(plan: RoundPlan) -> dict[SiteId, PublicSecrets]:
-    return {key.site: PublicSecrets(key.public_key, key.seed_sha256) for key in plan.roster}
-
-
-def _unpacked(kept: bytes) -> tuple[RoundSecrets, SharePair]:
-    """Return this site's secrets and its own share of them, as ``call`` kept them."""
-    size = len(RoundSecrets.generate().to_bytes())
-    return RoundSecrets.from_bytes(kept[:size]), SharePair.from_bytes(kept[size:])
-
-
-def _shares_context(call: str, dealer: SiteId, holder: SiteId) -> bytes:
-    return SHARES_CONTEXT + f"{call}\n{dealer}\n{holder}".encode()
 
 
 def _reveal_context(commitment: str, revealer: SiteId, opener: SiteId) -> bytes:

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _VERSION: Final = b"\x01"
+ROUND_SECRETS_BYTES: Final = 1 + 2 * SECRET_BYTES
+"""What ``RoundSecrets.to_bytes`` gives."""
 _SEED_LABEL: Final = b"bithive self seed\n"
 _KEY_LABEL: Final = b"bithive round key\n"
 _ID_BYTES: Final = 40  # the longest site id

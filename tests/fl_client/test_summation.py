@@ -193,7 +193,7 @@ def test_a_plan_for_a_call_that_was_not_answered_is_refused(first):
     plan = cohort.signed(begun.plan.model_copy(update={"call": "1" * 64}))
     refused(cohort, first, with_plan(cohort, begun, plan), "summation-refused", "did not answer")
     with pytest.raises(Exception, match="did not answer"):
-        cohort.hospitals[first].summation.pad(plan)
+        cohort.hospitals[first].masking.pad(plan)
 
 
 def test_a_second_plan_of_a_round_is_refused(first):

@@ -20,6 +20,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fl_client.group_keys import GroupKeys
+from fl_client.masking import Masking
 from fl_client.store import SiteStore
 from fl_client.summation import Summation
 from fl_server.group_key import GroupKeeper
@@ -146,12 +147,13 @@ class Hospital:
         parameters = parameter_set(self.terms.encryption)
         known = (self.site, self.terms, self.keys, self.store, parameters)
         self.group = GroupKeys(*known)
+        self.masking = Masking(*known)
         self.summation = Summation(*known, self.group, silent)
 
     def answer(self, frame):
         doors = {
             "join": self.join,
-            "call": self.summation.call,
+            "call": self.masking.call,
             "deal-key": self.group.deal,
             "take-key": self.group.take,
             "give-share": self.group.give_share,
@@ -196,7 +198,7 @@ class Hospital:
         earlier = self.store.answer(plan.study, plan.round, digest(plan))
         if earlier is not None:
             return earlier
-        self.summation.begin(plan, request.blobs.get("shares", b""))
+        self.masking.begin(plan, request.blobs.get("shares", b""))
         reply = self.contribution(plan, values_of(self.site, plan.round), weight_of(self.site))
         self.store.keep_answer(plan.study, plan.round, digest(plan), reply, None)
         return reply
@@ -204,7 +206,7 @@ class Hospital:
     def contribution(self, plan, values, weight):
         parameters = parameter_set(self.terms.encryption)
         packed = pack(QuantisedUpdate(values, parameters.value_bits, 0), weight, parameters)
-        masked = apply(packed, [self.summation.pad(plan)])
+        masked = apply(packed, [self.masking.pad(plan)])
         update = self.group.cipher(plan.key_id).encrypt(masked)
         receipt = Receipt(
             study=plan.study,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from fl_client.masking import Masking
 from fl_client.store import GROUP_KEY
-from fl_client.summation import Summation
 from fl_server import engine as engine_module
 from fl_server import gate as gate_module
 from fl_server.engine import Deadlines
@@ -299,14 +299,14 @@ def test_an_opening_that_its_site_did_not_sign_does_not_count(swift):
 
 
 def test_a_round_whose_sum_is_none_closes_without_update_and_the_study_goes_on(swift, monkeypatch):
-    honest = Summation.pad
+    honest = Masking.pad
     liar = swift.sites[0]
 
     def pad(self, plan):
         told = honest(self, plan)
         return 0 * told if (self.site, plan.round) == (liar, 2) else told
 
-    monkeypatch.setattr(Summation, "pad", pad)
+    monkeypatch.setattr(Masking, "pad", pad)
     run(swift)
     first, second = closed_rounds(swift)
     assert len(first.receipts) == 3

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from fl_client.summation import Summation
+from fl_client.masking import Masking
 from fl_server.sites import TooFewSites
 from fl_server.summation import OpeningDisputed, OpeningMissing, SumUnsound
 from privacy.sharing import QuorumMissing, quorum
@@ -538,9 +538,9 @@ def test_every_error_of_a_sum_that_a_run_may_end_with_is_of_the_federation():
 
 def test_a_round_with_an_upload_that_was_not_masked_ends_and_is_not_asked_for_ever(monkeypatch):
     """It opens to nothing that can be unpacked, today or tomorrow."""
-    honest = Summation.pad
+    honest = Masking.pad
     monkeypatch.setattr(
-        Summation,
+        Masking,
         "pad",
         lambda self, plan: 0 * honest(self, plan) if self.site == "site-02" else honest(self, plan),
     )
