@@ -21,6 +21,15 @@ def available() -> bool:
     return importlib.util.find_spec("groth16py") is not None
 
 
+def prepare(vk: VerificationKey) -> None:
+    """Read the key, once per process, so that no proof waits for it.
+
+    Raises:
+        ProverMissing: groth16py is not installed.
+    """
+    _verifier(vk)
+
+
 def verify(vk: VerificationKey, statement: Statement, proof: bytes) -> None:
     """Return if ``proof`` shows ``statement`` under ``vk``.
 

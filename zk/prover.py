@@ -1,7 +1,9 @@
 """Make coverage proofs in warm worker processes, each checked before it is handed out.
 
-A worker loads the proving key once (5 s for ``cover64``, as every point is checked) and then
-proves in seconds, so one ``Prover`` is meant to live as long as the process of its site.
+A worker loads the proving key once (5 s for ``cover64``, as every point is checked), compiles the
+calculator of witnesses, and then proves in seconds, so one ``Prover`` is meant to live as long as
+the process of its site. Each worker takes the next proof as soon as it is done with one: who has
+several to make submits the longest first, so that no worker ends long after the others.
 groth16py, under the GPL-3.0, is loaded in the workers alone: this module is the adapter to it.
 
 What holds (tests/zk/test_prover.py):
@@ -9,6 +11,7 @@ What holds (tests/zk/test_prover.py):
 1. A proof that is returned verifies for the statement returned with it.
 2. Slots that do not satisfy the statement are refused; no proof leaves the worker.
 3. Workers end with the process that started them, however that ends.
+4. Once closed it begins nothing any more; a worker that died is replaced with the next proof.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ from zk.circuit import Circuit
 from zk.cover import CoverStatement, Scope, Slot, state, witness_inputs
 from zk.groth16 import ProofInvalid
 from zk.keys import ProverMissing, VerificationKey
-from zk.witness import witness_file
+from zk.witness import prepare, witness_file
 
 
 class ProverFailed(ProofError):
@@ -64,7 +67,7 @@ class Prover:
     """A pool of processes that prove statements of one circuit under one key.
 
     Use it as a context manager: leaving the block ends the workers, which start with the first
-    proof or with ``warm``.
+    proof or with ``warm``. Threads may share it.
 
     Args:
         circuit: The circuit.
@@ -86,12 +89,15 @@ class Prover:
         self._proving_key = proving_key
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._closed = False
 
     def warm(self) -> None:
-        """Start the workers and return at once; they load the key while the caller goes on."""
-        pool = self._started()
-        for _ in range(self._workers):
-            pool.submit(_ready)
+        """Start the workers and return at once; they get ready while the caller goes on."""
+        with self._lock:
+            pool = self._started()
+            for _ in range(self._workers):
+                pool.submit(_ready)
 
     def prove(
         self, slots: Sequence[Slot], scope: Scope, blind: int
@@ -111,24 +117,39 @@ class Prover:
         try:
             return self.submit(slots, scope, blind).result()
         except BrokenProcessPool as error:
-            self.close()
             raise ProverFailed("a worker process ended, perhaps for lack of memory") from error
+        except CancelledError as error:
+            raise ProverFailed("the prover was closed") from error
 
     def submit(
         self, slots: Sequence[Slot], scope: Scope, blind: int
     ) -> Future[tuple[CoverStatement, bytes]]:
-        """Begin a proof; its future gives or raises what ``prove`` does."""
+        """Begin a proof; its future gives or raises what ``prove`` does.
+
+        Where a worker died the future raises ``BrokenProcessPool``, and where the prover was closed
+        before the proof was begun, ``CancelledError``.
+
+        Raises:
+            ProverFailed: The prover is closed.
+        """
         assert len(slots) == self.circuit.slots
         job = _Job(
             self.circuit, self._proving_key, self.verification_key, tuple(slots), scope, blind
         )
-        return self._started().submit(_prove, job)
+        with self._lock:
+            try:
+                return self._started().submit(_prove, job)
+            except BrokenProcessPool:  # a worker died since; its pool takes no more
+                self._pool = None
+                return self._started().submit(_prove, job)
 
     def close(self) -> None:
-        """End the workers, and proofs not begun with them."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        """End the workers, and proofs not begun with them, for good."""
+        with self._lock:
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None:  # outside the lock: who is told of its proof's end may submit another
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self
@@ -142,22 +163,29 @@ class Prover:
         self.close()
 
     def _started(self) -> ProcessPoolExecutor:
+        if self._closed:
+            raise ProverFailed("the prover was closed")
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self._workers,
                 # A forked child would share locks and threads of torch and gRPC.
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start,
-                initargs=(self._proving_key,),
+                initargs=(self.circuit, self._proving_key, self.verification_key),
             )
         return self._pool
 
 
-def _start(proving_key: Path) -> None:
-    """Begin a worker: watch the parent, load the key. An error here is raised by each proof."""
+def _start(circuit: Circuit, proving_key: Path, verification_key: VerificationKey) -> None:
+    """Begin a worker: watch the parent, make all ready that a first proof would wait for.
+
+    An error here is raised by each proof.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(Exception):
         _key(proving_key)
+        prepare(circuit)
+        fast.prepare(verification_key)
 
 
 def _end_with_parent() -> None:

@@ -87,6 +87,15 @@ class _Calculator:
     copier: Any
 
 
+def prepare(circuit: Calculated) -> None:
+    """Compile the circuit's calculator, once per process, so that no witness waits for it.
+
+    Raises:
+        ProverMissing: wasmtime is not installed.
+    """
+    _calculator(circuit)
+
+
 def witness(circuit: Calculated, inputs: Mapping[str, int | Sequence[int]]) -> bytes:
     """Return the circuit's wires as a wtns file; it holds every secret.
 

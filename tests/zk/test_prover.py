@@ -98,6 +98,15 @@ def test_leaving_the_block_ends_the_workers(cover8, keys, chunk):
     assert not alive(worker)
 
 
+def test_a_closed_prover_begins_nothing(cover8, keys, chunk):
+    with Prover(cover8, *keys) as brief:
+        pass
+    with pytest.raises(ProverFailed, match="closed"):
+        brief.submit(chunk.slots, chunk.scope, chunk.blind)
+    with pytest.raises(ProverFailed, match="closed"):
+        brief.warm()
+
+
 SCRIPT = """
 import sys, time
 from pathlib import Path
