@@ -1,54 +1,31 @@
-"""Whom a round may use, and the proof that it may.
+"""Whom a round may use: the choice that decides everything after it.
 
-The choice comes first and decides everything after it: the loader opens the files of the chosen
-patients only, and the certificates prove exactly that choice. A patient is chosen when her leaf is
-live in the round's epoch, its opening is ours, its terms allow the study's purpose on all of its
-days, and we hold records of her.
+The choice comes first. The loader opens the files of the chosen patients only, and certificates
+(``fl_client.certifier``) prove exactly that choice. A patient is chosen when her leaf is live in
+the round's epoch and in every newer one this hospital has seen, its opening is ours, its terms
+allow the study's purpose on all of its days, and we hold records of her.
 
-The server is not believed: a chunk's leaves must lead to the root that the registry signed.
-
-A certificate serves as long as its chunk, scope and choice stay the same, so that after a
-withdrawal one chunk is proved again and the others are found in the store.
+The server is not believed: a chunk's leaves must lead to the root that the registry signed
+(``fl_client.lane``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import secrets
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from consent.grant import Opening
 from consent.openings import OpeningStore
-from consent.registry import SignedEpoch, verify_epoch
-from fl_client.store import SiteStore
+from fl_client.lane import LaneState, check_lane
 from protocol.errors import ConsentError
 from protocol.ids import PatientId, SiteId, number_of
-from protocol.messages import (
-    PROTOCOL_VERSION,
-    ChunkState,
-    CoverageCertificate,
-    RoundPlan,
-    StudyTerms,
-)
+from protocol.messages import PROTOCOL_VERSION, ChunkState, RoundPlan, StudyTerms
 from records.dataset import Patient, patient_digest
-from zk.cover import CoverStatement, Scope, Slot, closed_slot, context_of
-from zk.merkle import climb, root_of
-from zk.poseidon import FIELD
-from zk.prover import Prover
+from zk.cover import Scope, Slot, closed_slot, context_of
+from zk.merkle import root_of
 
-
-class LaneForged(ConsentError):
-    """The leaves the server sent do not lead to the root that the registry signed."""
-
-    code = "lane-forged"
-
-    def __init__(self, chunk: int) -> None:
-        self.chunk = chunk
-        super().__init__(
-            f"the leaves of chunk {chunk} do not lead to the registry's signed root; do not train "
-            "on them, and ask the registry for its log"
-        )
+NOBODY: frozenset[int] = frozenset()
 
 
 class CohortTooSmall(ConsentError):
@@ -89,6 +66,7 @@ def select(
     *,
     openings: OpeningStore,
     patients: Mapping[PatientId, Patient],
+    gone: Collection[int] = NOBODY,
 ) -> list[Selection]:
     """Choose the patients of a round.
 
@@ -99,6 +77,7 @@ def select(
         chunks: This site's lane as the server sent it; hostile.
         openings: What this hospital knows of its patients' grants.
         patients: The records this hospital holds, by its own patient number.
+        gone: Places whose leaf a newer epoch no longer has; their patients are left out.
 
     Returns:
         One selection for each chunk in which at least one patient was chosen.
@@ -107,24 +86,22 @@ def select(
         LaneForged: A chunk's leaves do not lead to the signed root.
         ConsentError: The epoch is not signed by the registry the study names.
     """
-    verify_epoch(
-        SignedEpoch(
-            registry=plan.epoch.registry,
-            number=plan.epoch.number,
-            root=plan.epoch.root,
-            at=plan.epoch.at,
-            signature=plan.epoch.signature,
-        ),
-        terms.consent.registry_key,
-    )
-    selections = []
-    for state in chunks:
-        if climb(root_of(state.leaves), state.chunk, state.siblings) != plan.epoch.root:
-            raise LaneForged(state.chunk)
-        selection = select_chunk(terms, site, state, openings, patients)
-        if selection.patients:
-            selections.append(selection)
-    return selections
+    check_lane(terms, LaneState(plan.epoch, tuple(chunks)))
+    return select_checked(terms, site, chunks, openings=openings, patients=patients, gone=gone)
+
+
+def select_checked(
+    terms: StudyTerms,
+    site: SiteId,
+    chunks: Sequence[ChunkState],
+    *,
+    openings: OpeningStore,
+    patients: Mapping[PatientId, Patient],
+    gone: Collection[int] = NOBODY,
+) -> list[Selection]:
+    """Choose as ``select`` does, from chunks whose leaves the caller has checked."""
+    selections = (select_chunk(terms, site, one, openings, patients, gone=gone) for one in chunks)
+    return [selection for selection in selections if selection.patients]
 
 
 def select_chunk(
@@ -133,6 +110,8 @@ def select_chunk(
     state: ChunkState,
     openings: OpeningStore,
     patients: Mapping[PatientId, Patient],
+    *,
+    gone: Collection[int] = NOBODY,
 ) -> Selection:
     """Choose the patients of one chunk, whose leaves the caller has checked."""
     consent = terms.consent
@@ -148,76 +127,59 @@ def select_chunk(
     first = state.chunk * len(state.leaves)
     slots: list[Slot] = []
     chosen: list[Patient] = []
-    for offset, leaf in enumerate(state.leaves):
-        known = openings.opening_at(first + offset)
-        patient = None if known is None else patients.get(known[0])
-        slot = closed_slot(leaf)
-        if known is not None and patient is not None and known[1].leaf() == leaf:
-            opening = known[1]
-            if opening.terms.allows(consent.required, consent.from_day, consent.through_day):
-                slot = Slot(
-                    leaf=leaf,
-                    used=True,
-                    subject=opening.subject,
-                    salt=opening.salt,
-                    grants=opening.terms.grants,
-                    not_before=opening.terms.not_before,
-                    expiry=opening.terms.expiry,
-                    record=patient_digest(patient),
-                )
-                chosen.append(patient)
-        slots.append(slot)
+    for place, leaf in enumerate(state.leaves, start=first):
+        found = usable(terms, place, leaf, openings, patients)
+        if found is None or place in gone:
+            slots.append(closed_slot(leaf))
+            continue
+        patient, opening = found
+        chosen.append(patient)
+        slots.append(
+            Slot(
+                leaf=leaf,
+                used=True,
+                subject=opening.subject,
+                salt=opening.salt,
+                grants=opening.terms.grants,
+                not_before=opening.terms.not_before,
+                expiry=opening.terms.expiry,
+                record=patient_digest(patient),
+            )
+        )
     return Selection(state.chunk, root_of(state.leaves), scope, tuple(slots), tuple(chosen))
 
 
-@dataclass
-class Certification:
-    """Certificates on their way: those in the store at once, the others from the prover."""
+def usable(
+    terms: StudyTerms,
+    place: int,
+    leaf: int,
+    openings: OpeningStore,
+    patients: Mapping[PatientId, Patient],
+) -> tuple[Patient, Opening] | None:
+    """Return whose live leaf this is and what opens it, where her terms allow the study."""
+    known = openings.opening_at(place) if leaf else None
+    patient = None if known is None else patients.get(known[0])
+    if known is None or patient is None:
+        return None
+    opening, consent = known[1], terms.consent
+    allowed = opening.terms.allows(consent.required, consent.from_day, consent.through_day)
+    return (patient, opening) if allowed and opening.leaf() == leaf else None
 
-    ready: dict[int, CoverageCertificate]
-    proving: dict[int, tuple[Selection, Future[tuple[CoverStatement, bytes]]]]
 
-
-class Certifier:
-    """Proves selections, and remembers what it proved."""
-
-    def __init__(self, terms: StudyTerms, store: SiteStore, prover: Prover) -> None:
-        self._terms = terms
-        self._store = store
-        self._prover = prover
-
-    def begin(self, selections: Sequence[Selection]) -> Certification:
-        """Start proving what is not in the store; training may go on meanwhile."""
-        ready: dict[int, CoverageCertificate] = {}
-        proving: dict[int, tuple[Selection, Future[tuple[CoverStatement, bytes]]]] = {}
-        for selection in selections:
-            kept = self._store.certificate(self._terms.study, selection.chunk, selection.digest)
-            if kept is not None:
-                ready[selection.chunk] = kept
-            else:
-                future = self._prover.submit(
-                    selection.slots, selection.scope, secrets.randbelow(FIELD)
-                )
-                proving[selection.chunk] = (selection, future)
-        return Certification(ready, proving)
-
-    def finish(self, certification: Certification) -> tuple[CoverageCertificate, ...]:
-        """Wait for the proofs; return all certificates by chunk.
-
-        Raises:
-            ProofError: The prover refused or failed.
-        """
-        consent = self._terms.consent
-        certificates = dict(certification.ready)
-        for chunk, (selection, future) in certification.proving.items():
-            statement, proof = future.result()
-            certificate = CoverageCertificate(
-                circuit=consent.circuit,
-                chunk=chunk,
-                key_hash=consent.key_hash,
-                public_inputs=tuple(statement.public_inputs()),
-                proof=proof,
-            )
-            self._store.keep_certificate(self._terms.study, selection.digest, certificate)
-            certificates[chunk] = certificate
-        return tuple(certificates[chunk] for chunk in sorted(certificates))
+def left_out(
+    terms: StudyTerms,
+    chunks: Sequence[ChunkState],
+    openings: OpeningStore,
+    patients: Mapping[PatientId, Patient],
+    *,
+    gone: Collection[int],
+) -> int:
+    """Return how many patients would have been chosen if their leaf were not gone."""
+    leaves = {
+        state.chunk * len(state.leaves) + offset: leaf
+        for state in chunks
+        for offset, leaf in enumerate(state.leaves)
+    }
+    return sum(
+        usable(terms, place, leaves[place], openings, patients) is not None for place in gone
+    )

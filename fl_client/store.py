@@ -2,10 +2,12 @@
 
 * the answer it gave to a round's plan: the same plan gets the same bytes again, another plan for
   the same round gets nothing;
+* what the study's algorithm keeps at this site from round to round, a personal model for one;
 * the one set of uploads it endorsed in a round: another is refused, also after a restart, because
   the difference of two sums could be one site's update;
 * the secrets of a round's masks and the others' shares of theirs, until the next round's plan;
-* its consent certificates, which serve until their chunk changes;
+* its consent certificates, which serve until their chunk changes, and the newest leaves of its
+  lane that the registry signed: who withdrew stays out, whatever older state a plan may name;
 * the group keys of the encryption it holds, or its shares of them.
 
 The file is private: it holds a key.
@@ -13,83 +15,29 @@ The file is private: it holds a key.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from fl_client.tables import (
+    ANSWERS,
+    CERTIFICATES,
+    ENDORSED,
+    GROUP_KEY,
+    KEY_PARTS,
+    LANE,
+    MANIFESTS,
+    METADATA,
+    PERSONAL,
+    PLANS,
+    ROUND_SECRETS,
+)
 from protocol.errors import PrivacyError
 from protocol.messages import CoverageCertificate, RoundCall, RoundPlan, canonical, digest
 from storage.database import open_database, reading, writing
-
-METADATA = sa.MetaData()
-ANSWERS = sa.Table(
-    "answers",
-    METADATA,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("plan", sa.Text, nullable=False),
-    sa.Column("reply", sa.LargeBinary, nullable=False),
-    sa.Column("integers", sa.LargeBinary),
-)
-ROUND_SECRETS = sa.Table(
-    "round_secrets",
-    METADATA,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("call", sa.Text, primary_key=True),
-    sa.Column("request", sa.Text, nullable=False),
-    sa.Column("secrets", sa.LargeBinary, nullable=False),
-    sa.Column("reply", sa.LargeBinary, nullable=False),
-)
-PLANS = sa.Table(
-    "plans",
-    METADATA,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("plan", sa.Text, nullable=False),
-    sa.Column("shares", sa.LargeBinary, nullable=False),  # the others', unsealed, by dealer
-)
-ENDORSED = sa.Table(
-    "endorsed",
-    METADATA,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("commitment", sa.Text, nullable=False),
-    sa.Column("nonce", sa.Text, nullable=False),
-    sa.Column("integers_sha256", sa.Text),  # of what it opened
-)
-MANIFESTS = sa.Table(
-    "manifests",
-    METADATA,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("manifest", sa.Text, nullable=False),
-)
-CERTIFICATES = sa.Table(
-    "certificates",
-    METADATA,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("chunk", sa.Integer, primary_key=True),
-    sa.Column("selection", sa.Text, nullable=False),  # digest of chunk root, scope and slots
-    sa.Column("certificate", sa.Text, nullable=False),
-)
-GROUP_KEY = sa.Table(
-    "group_key",
-    METADATA,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("key_id", sa.Text, primary_key=True),
-    sa.Column("epoch", sa.Integer, nullable=False),
-    sa.Column("record", sa.LargeBinary, nullable=False),  # a frame: what the site holds of the key
-)
-KEY_PARTS = sa.Table(
-    "key_parts",
-    METADATA,
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("epoch", sa.Integer, primary_key=True),
-    sa.Column("cohort", sa.Text, primary_key=True),  # digest of the sites it was made for
-    sa.Column("part", sa.LargeBinary, nullable=False),
-)
 
 
 class RoundAlreadyAnswered(PrivacyError):
@@ -160,14 +108,45 @@ class SiteStore:
         return bytes(row.reply)
 
     def keep_answer(
-        self, study: str, round_number: int, plan: str, reply: bytes, integers: bytes | None
+        self,
+        study: str,
+        round_number: int,
+        plan: str,
+        reply: bytes,
+        integers: bytes | None,
+        *,
+        personal: bytes | None = None,
     ) -> None:
-        """Keep a reply before it leaves; ``integers`` only where a demonstration asks for them."""
+        """Keep a reply before it leaves, and with it what the algorithm keeps at this site.
+
+        ``integers`` are kept only where a demonstration asks for them.
+        """
         with writing(self._engine) as connection:
             connection.execute(
                 ANSWERS.insert().values(
                     study=study, round=round_number, plan=plan, reply=reply, integers=integers
                 )
+            )
+            if personal is not None:
+                connection.execute(
+                    PERSONAL.insert().values(study=study, round=round_number, kept=personal)
+                )
+
+    def personal(self, study: str, *, before: int) -> list[tuple[int, bytes]]:
+        """Return what the algorithm kept in rounds before one, with the round, newest first."""
+        query = (
+            sa.select(PERSONAL.c.round, PERSONAL.c.kept)
+            .where(PERSONAL.c.study == study, PERSONAL.c.round < before)
+            .order_by(PERSONAL.c.round.desc())
+        )
+        with reading(self._engine) as connection:
+            return [(row.round, bytes(row.kept)) for row in connection.execute(query)]
+
+    def forget_personal(self, study: str, *, before: int) -> None:
+        """Forget what was kept before the round that the site went on from."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                PERSONAL.delete().where(PERSONAL.c.study == study, PERSONAL.c.round < before)
             )
 
     def integers(self, study: str, round_number: int) -> bytes | None:
@@ -323,6 +302,33 @@ class SiteStore:
                     certificate=canonical(certificate).decode(),
                 )
             )
+
+    def lane(self, study: str) -> dict[int, tuple[int, tuple[int, ...]]]:
+        """Return for each chunk the newest epoch seen, and the chunk's leaves then."""
+        query = sa.select(LANE).where(LANE.c.study == study)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query).all()
+        return {row.chunk: (row.epoch, tuple(map(int, json.loads(row.leaves)))) for row in rows}
+
+    def keep_lane(self, study: str, epoch: int, leaves: Mapping[int, tuple[int, ...]]) -> None:
+        """Keep what chunks were at an epoch, in place of what they were at older ones."""
+        with writing(self._engine) as connection:
+            for chunk, content in leaves.items():
+                connection.execute(
+                    LANE.delete().where(
+                        LANE.c.study == study, LANE.c.chunk == chunk, LANE.c.epoch <= epoch
+                    )
+                )
+                connection.execute(
+                    sa.insert(LANE)
+                    .prefix_with("OR IGNORE")
+                    .values(
+                        study=study,
+                        chunk=chunk,
+                        epoch=epoch,
+                        leaves=json.dumps([str(leaf) for leaf in content]),
+                    )
+                )
 
     def group_key(self, study: str, key_id: str | None = None) -> HeldKey | None:
         """Return what is held of a group key, the newest where none is named, or None."""

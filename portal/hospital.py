@@ -10,7 +10,7 @@ from pathlib import Path
 
 from consent.openings import OpeningStore
 from fl_client.agent import Agent, SiteSettings
-from fl_client.coverage import Certifier
+from fl_client.certifier import Certifier
 from fl_client.store import SiteStore
 from models.networks import build
 from privacy.budget import PrivacyBudget

@@ -24,7 +24,8 @@ from consent.openings import OpeningStore
 from consent.registry import Registry
 from consent.terms import Terms
 from consent.withdrawal import SiteWithdrawal
-from fl_client.coverage import Certifier, select
+from fl_client.certifier import Certifier
+from fl_client.coverage import select
 from fl_client.store import SiteStore
 from fl_server.gate import CertificateStale, Gate
 from fl_server.lanes import lane_states
