@@ -352,7 +352,8 @@ def test_markup_in_names_and_reasons_is_shown_and_not_obeyed():
     assert reader.text.count(EVIL) >= 5
 
 
-@settings(deadline=None, max_examples=8)  # each draws four plots
+@pytest.mark.slow
+@settings(deadline=None, max_examples=20)  # each draws four plots
 @given(st.text(st.characters(codec="latin-1", exclude_categories=["C"]), min_size=1, max_size=30))
 def test_no_name_or_reason_changes_what_the_page_is_made_of(usual, words):
     report = copy.deepcopy(report_of())
