@@ -1,8 +1,25 @@
-"""The networks a study can train, each of which Opacus trains as it is.
+"""The networks a study can train by name, each of which Opacus trains as it is.
 
 GroupNorm instead of BatchNorm, because a statistic shared by a batch would mix patients;
-activations never in place, because per-sample gradients need what they would overwrite. All end
-in one number per record, the log-odds of the positive class.
+activations never in place, because per-sample gradients need what they would overwrite. All give
+one number per record, the log-odds of the positive class, or with ``outputs`` above one the
+logits of so many classes; the last two give them for every point of the input.
+
+=========== ================================== ============ ===================================
+name        input                                parameters loss (``models.losses``)
+=========== ================================== ============ ===================================
+wavelet     (1, height, width), 16 | side            16,129 log; cross-entropy from two outputs
+cnn         (1, height, width), 16 | side            16,017 log; cross-entropy from two outputs
+densenet    (1, height, width), 16 | side            46,865 log; cross-entropy from two outputs
+densenet121 (1, height, width), 16 | side         6,948,609 log; cross-entropy from two outputs
+resnet18    (1, height, width), 16 | side        11,170,753 log; cross-entropy from two outputs
+mlp         (features,)                           32 f + 65 log; cross-entropy from two outputs
+logistic    (features,)                               f + 1 log; cross-entropy from two outputs
+unet2d      (1, height, width), 16 | side            47,929 dice
+unet3d      (1, depth, height, width), 4 | side     142,825 dice
+=========== ================================== ============ ===================================
+
+Parameters are those of one output, of images of 64 by 64, and of f features.
 
     >>> network = build("wavelet", (1, 64, 64), seed=7)
     >>> to_vector(network).shape
@@ -15,7 +32,8 @@ What holds, each line a test in tests/models/test_networks.py:
 3. ``load_vector(network, to_vector(network))`` changes nothing; the layout names every entry.
 4. What is not trained is not in the vector.
 
-One packed ciphertext holds up to 16,376 parameters, so networks stay just below a multiple of it.
+One packed ciphertext holds up to 16,376 parameters, so the small networks stay just below a
+multiple of it.
 """
 
 from __future__ import annotations
@@ -24,22 +42,24 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 import torch
-from monai.networks.blocks import Convolution
-from monai.networks.nets import DenseNet, FullyConnectedNet
-from torch import Tensor, nn
+from torch import nn
 
-from models.wavelets import WaveletStem
+from models import classification, segmentation
+from models.design import Design, construct
 from protocol.errors import ConfigurationError, PrivacyError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NetworkName = Literal["wavelet", "cnn", "densenet", "mlp"]
+NetworkName = Literal[
+    "wavelet", "cnn", "densenet", "densenet121", "resnet18", "mlp", "logistic", "unet2d", "unet3d"
+]
 NETWORKS: Final[tuple[str, ...]] = get_args(NetworkName)
-
-_ACTIVATION: Final = ("relu", {"inplace": False})
-_CNN_WIDTHS: Final = (16, 24, 24, 32)  # 16,017 parameters: one ciphertext
-_HIDDEN: Final = 32
+TABLES: Final = frozenset({"mlp", "logistic"})
+SEGMENTATION: Final = frozenset({"unet2d", "unet3d"})
+CONVEX: Final = frozenset({"wavelet", "logistic"})
+"""Zero is the fairest start of these, and needs no luck."""
+OUTPUTS_MAX: Final = 256
 
 
 class UnknownNetwork(ConfigurationError):
@@ -52,7 +72,8 @@ class UnknownNetwork(ConfigurationError):
         self.input_shape = input_shape
         super().__init__(
             f"there is no network {name!r} for inputs of shape {input_shape}; choose one of "
-            f"{', '.join(NETWORKS)}: images are (1, height, width), table rows (features,)"
+            f"{', '.join(NETWORKS)}: images are (1, height, width), volumes (1, depth, height, "
+            "width), table rows (features,)"
         )
 
 
@@ -70,53 +91,71 @@ class LayoutMismatch(PrivacyError):
         )
 
 
-class WaveletNet(nn.Module):
-    """Fixed wavelets, then one trained convolution over the whole map: 16,129 parameters."""
-
-    def __init__(self, input_shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.stem = WaveletStem(input_shape)
-        channels, height, width = self.stem.output_shape
-        self.head = Convolution(
-            2, channels, 1, kernel_size=(height, width), padding=0, conv_only=True
+def design_of(name: str, input_shape: tuple[int, ...], outputs: int = 1) -> Design:
+    """Return what the network is made of; see ``build``."""
+    if not _takes(name, input_shape) or not 1 <= outputs <= OUTPUTS_MAX:
+        raise UnknownNetwork(name, input_shape)
+    if name == "wavelet":
+        shape = list(input_shape)
+        return Design(
+            "models.classification.WaveletNet", {"input_shape": shape, "outputs": outputs}
         )
+    if name in TABLES:
+        hidden = [classification.HIDDEN] if name == "mlp" else []
+        arguments = classification.fully_connected(input_shape[0], outputs, hidden)
+        return Design("monai.networks.nets.FullyConnectedNet", arguments)
+    target, arguments = {
+        "cnn": ("models.classification.CompactCnn", {"outputs": outputs}),
+        "resnet18": ("models.classification.ResNet18", {"outputs": outputs}),
+        "densenet": ("monai.networks.nets.DenseNet", classification.densenet(outputs)),
+        "densenet121": ("monai.networks.nets.DenseNet", classification.densenet121(outputs)),
+        "unet2d": ("monai.networks.nets.UNet", segmentation.unet(2, outputs)),
+        "unet3d": ("monai.networks.nets.UNet", segmentation.unet(3, outputs)),
+    }[name]
+    return Design(target, arguments)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return ``(batch, 1)`` log-odds."""
-        return self.head(self.stem(images)).flatten(1)
 
-
-def build(name: str, input_shape: tuple[int, ...], seed: int) -> nn.Module:
+def build(name: str, input_shape: tuple[int, ...], seed: int, outputs: int = 1) -> nn.Module:
     """Return a freshly initialised network.
 
     Args:
-        name: ``"wavelet"``, ``"cnn"`` or ``"densenet"`` for images, ``"mlp"`` for tables.
-        input_shape: ``(1, height, width)``, sides divisible by 16, or ``(features,)``.
+        name: One of the table above.
+        input_shape: ``(1, height, width)``, sides divisible by 16, ``(1, depth, height, width)``,
+            sides divisible by 4 and at least 16, or ``(features,)``.
         seed: Of the initial weights. The caller's random state is left as it was.
+        outputs: One for the log-odds of the positive class, or the number of classes.
 
     Returns:
-        A module from ``(batch, *input_shape)`` floats to ``(batch, 1)`` log-odds.
+        A module from ``(batch, *input_shape)`` floats to ``(batch, outputs)`` logits; of
+        segmentation ``(batch, outputs, *grid)``.
 
     Raises:
         UnknownNetwork: There is no such network, or it does not take such inputs.
     """
-    image = len(input_shape) == 3 and input_shape[0] == 1 and min(input_shape[1:]) >= 32
-    image = image and all(side % 16 == 0 for side in input_shape[1:])
-    table = len(input_shape) == 1 and input_shape[0] >= 1
-    if name not in NETWORKS or not (table if name == "mlp" else image):
-        raise UnknownNetwork(name, input_shape)
+    design = design_of(name, input_shape, outputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "wavelet":
-            network = WaveletNet(input_shape)
-            for parameter in network.parameters():
-                nn.init.zeros_(parameter)  # convex: zero is the fairest start, and needs no luck
-            return network
-        if name == "cnn":
-            return _cnn()
-        if name == "densenet":
-            return _densenet()
-        return _mlp(input_shape[0])
+        network = construct(design)
+    if name in CONVEX:
+        for parameter in network.parameters():
+            nn.init.zeros_(parameter)
+    return network
+
+
+def _takes(name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether there is such a network for inputs of such a shape."""
+    if name not in NETWORKS:
+        return False
+    if name in TABLES:
+        return len(shape) == 1 and shape[0] >= 1
+    sides, divisor, least = shape[1:], 16, 32
+    if name == "unet3d":
+        divisor, least = segmentation.DIVISOR, 16
+    return (
+        len(sides) == (3 if name == "unet3d" else 2)
+        and shape[0] == 1
+        and all(side >= least and side % divisor == 0 for side in sides)
+    )
 
 
 def to_vector(module: nn.Module) -> NDArray[np.float32]:
@@ -154,42 +193,3 @@ def tensor_sizes(module: nn.Module) -> tuple[int, ...]:
 
 def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-
-
-def _group_norm(channels: int) -> tuple[str, dict[str, int]]:
-    return "group", {"num_groups": channels // 8}  # 8 channels a group, as in Wu and He 2018
-
-
-def _cnn() -> nn.Module:
-    """Four strided MONAI convolutions, global average, one linear layer."""
-    blocks: list[nn.Module] = []
-    channels = 1
-    for width in _CNN_WIDTHS:
-        norm = _group_norm(width)
-        blocks.append(Convolution(2, channels, width, strides=2, act=_ACTIVATION, norm=norm))
-        channels = width
-    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
-
-
-def _densenet() -> nn.Module:
-    """MONAI's DenseNet, narrow, two blocks of three and four layers."""
-    network = DenseNet(
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=1,
-        init_features=16,
-        growth_rate=16,
-        block_config=(3, 4),
-        bn_size=2,
-        act=_ACTIVATION,
-        norm=("group", {"num_groups": 8}),
-    )
-    for module in network.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # the last activation of MONAI's DenseNet ignores ``act``
-    return network
-
-
-def _mlp(features: int) -> nn.Module:
-    """MONAI's fully connected network with one hidden layer."""
-    return FullyConnectedNet(features, 1, [_HIDDEN], act=_ACTIVATION)

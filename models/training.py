@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
-from scipy.special import expit
-from torch.nn import functional
+
+from models.losses import LOG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from models.losses import Loss, RecordLoss
+
 PREDICTION_BATCH: Final = 64
-"""Records at a time; bounds memory, and nothing else depends on it."""
+"""Records at a time, or fewer if they are volumes; bounds memory, nothing else depends on it."""
+PREDICTION_POINTS: Final = 2**20
+"""Pixels, voxels or features at a time."""
 
 
 def fit(
@@ -43,19 +47,21 @@ def fit(
     batch: int = 32,
     lr: float = 2e-3,
     weight_decay: float = 0.0,
+    loss: RecordLoss = LOG,
     on_step: Callable[[int], None] | None = None,
 ) -> None:
     """Train ``module`` in place, without privacy.
 
     Args:
-        module: From ``(batch, *input_shape)`` to ``(batch, 1)`` log-odds.
+        module: From ``(batch, *input_shape)`` to what ``loss`` takes.
         x: ``(records, *input_shape)``.
-        y: ``(records,)`` 0 or 1.
+        y: ``(records, ...)`` targets, by default ``(records,)`` 0 or 1.
         epochs: Passes over all records.
         batch: Records per step, the last of an epoch may be smaller.
         lr: Learning rate of AdamW.
         seed: Of the order of the records.
         weight_decay: Of AdamW.
+        loss: Of each record; a step lowers their mean.
         on_step: Called with the number of steps finished.
     """
     assert len(x) == len(y) > 0
@@ -74,40 +80,53 @@ def fit(
         order = generator.permutation(len(x))
         for start in range(0, len(x), batch):
             records = order[start : start + batch]
-            log_odds = trained(torch.from_numpy(x[records])).reshape(-1)
-            target = torch.from_numpy(y[records]).to(log_odds.dtype)
+            outputs = trained(torch.from_numpy(x[records]))
             optimizer.zero_grad(set_to_none=True)
-            functional.binary_cross_entropy_with_logits(log_odds, target).backward()
+            loss(outputs, torch.from_numpy(y[records])).mean().backward()
             optimizer.step()
             step += 1
             if on_step is not None:
                 on_step(step)
 
 
-def predict(module: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return ``(records,)`` probabilities of the positive class."""
-    log_odds = _in_batches(module, x).reshape(-1).astype(np.float64)
-    return np.asarray(expit(log_odds), dtype=np.float64)
+def predict(module: nn.Module, x: NDArray[np.float32], *, loss: Loss = LOG) -> NDArray[np.float64]:
+    """Return what the model finds likely.
+
+    Args:
+        module: The trained network.
+        x: ``(records, *input_shape)``.
+        loss: The one it was trained with, which says how outputs become probabilities.
+
+    Returns:
+        Of one output ``(records, ...)`` probabilities of the positive class, of several
+        ``(records, classes, ...)`` that sum to one over the classes.
+    """
+    outputs = torch.from_numpy(_in_batches(module, x))
+    found = loss.probabilities(outputs)
+    return np.asarray((found.squeeze(1) if found.shape[1] == 1 else found).numpy())
 
 
 def patient_scores(scores: NDArray[np.float64], patient: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return ``(patients,)`` means of the records' scores.
+    """Return each patient's mean of her records' scores, ``(patients,)`` or with classes.
 
     Args:
-        scores: ``(records,)``.
+        scores: ``(records,)``, or ``(records, classes)``.
         patient: ``(records,)`` from 0 to patients - 1, each at least once.
     """
-    assert scores.shape == patient.shape
+    assert len(scores) == len(patient)
     counts = np.bincount(patient)
     assert counts.min() >= 1
-    return np.asarray(np.bincount(patient, weights=scores) / counts, dtype=np.float64)
+    total = np.zeros((len(counts), *scores.shape[1:]))
+    np.add.at(total, patient, scores)
+    return total / counts.reshape(-1, *[1] * (scores.ndim - 1))
 
 
 @torch.no_grad()
 def _in_batches(module: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
     module.eval()
+    batch = max(1, min(PREDICTION_BATCH, PREDICTION_POINTS // x[0].size))
     parts = [
-        module(torch.from_numpy(np.ascontiguousarray(x[start : start + PREDICTION_BATCH])))
-        for start in range(0, len(x), PREDICTION_BATCH)
+        module(torch.from_numpy(np.ascontiguousarray(x[start : start + batch])))
+        for start in range(0, len(x), batch)
     ]
     return torch.cat(parts).numpy()

@@ -1,15 +1,17 @@
-"""The networks train under Opacus as they are, and their vector is all that is trained."""
+"""Every network is what its table says, and its vector is all that is trained."""
+
+import re
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opacus import GradSampleModule
-from opacus.validators import ModuleValidator
-from torch.nn import functional
 
+from models import networks
 from models.networks import (
+    NETWORKS,
+    SEGMENTATION,
     LayoutMismatch,
     UnknownNetwork,
     build,
@@ -19,34 +21,18 @@ from models.networks import (
     to_vector,
 )
 
-CASES = [("wavelet", (1, 32, 32)), ("cnn", (1, 32, 32)), ("densenet", (1, 32, 32)), ("mlp", (9,))]
+SHAPES = {"mlp": (9,), "logistic": (9,), "unet3d": (1, 16, 16, 16)}
+CASES = [(name, SHAPES.get(name, (1, 32, 32))) for name in NETWORKS]
 CIPHERTEXT = 16_376
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize(("name", "shape"), CASES)
-def test_opacus_accepts_the_network_unchanged(name, shape):
-    assert ModuleValidator.validate(build(name, shape, 1), strict=False) == []
-
-
-@pytest.mark.parametrize(("name", "shape"), CASES)
-def test_per_sample_gradients_equal_those_of_a_loop_over_records(name, shape):
-    records = torch.randn(5, *shape, generator=torch.Generator().manual_seed(3))
-    labels = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
-    twin, network = build(name, shape, 1), build(name, shape, 1)
-    hooked = GradSampleModule(network, loss_reduction="sum")
-    loss(hooked(records), labels).backward()
-    found = torch.cat([p.grad_sample.flatten(1) for p in network.parameters()], dim=1)
-    for record in range(5):
-        twin.zero_grad()
-        loss(twin(records[record : record + 1]), labels[record : record + 1]).backward()
-        expected = torch.cat([p.grad.reshape(-1) for p in twin.parameters()])
-        torch.testing.assert_close(found[record], expected, rtol=1e-3, atol=1e-5)
-
-
-def loss(log_odds, labels):
-    return functional.binary_cross_entropy_with_logits(
-        log_odds.reshape(-1), labels, reduction="sum"
-    )
+def test_a_network_gives_one_output_a_class_and_of_segmentation_one_a_point(name, shape, outputs):
+    grid = shape[1:] if name in SEGMENTATION else ()
+    network = build(name, shape, 1, outputs).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(2, *shape)).shape == (2, outputs, *grid)
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)
@@ -66,13 +52,23 @@ def test_the_layout_names_every_entry_of_the_vector(name, shape):
     assert [int(np.prod(dims)) for _, dims in layout(network)] == list(tensor_sizes(network))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_table_says_how_many_parameters_there_are(name):
+    shape = {"unet3d": (1, 16, 16, 16), "mlp": (9,), "logistic": (9,)}.get(name, (1, 64, 64))
+    row = next(line for line in networks.__doc__.splitlines() if line.startswith(name + " "))
+    found = re.search(r"([\d,]+)? ?(f )?(\+ )?([\d,]+) (log|dice)", row)
+    slope = (int(found[1] or 1) if found[2] else 0) * 9
+    assert len(to_vector(build(name, shape, 1))) == slope + int(found[4].replace(",", ""))
+
+
 @pytest.mark.parametrize("name", ["wavelet", "cnn"])
 def test_a_network_for_images_of_the_default_size_nearly_fills_one_ciphertext(name):
     assert 0.95 * CIPHERTEXT < len(to_vector(build(name, (1, 64, 64), 1))) <= CIPHERTEXT
 
 
-def test_the_densenet_stays_small():
-    assert len(to_vector(build("densenet", (1, 64, 64), 1))) < 120_000
+def test_the_volume_network_nearly_fills_nine_ciphertexts():
+    size = len(to_vector(build("unet3d", (1, 16, 16, 16), 1, 3)))
+    assert 0.95 * 9 * CIPHERTEXT < size <= 9 * CIPHERTEXT
 
 
 @settings(max_examples=20, deadline=None)
@@ -93,8 +89,15 @@ def test_a_vector_of_another_network_is_refused():
 @pytest.mark.parametrize(
     ("name", "shape"),
     [("resnet", (1, 64, 64)), ("cnn", (30,)), ("mlp", (1, 64, 64)), ("cnn", (3, 64, 64)),
-     ("wavelet", (1, 60, 64)), ("densenet", (1, 16, 16)), ("mlp", (0,))],
+     ("wavelet", (1, 60, 64)), ("densenet", (1, 16, 16)), ("mlp", (0,)), ("logistic", ()),
+     ("unet2d", (1, 64, 60)), ("unet3d", (1, 64, 64)), ("unet3d", (1, 16, 16, 18)), ("cnn", ())],
 )  # fmt: skip
 def test_a_network_that_does_not_fit_the_input_is_refused(name, shape):
     with pytest.raises(UnknownNetwork):
         build(name, shape, 1)
+
+
+@pytest.mark.parametrize("outputs", [0, -1, 257])
+def test_a_network_of_no_or_too_many_outputs_is_refused(outputs):
+    with pytest.raises(UnknownNetwork):
+        build("cnn", (1, 64, 64), 1, outputs)
