@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from consent.lanes import LanePolicy
 from consent.registry import Registry
 from fl_client import link
 from fl_client.agent import Agent
@@ -32,16 +33,19 @@ from fl_server.app import assemble
 from fl_server.inprocess import InProcessGrid
 from fl_server.store import ServerStore
 from fl_server.transport import GridTransport
+from models.algorithms.interface import ALGORITHMS
 from models.recipes import Recipe, recipe_for
 from portal.baselines import Baselines, Comparison, Examined, train_baselines
 from portal.careless import CarelessAgent
 from portal.display import Display
+from portal.granting import withdraw_due
 from portal.home import Home, Settings
 from portal.hospital import open_agent
 from portal.market import Market
 from portal.patients import Wishes, draw_wishes
+from portal.personal import personal_auc
 from portal.report import make_report, write_report
-from portal.world import ENCRYPTION, Founding, found, withdraw_due
+from portal.world import ENCRYPTION, Founding, found, recipe_of
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
 from protocol.ids import PatientId, SiteId
@@ -122,6 +126,8 @@ def settings_for(
     rounds: int | None,
     circuit: str,
     epsilon: float | None,
+    grants: str = LanePolicy.HOSPITAL,
+    algorithm: str = "fedavg",
 ) -> Settings:
     """Return the settings of a run; what the user left open comes from the recipe of its data.
 
@@ -134,6 +140,10 @@ def settings_for(
         raise OptionUnknown("--opening", opening, list(ENCRYPTION))
     if circuit not in CIRCUITS:
         raise OptionUnknown("--circuit", circuit, CIRCUITS)
+    if grants not in list(LanePolicy):
+        raise OptionUnknown("--grants", grants, list(LanePolicy))
+    if algorithm not in ALGORITHMS:
+        raise OptionUnknown("--algorithm", algorithm, ALGORITHMS)
     recipe = recipe_for(modality_of(data))
     return Settings(
         data=data if data in PACKAGED else str(Path(data).resolve()),
@@ -147,6 +157,8 @@ def settings_for(
         circuit=circuit,
         epsilon=recipe.epsilon if epsilon is None else epsilon,
         delta=recipe.delta,
+        grants=str(grants),
+        algorithm=algorithm,
     )
 
 
@@ -161,8 +173,8 @@ def run_demo(home: Home, settings: Settings, display: Display) -> dict[str, Any]
         if home.report.is_file():
             return dict(json.loads(home.report.read_text()))
         started = time.monotonic()
-        run = prepare(home, settings, display)
         with display.live():
+            run = prepare(home, settings, display)
             if settings.engine == "superlink":
                 from portal.superlink import run_on_superlink  # noqa: PLC0415  # starts servers only where asked
 
@@ -173,7 +185,9 @@ def run_demo(home: Home, settings: Settings, display: Display) -> dict[str, Any]
                 after_close(run, closed)
             baselines = compare(run)
         run.market.finish()
-        report = make_report(run, baselines, seconds=time.monotonic() - started)
+        personal = {one.site: personal_auc(run, examined(run), one.site) for one in run.terms.sites}
+        seconds = time.monotonic() - started
+        report = make_report(run, baselines, seconds=seconds, personal=personal)
         write_report(home, report)
         return report
 
@@ -190,7 +204,7 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
         progress=lambda done, total: display.tick("data", done, total, "reading records"),
     )
     display.finish("data")
-    recipe = recipe_for(data.source.modality)
+    recipe = recipe_of(data.source.modality, settings.algorithm)
     wishes = draw_wishes(
         data.sites, rounds=settings.rounds, careless=careless_site(data), seed=settings.seed
     )
@@ -199,6 +213,8 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
     display.finish("proof keys")
     terms_file = home.server / "terms.json"
     if not home.is_founded():
+        if settings.grants == LanePolicy.PROVEN:
+            display.say("every patient enrols and proves her grant: 0.3 s of a core each")
         terms = found(
             home,
             Founding(
@@ -210,7 +226,9 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
                 datetime.now(UTC).date(),
                 title=f"{data.source.task} ({data.source.title})",
             ),
+            tell=lambda doing, done, total: display.tick("grants", done, total, doing),
         )
+        display.finish("grants")
         Market(home.market, terms, clock).found()
         home.mark_founded()
     terms = StudyTerms.model_validate_json(terms_file.read_bytes())

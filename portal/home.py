@@ -6,7 +6,7 @@
     HOME/server/              server.db, registry.db, keys of server and registry, terms
     HOME/market/              ledger.db, audit.db
     HOME/sites/SITE/          one hospital: keys, openings, budget, answers (mode 0600, folder 0700)
-    HOME/patients/            what patients keep on paper: their withdrawal codes
+    HOME/patients/            what patients keep: withdrawal codes, and the secrets of who proves
     HOME/data/                the synthetic images, where the package makes them
     HOME/report.json, report.html
 
@@ -83,6 +83,10 @@ class Settings:
     circuit: str
     epsilon: float
     delta: float
+    grants: str = "hospital"
+    """Whose word patients' grants rest on: a ``consent.lanes.LanePolicy``."""
+    algorithm: str = "fedavg"
+    """One of ``models.algorithms.interface.ALGORITHMS``."""
 
 
 @dataclass(frozen=True)
