@@ -67,6 +67,7 @@ def report_of(*, rounds=4, sites=6, refused=True):
         "receipts": sum(len(one["receipts"]) for one in per_round),
         "seconds": 181.4,
         "data": "phantom",
+        "grants": "hospital",
         "seed": 7,
         "noise": "system",
         "engine": "in-process",
@@ -105,6 +106,7 @@ def report_of(*, rounds=4, sites=6, refused=True):
             "refused": 26,
             "granted_for_other_research": 18,
             "withdrawn": 5,
+            "proven": 0,
         },
         "per_site": per_site,
         "per_round": per_round,
@@ -267,6 +269,16 @@ def test_more_refusals_than_boxes_are_counted():
     refusal = {"site": "site-01", "code": "no-answer", "reason": "no answer in time"}
     report["per_round"][0]["refused"] = [dict(refusal) for _ in range(20)]
     assert "9 more were refused" in read(report).text
+
+
+def test_the_page_says_how_patients_granted(usual):
+    assert "agreed on paper" in usual.text
+    assert "by a proof" in usual.text
+    proven = report_of()
+    proven["grants"], proven["consent"]["proven"] = "proven", 289
+    shown = read(proven).text
+    assert "Each of the 289 patients" in shown
+    assert "agreed on paper" not in shown
 
 
 def test_heads_and_roots_to_check_stand_on_the_page(usual):
