@@ -6,6 +6,9 @@
       consent      privacy budget     NoisedUpdate                                        │
                                                   receipt, signed ◀─ commit, certify ◀────┘
 
+What of the update leaves, and what the site keeps for its next round, the study's algorithm says
+(``models.algorithms``).
+
 Each stage takes only what the stage before returns: ``quantise`` accepts a ``NoisedUpdate`` and
 ``encrypt`` a ``MaskedUpdate``, so that skipping a stage is a type error. Epsilon is reserved before
 the records are read, and spent when the reply is stored, which is before the reply leaves.
@@ -17,12 +20,15 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.algorithms.catalogue import algorithm_of
+from models.algorithms.interface import Algorithm, Beginning, Constants, Correction, Vector
+from models.algorithms.local import descend
 from models.networks import load_vector
 from privacy.bfv import EncryptedUpdate
 from privacy.dpsgd import train_private
@@ -37,7 +43,21 @@ from privacy.update import NoisedUpdate
 from protocol.ids import SiteId
 from protocol.messages import RoundPlan, StudyTerms
 from protocol.progress import Progress, Step
-from records.dataset import Loader, Patient
+from records.dataset import Arrays, Loader, Patient
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One round's training: ``update`` may leave; the rest stays here.
+
+    ``whole`` is the scaled update ``(parameters,)`` with the parts that the algorithm keeps home,
+    ``beginning`` where training started, ``arrays`` the records it saw.
+    """
+
+    update: NoisedUpdate
+    whole: Vector
+    beginning: Beginning
+    arrays: Arrays
 
 
 @dataclass(frozen=True)
@@ -74,21 +94,29 @@ class Egress:
     loader: Loader
     parameters: ParameterSet
     progress: Progress
+    algorithm: Algorithm = field(init=False)
+
+    def __post_init__(self) -> None:
+        terms = self.terms
+        constants = Constants.of(terms.training, steps=terms.privacy.steps, sites=len(terms.sites))
+        object.__setattr__(self, "algorithm", algorithm_of(constants, self.module))
 
     def train(
         self,
         plan: RoundPlan,
-        model: NDArray[np.float32],
+        sent: NDArray[np.float32],
         patients: Sequence[Patient],
         stream: RandomStream,
-    ) -> NoisedUpdate:
+        kept: NDArray[np.float64] | None = None,
+    ) -> Trained:
         """Read the chosen patients' records and train on them under differential privacy.
 
         Args:
             plan: The round's plan.
-            model: ``(parameters,)`` the global weights of the round.
+            sent: ``(sent_size,)`` the global weights of the round, and what the algorithm adds.
             patients: The chosen patients; the loader opens the files of these only.
             stream: Where sampling and noise come from.
+            kept: What ``keep`` gave in this site's last round, or None.
 
         Returns:
             The clipped, noised update, scaled by patients over the study's reference number.
@@ -96,7 +124,8 @@ class Egress:
         privacy, training = self.terms.privacy, self.terms.training
         with self._measured("read", plan):
             arrays = self.loader.load(patients)
-        load_vector(self.module, model)
+        beginning = self.algorithm.begin(sent, kept, len(patients))
+        load_vector(self.module, beginning.start)
         with self._measured("train", plan, total=privacy.steps):
             trained = train_private(
                 self.module,
@@ -113,11 +142,42 @@ class Egress:
                 stream=stream,
                 augment=training.augment,
                 views=training.views,
+                correction=beginning.correction,
                 on_step=lambda done: self.progress(
                     Step("train", plan.round, self.site, done, privacy.steps)
                 ),
             )
-        return trained.update
+        whole = trained.update.vector
+        # A part of a noised update is post-processed, and as private as the whole.
+        leaving = replace(trained.update, vector=self.algorithm.shared(whole))
+        return Trained(leaving, whole, beginning, arrays)
+
+    def keep(
+        self, plan: RoundPlan, trained: Trained, outgoing: Outgoing, stream: RandomStream
+    ) -> NDArray[np.float64] | None:
+        """Return what the algorithm keeps at this site for its next round, or None.
+
+        Ditto trains the site's personal model here, on the records themselves: it never leaves.
+        """
+        training, arrays = self.terms.training, trained.arrays
+        generator = np.random.default_rng([int(word) for word in stream.words(4)])
+
+        def learn(start: Vector, correction: Correction) -> Vector:
+            return descend(
+                self.module,
+                arrays.x,
+                arrays.y,
+                arrays.patient,
+                start=start,
+                steps=training.personal_steps,
+                lr=training.personal_learning_rate,
+                generator=generator,
+                correction=correction,
+            )
+
+        entered = outgoing.integers * np.repeat(np.array(plan.steps), training.tensor_sizes)
+        with self._measured("keep", plan):
+            return self.algorithm.end(trained.beginning, trained.whole, entered, learn)
 
     def seal(
         self,
