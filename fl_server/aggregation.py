@@ -7,10 +7,13 @@ to an opened, already noised sum: it is post-processing and costs no privacy.
 
 Step sizes are public and common to all sites, otherwise sums of integers would not be sums of
 updates. A coordinate's spread at a site is its Gaussian noise, known from the study's terms, and
-its signal, guessed from what the last opened sum shows beyond noise.
+its signal, guessed from what the last opened sum shows beyond noise. Where sites share the noise
+of the sum, the grid is fixed by the terms, and noise that a full sum can spare is taken back.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +21,12 @@ from numpy.typing import NDArray
 from fl_server.store import ModelState
 from models.algorithms.catalogue import algorithm_of
 from models.algorithms.interface import Algorithm, Constants, GlobalState
+from privacy.mechanism import round_plan, update_step
+from privacy.noise_shares import SurplusRefused, surplus_noise
 from privacy.parameters import ParameterSet
+from protocol.ids import SiteId
 from protocol.messages import StudyTerms
+from protocol.summation import SurplusNoise
 
 SPREADS = 4.5
 """Standard deviations of a coordinate that the quantised range holds; beyond it, it saturates."""
@@ -55,6 +62,8 @@ def noise_spread(terms: StudyTerms) -> float:
     How the noises of the steps add up, the algorithm says.
     """
     privacy, training = terms.privacy, terms.training
+    if privacy.mechanism == "site-level":  # on the whole update, once
+        return privacy.noise_multiplier * privacy.clipping_norm
     per_step = privacy.noise_multiplier * privacy.clipping_norm * training.learning_rate
     per_step /= privacy.sampling_rate * training.reference_patients
     return per_step * study_algorithm(terms).noise_growth
@@ -66,6 +75,8 @@ def first_steps(terms: StudyTerms, parameters: ParameterSet) -> NDArray[np.float
     Returns:
         ``(tensors,)``, in units of the weights.
     """
+    if terms.privacy.mechanism == "summed":
+        return np.full(len(terms.training.tensor_sizes), update_step(terms))
     spread = np.full(len(terms.training.tensor_sizes), noise_spread(terms))
     return SPREADS_FIRST * spread / parameters.value_max
 
@@ -90,6 +101,8 @@ def next_steps(
     Returns:
         ``(tensors,)``, in units of the weights.
     """
+    if terms.privacy.mechanism == "summed":
+        return first_steps(terms, parameters)
     noise = noise_spread(terms) ** 2
     growth = study_algorithm(terms).spread_growth(largest_share or 1 / sites)
     steps = []
@@ -142,6 +155,33 @@ def apply_sum(
         next_steps(terms, parameters, total / sites, sites, largest_share=share),
         after.carried,
     )
+
+
+def without_surplus(
+    terms: StudyTerms,
+    integers: NDArray[np.int64],
+    shown: Sequence[SurplusNoise],
+    *,
+    roster: int,
+    arrived: int,
+) -> tuple[NDArray[np.int64], tuple[SiteId, ...]]:
+    """Return the opened sum without the noise it can spare, and the sites whose seeds were odd.
+
+    Args:
+        terms: The study's.
+        integers: ``(parameters,)`` the opened sum.
+        shown: What sites in the sum showed; of the others the noise stays.
+        roster: Sites in the round's plan.
+        arrived: Sites in the sum.
+    """
+    left, odd = integers.copy(), []
+    for one in shown:
+        plan = round_plan(terms, roster)
+        try:
+            left -= surplus_noise(plan, arrived, one.seeds, integers.size)
+        except SurplusRefused:
+            odd.append(one.site)
+    return left, tuple(odd)
 
 
 def split(vector: NDArray[np.float64], sizes: tuple[int, ...]) -> list[NDArray[np.float64]]:

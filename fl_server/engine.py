@@ -32,7 +32,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consent.registry import Registry
-from fl_server.aggregation import apply_sum
+from fl_server.aggregation import apply_sum, without_surplus
 from fl_server.gate import Admitted, Gate
 from fl_server.group_key import GroupKeeper
 from fl_server.lanes import lane_states
@@ -41,6 +41,7 @@ from fl_server.store import ClosedRound, ModelState, PlannedRound, ServerStore, 
 from fl_server.summation import Called, Opened, SecureSum, SumUnsound
 from fl_server.transport import Transport
 from privacy.bfv import ServerContext, self_test
+from privacy.mechanism import check_mechanism
 from privacy.opening import check_way
 from privacy.parameters import ParameterSet
 from privacy.sharing import QuorumMissing, quorum
@@ -97,6 +98,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         check_way(self.parameters, self.terms.opening)
+        check_mechanism(self.terms, self.parameters)
         self_test(self.parameters)
         context = ServerContext(self.parameters)
         self._gate = Gate(self.terms, self.verification_key, context, self.today)
@@ -273,11 +275,21 @@ class Engine:
         for site in opened.liars:
             note = "its tag is not that of the update it signed; the update itself stands"
             self.progress(Step("refuse", plan.round, site, note=f"tag-false: {note}"))
+        integers, odd = without_surplus(
+            self.terms,
+            opened.integers,
+            opened.surplus,
+            roster=len(plan.sites),
+            arrived=len(uploads),
+        )
+        for site in odd:
+            note = "surplus-refused: it showed other seeds than the sum can spare; its noise stays"
+            self.progress(Step("refuse", plan.round, site, note=note))
         after = apply_sum(
             self.terms,
             self.parameters,
             before,
-            opened.integers,
+            integers,
             weight=opened.weight,
             sites=len(uploads),
             largest=max(receipt.proven_patients for receipt in opened.commitment.receipts),

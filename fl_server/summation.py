@@ -41,7 +41,7 @@ from privacy.sharing import QuorumMissing, quorum
 from privacy.signatures import check_site_message
 from privacy.tags import SumAltered, check_tags, tag
 from protocol.errors import FederationError
-from protocol.frames import Frame, MalformedFrame, encode, join_parts, split_parts
+from protocol.frames import Frame, MalformedFrame, decode, encode, join_parts, split_parts
 from protocol.ids import SiteId
 from protocol.messages import (
     Contribution,
@@ -55,7 +55,15 @@ from protocol.messages import (
     read,
 )
 from protocol.progress import Progress, Step
-from protocol.summation import Commitment, Endorsement, Fault, Opening, Partial, Unmasking
+from protocol.summation import (
+    Commitment,
+    Endorsement,
+    Fault,
+    Opening,
+    Partial,
+    SurplusNoise,
+    Unmasking,
+)
 
 AnySiteMessage = TypeVar("AnySiteMessage", bound=SiteMessage)
 INTEGERS_FROM: Final = 2
@@ -139,12 +147,16 @@ class Called:
 
 @dataclass(frozen=True)
 class Opened:
-    """The integers of a sum, and the commitment they were opened under."""
+    """The integers of a sum, and the commitment they were opened under.
+
+    ``surplus`` is what sites showed of noise in the integers that the sum can spare.
+    """
 
     integers: NDArray[np.int64]
     weight: int
     commitment: Commitment
     faults: tuple[Fault, ...]
+    surplus: tuple[SurplusNoise, ...] = ()
 
     @property
     def liars(self) -> tuple[SiteId, ...]:
@@ -233,7 +245,7 @@ class SecureSum:
             "commitment": body(commitment),
             "endorsements": [body(one) for one in endorsements],
         }
-        unmaskings = self._unmaskings(plan, commitment, shown, seed.hex())
+        unmaskings, surplus = self._unmaskings(plan, commitment, shown, seed.hex())
         if len(unmaskings) < threshold:
             raise QuorumMissing(len(unmaskings), threshold)
         faults = self._find_faults(commitment, unmaskings, uploads, total, seed)
@@ -256,7 +268,7 @@ class SecureSum:
             shown["partials"] = [body(one) for one, _ in partials]
             blobs["partials"] = join_parts([share for _, share in partials])
         integers = self._openings(plan, commitment, unmaskings, shown, blobs)
-        return Opened(integers, commitment.weight, commitment, faults)
+        return Opened(integers, commitment.weight, commitment, faults, surplus)
 
     def _add(self, plan: RoundPlan, uploads: Uploads) -> EncryptedSum:
         started = time.thread_time()
@@ -292,10 +304,12 @@ class SecureSum:
 
     def _unmaskings(
         self, plan: RoundPlan, commitment: Commitment, shown: dict[str, object], seed: str
-    ) -> dict[SiteId, tuple[Unmasking, dict[SiteId, bytes]]]:
+    ) -> tuple[dict[SiteId, tuple[Unmasking, dict[SiteId, bytes]]], tuple[SurplusNoise, ...]]:
+        """Return each site's tag and sealed reveals, and the noise that sites in the sum spare."""
         named = digest(commitment)
         requests = dict.fromkeys(plan.sites, encode("unmask", shown))
         found: dict[SiteId, tuple[Unmasking, dict[SiteId, bytes]]] = {}
+        spared: dict[SiteId, SurplusNoise] = {}
         group = f"unmask-{plan.round}"
         for site, reply in self.sites.ask("unmask", requests, group, self.open_seconds):
             unmasking = self._signed(Unmasking, reply, "unmasking", site)
@@ -307,8 +321,23 @@ class SecureSum:
             except MalformedFrame:
                 continue
             found[site] = (unmasking, dict(zip(openers, parts, strict=True)))
+            surplus = self._surplus(reply, site, named)
+            if surplus is not None and site in commitment.sites:
+                spared[site] = surplus
             self.progress(Step("unmask", plan.round, site))
-        return found
+        return found, tuple(spared[site] for site in sorted(spared))
+
+    def _surplus(self, reply: Frame, site: SiteId, commitment: str) -> SurplusNoise | None:
+        """Return the seeds that ride beside an unmasking; without them the noise stays."""
+        blob = reply.blobs.get("surplus")
+        if blob is None:
+            return None
+        try:
+            shown = decode(blob)
+        except MalformedFrame:
+            return None
+        spared = self._signed(SurplusNoise, shown, "surplus", site)
+        return None if spared is None or spared.commitment != commitment else spared
 
     def _find_faults(
         self,

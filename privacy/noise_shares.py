@@ -61,6 +61,7 @@ PART_DEVIATION_MIN: Final = 4.0
 _CUT_DEVIATIONS: Final = 13
 """Noise beyond this many deviations occurs once in 10**37 draws, and never here."""
 _PART_LABEL: Final = b"bithive surplus noise\n"
+_ROOT_LABEL: Final = b"bithive noise root\n"
 
 
 class NoisePlanUnsound(PrivacyError):
@@ -185,6 +186,16 @@ class NoiseShare:
         assert len(self.root) == KEY_BYTES
         info = _PART_LABEL + str(number).encode()
         return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=info).derive(self.root)
+
+
+def noise_root(round_seed: bytes) -> bytes:
+    """Return the root of a site's seeds in a round, from its round seed.
+
+    A round seed (``privacy.round_secrets``) is shown only of a site whose update is not in the
+    sum. Its noise is then of no use to anybody, for its update stays under the pad of its self
+    seed. Otherwise fewer than a quorum of sites know nothing of it, nor of what grows from it.
+    """
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=_ROOT_LABEL).derive(round_seed)
 
 
 def surplus_noise(

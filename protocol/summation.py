@@ -3,7 +3,8 @@
 ::
 
     Commitment (server)  ──▶ every site of the roster ──▶ Endorsement      one per round and site
-    endorsements         ──▶ every site of the roster ──▶ Unmasking        tag; sealed reveals
+    endorsements         ──▶ every site of the roster ──▶ Unmasking        tag; sealed reveals;
+                                                          SurplusNoise     where noise is shared
     sum, unmaskings      ──▶ a quorum                 ──▶ Partial          opening by quorum only
     all of it            ──▶ the sites in the sum     ──▶ Opening          the integers' hash
 
@@ -25,6 +26,7 @@ from protocol.messages import (
     Count,
     Digest,
     GroupKeyId,
+    Key32,
     Message,
     Receipt,
     Round,
@@ -95,6 +97,17 @@ class Unmasking(SiteMessage):
     commitment: Digest
     challenge: Digest
     tag: Annotated[tuple[Residue, ...], Field(max_length=8)]
+
+
+class SurplusNoise(SiteMessage):
+    """The seeds of noise that the received set can spare, where sites share the noise of a sum.
+
+    It rides beside the site's ``Unmasking``, in the clear: what is left without it is private.
+    """
+
+    label = b"surplus noise"
+    commitment: Digest
+    seeds: Annotated[tuple[Key32, ...], Field(max_length=SITES_MAX)]
 
 
 class Fault(Message):
