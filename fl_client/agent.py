@@ -6,6 +6,7 @@ approved, and answered or refused with a code and a sentence::
     join      ─▶ who we are, signed over the server's nonce
     call      ─▶ fresh secrets for the round's masks                      (fl_client/masking.py)
     ...-key   ─▶ make, take or recover a key of the group               (fl_client/group_keys.py)
+    prepare   ─▶ check news of the lane, prove ahead of rounds        (fl_client/preparation.py)
     train     ─▶ select, reserve, train, mask, seal, prove, sign           (fl_client/egress.py)
     endorse, unmask, share, open ─▶ the one sum of the round            (fl_client/summation.py)
 
@@ -15,16 +16,16 @@ What holds, each a test in tests/fl_client/test_agent.py:
 2. The same plan asked twice gets the same bytes twice, across restarts.
 3. Nothing is read without a consent selection, and nothing leaves without reserved epsilon.
 4. A plan goes on from the manifest of the round before, whose sum this hospital opened.
+5. Who withdrew by anything this hospital was told or could ask is left out before a file is opened.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import Final
@@ -33,20 +34,24 @@ import numpy as np
 import torch
 
 from consent.openings import OpeningStore
-from fl_client.certifier import Certification, Certifier
-from fl_client.coverage import CohortTooSmall, Selection, left_out, select
-from fl_client.egress import Egress, Outgoing, round_event
+from fl_client.certifier import Certifier
+from fl_client.cohort import Cohort, begin, begin_again
+from fl_client.coverage import CohortTooSmall, Selection, left_out, select, select_checked
+from fl_client.egress import Egress, Outgoing
 from fl_client.group_keys import GroupKeys
+from fl_client.lane import LaneMemory, LaneState, Newest
 from fl_client.masking import Masking
+from fl_client.plans import PlanRefused, check_history, check_plan, model_of
+from fl_client.preparation import Preparation
 from fl_client.store import SiteStore
 from fl_client.summation import Summation
 from privacy.bfv import self_test
 from privacy.budget import PrivacyBudget
 from privacy.keys import SiteKeys
+from privacy.mechanism import check_mechanism, round_event
 from privacy.opening import check_way
 from privacy.parameters import ParameterSet
 from privacy.randomness import RandomStream
-from privacy.signatures import check_signature
 from protocol.errors import BitHiveError, ConsentError, FederationError
 from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import PatientId, SiteId
@@ -55,7 +60,6 @@ from protocol.messages import (
     Contribution,
     CoverageCertificate,
     Join,
-    Manifest,
     Receipt,
     RoundPlan,
     StudyTerms,
@@ -71,17 +75,6 @@ from zk.cover import CoverStatement
 log = logging.getLogger("bithive.agent")
 COHORT_MIN: Final = 5
 """Fewest patients a site trains on; below it, statistics are about persons."""
-NO_MANIFEST: Final = "0" * 64
-
-
-class PlanRefused(FederationError):
-    """A plan or request is not for the study this hospital approved."""
-
-    code = "plan-refused"
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"this hospital does not take part in that: {why}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,9 @@ class SiteSettings:
 
     ``approved`` is the digest of the study terms that its officer approved; ``seed`` makes a
     demonstration reproducible and is None wherever data is real, since noise that can be drawn
-    again hides nothing; ``keep_integers`` lets a demonstration check the opened sum.
+    again hides nothing; ``keep_integers`` lets a demonstration check the opened sum. A round that
+    meets a withdrawal waits ``reprove_seconds`` for the proofs that this takes, before it trains,
+    and goes on without the patients of chunks whose proofs are not there then.
     """
 
     site: SiteId
@@ -99,11 +94,15 @@ class SiteSettings:
     seed: int | None = None
     keep_integers: bool = False
     cohort_min: int = COHORT_MIN
+    reprove_seconds: float = 120.0
 
 
 @dataclass
 class Agent:
-    """One hospital's agent for one study. ``answer`` is its only door."""
+    """One hospital's agent for one study. ``answer`` is its only door.
+
+    ``newest`` asks the registry how the lane stands, where this hospital can reach it.
+    """
 
     settings: SiteSettings
     terms: StudyTerms
@@ -117,13 +116,19 @@ class Agent:
     certifier: Certifier
     store: SiteStore
     progress: Progress = silent
+    newest: Newest | None = None
 
     def __post_init__(self) -> None:
         self_test(self.parameters)
         if digest(self.terms) != self.settings.approved:
             raise PlanRefused("its terms are not those that were approved")
         check_way(self.parameters, self.terms.opening)
+        check_mechanism(self.terms, self.parameters)
         self._lock = threading.Lock()
+        self._lane = LaneMemory(self.terms, self.store, self.newest)
+        self._preparation = Preparation(
+            self.settings.approved, self._lane, self._choose_ahead, self.certifier
+        )
         self._group = GroupKeys(
             self.settings.site, self.terms, self.keys, self.store, self.parameters
         )
@@ -160,6 +165,7 @@ class Agent:
             "commit-key": self._group.commit,
             "part-key": self._group.part,
             "join-key": self._group.join,
+            "prepare": self._preparation.answer,
             "train": self._train,
             "endorse": self._summation.endorse,
             "unmask": self._summation.unmask,
@@ -171,11 +177,17 @@ class Agent:
             door = doors.get(request.kind)
             if door is None:
                 raise MalformedFrame(f"there is no {request.kind!r}")
+            if request.kind == "prepare":  # news must come in while a round is trained
+                return door(request)
             with self._lock:
                 return door(request)
         except BitHiveError as error:
             log.warning("refused: %s", error.code)
             return encode("refused", {"code": error.code, "reason": _outward(error)})
+
+    def close(self) -> None:
+        """Stop what works behind the door; close the prover after it."""
+        self._preparation.close()
 
     # Who we are
 
@@ -199,33 +211,52 @@ class Agent:
     def _train(self, request: Frame) -> bytes:
         asked = read(TrainRequest, request.body)
         plan = asked.plan
-        self._check_plan(plan)
+        check_plan(plan, self.terms, self.settings.approved)
         plan_digest = digest(plan)
         earlier = self.store.answer(plan.study, plan.round, plan_digest)
         if earlier is not None:
             self.budget.commit(plan.study, plan.round)
             return earlier
         size = self._egress.algorithm.sent_size(self.terms.training.parameters)
-        model = _model(request.blobs.get("model", b""), plan, size)
-        self._check_history(plan, asked.manifest)
+        model = model_of(request.blobs.get("model", b""), plan, size)
+        check_history(plan, asked.manifest, self.terms, self.store)
         self._masking.begin(plan, request.blobs.get("shares", b""))
-        selections = self.choose(plan, asked.chunks)
-        certification = self.certifier.begin(selections)
-        self.budget.reserve(plan.study, plan.round, round_event(self.terms))
-
-        patients = [patient for selection in selections for patient in selection.patients]
+        cohort = self._cohort(plan, asked.chunks)
+        patients = cohort.patients
         outgoing, personal = self._update(plan, model, patients)
         started = time.thread_time()
-        certificates = self.certifier.finish(certification)
-        self.progress(
-            Step("prove", plan.round, self.settings.site, seconds=time.thread_time() - started)
-        )
+        certificates = self.certifier.finish(cohort.certification)
+        spent = time.thread_time() - started
+        note = f"{cohort.ahead} of {len(certificates)} certificates were made ahead"
+        self.progress(Step("prove", plan.round, self.settings.site, seconds=spent, note=note))
 
-        reply = self._contribution(plan, outgoing, certificates)
+        reply = self._contribution(plan, outgoing, certificates, cohort.left_out)
         kept = outgoing.integers.astype("<i8").tobytes() if self.settings.keep_integers else None
         self.store.keep_answer(plan.study, plan.round, plan_digest, reply, kept, personal=personal)
         self.budget.commit(plan.study, plan.round)
         return reply
+
+    def _cohort(self, plan: RoundPlan, chunks: tuple[ChunkState, ...]) -> Cohort:
+        """Choose, begin to prove, reserve epsilon, and look again right before records are read."""
+        self._lane.learn(LaneState(plan.epoch, chunks))
+        gone = self._lane.gone(chunks)
+        cohort = begin(self.choose(plan, chunks), self.certifier, plan)
+        self.budget.reserve(plan.study, plan.round, round_event(self.terms))
+        self._lane.ask()
+        if self._lane.gone(chunks) != gone:
+            again = self.choose(plan, chunks)
+            cohort = begin_again(
+                cohort, again, self.certifier, plan, seconds=self.settings.reprove_seconds
+            )
+            self._check_size(cohort.selections)
+        gone = self._lane.gone(chunks)
+        withdrew = left_out(self.terms, chunks, self.openings, self.patients, gone=gone)
+        cohort = replace(cohort, left_out=cohort.left_out + withdrew)
+        if cohort.left_out:
+            note = f"{cohort.left_out} patients withdrew since the plan or were left out with them"
+            log.warning("round %d: %s", plan.round, note)
+            self.progress(Step("leave-out", plan.round, self.settings.site, note=note))
+        return cohort
 
     def choose(self, plan: RoundPlan, chunks: tuple[ChunkState, ...]) -> list[Selection]:
         """Choose this round's patients from what their consent allows.
@@ -241,11 +272,26 @@ class Agent:
             chunks,
             openings=self.openings,
             patients=self.patients,
+            gone=self._lane.gone(chunks),
         )
+        self._check_size(selections)
+        return selections
+
+    def _check_size(self, selections: Sequence[Selection]) -> None:
         found = sum(len(selection.patients) for selection in selections)
         if found < self.settings.cohort_min:
             raise CohortTooSmall(found, self.settings.cohort_min)
-        return selections
+
+    def _choose_ahead(self, chunks: tuple[ChunkState, ...]) -> list[Selection]:
+        """Choose from checked chunks what a round would choose from them."""
+        return select_checked(
+            self.terms,
+            self.settings.site,
+            chunks,
+            openings=self.openings,
+            patients=self.patients,
+            gone=self._lane.gone(chunks),
+        )
 
     def _update(
         self, plan: RoundPlan, model: np.ndarray, patients: list[Patient]
@@ -253,7 +299,8 @@ class Agent:
         """Train on the chosen patients and seal the update; say what this site keeps."""
         stream = self._stream(plan)
         kept = self._kept(plan)
-        trained = self._egress.train(plan, model, patients, stream.child("train"), kept)
+        share = self._masking.noise_share(plan)
+        trained = self._egress.train(plan, model, patients, stream.child("train"), kept, share)
         outgoing = self._egress.seal(
             plan,
             trained.update,
@@ -283,7 +330,11 @@ class Agent:
         )
 
     def _contribution(
-        self, plan: RoundPlan, outgoing: Outgoing, certificates: tuple[CoverageCertificate, ...]
+        self,
+        plan: RoundPlan,
+        outgoing: Outgoing,
+        certificates: tuple[CoverageCertificate, ...],
+        left_out: int,
     ) -> bytes:
         statements = [
             CoverStatement.from_public_inputs(list(one.public_inputs)) for one in certificates
@@ -313,58 +364,16 @@ class Agent:
             length=outgoing.encrypted.length,
             certificates=certificates,
         )
-        return encode("contribution", body(contribution), {"update": outgoing.encrypted.blob})
+        blobs = {"update": outgoing.encrypted.blob}
+        if left_out:
+            blobs["left-out"] = left_out.to_bytes(4, "big")
+        return encode("contribution", body(contribution), blobs)
 
     # Checks
 
     def _check_terms(self, request: Frame) -> None:
         if request.body.get("terms") != self.settings.approved:
             raise PlanRefused("its terms are not those that were approved")
-
-    def _check_plan(self, plan: RoundPlan) -> None:
-        if plan.study != self.terms.study or plan.terms != self.settings.approved:
-            raise PlanRefused("the plan is for other terms than those that were approved")
-        if plan.round > self.terms.rounds:
-            raise PlanRefused(f"the study has {self.terms.rounds} rounds")
-        check_signature(
-            self.terms.server_key,
-            plan.signature,
-            plan.signed_bytes(),
-            what="round plan",
-            who="the server",
-        )
-        if len(plan.steps) != len(self.terms.training.tensor_sizes) or min(plan.steps) <= 0:
-            raise PlanRefused("the plan's step sizes do not fit the model")
-
-    def _check_history(self, plan: RoundPlan, manifest: Manifest | None) -> None:
-        """See that the plan goes on from the round before as this hospital knows it."""
-        if manifest is None:
-            if plan.round != 1 or plan.previous != NO_MANIFEST:
-                raise PlanRefused("the manifest of the round before is missing")
-            return
-        check_signature(
-            self.terms.server_key,
-            manifest.signature,
-            manifest.signed_bytes(),
-            what="manifest",
-            who="the server",
-        )
-        named = digest(manifest)
-        if (manifest.study, manifest.round) != (plan.study, plan.round - 1):
-            raise PlanRefused("the manifest is not of the round before")
-        if (plan.previous, plan.model) != (named, manifest.model_sha256):
-            raise PlanRefused("the plan does not go on from the manifest it names")
-        if self.store.manifest(plan.study, manifest.round) not in {None, named}:
-            raise PlanRefused("this hospital went on from another manifest of that round before")
-        before = self.store.manifest(plan.study, plan.round - 2)
-        if before is not None and manifest.previous != before:
-            raise PlanRefused("the manifest tells another history than this hospital knows")
-        endorsed = self.store.endorsed(plan.study, manifest.round)
-        if manifest.commitment != NO_MANIFEST and endorsed is not None:
-            commitment, opened = endorsed
-            if manifest.commitment != commitment or opened not in {None, manifest.integers_sha256}:
-                raise PlanRefused("the manifest is of another sum than this hospital opened")
-        self.store.keep_manifest(plan.study, manifest.round, named)
 
 
 def _outward(error: BitHiveError) -> str:
@@ -390,12 +399,3 @@ def decimal_text(value: float) -> str:
     quantum = Decimal("0.000001")
     text = format(Decimal(repr(value)).quantize(quantum, rounding=ROUND_UP), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _model(blob: bytes, plan: RoundPlan, parameters: int) -> np.ndarray:
-    if hashlib.sha256(blob).hexdigest() != plan.model:
-        raise PlanRefused("the model that came is not the one the plan names")
-    vector = np.frombuffer(blob, "<f4").astype(np.float32)
-    if vector.size != parameters or not np.isfinite(vector).all():
-        raise PlanRefused("the model has another size, or numbers that are not finite")
-    return vector

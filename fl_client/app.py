@@ -29,6 +29,12 @@ def join(message: Message, context: Context) -> Message:
     return _carry(message, context)
 
 
+@app.query("prepare")
+def prepare(message: Message, context: Context) -> Message:
+    """Carry news of the site's lane."""
+    return _carry(message, context)
+
+
 @app.query("call")
 def call(message: Message, context: Context) -> Message:
     """Carry the call for round keys."""

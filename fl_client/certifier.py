@@ -74,17 +74,21 @@ class Certifier:
         self._lock = threading.RLock()  # a proof may be there, and be kept, while it is asked for
         self._jobs: dict[int, _Job] = {}
         self._next: dict[int, Selection] = {}
-        self._newest: dict[int, str] = {}
+        self._newest: dict[int, tuple[int, str]] = {}  # epoch and choice
         self._closed = False
 
     # Ahead of rounds
 
-    def prepare(self, selections: Sequence[Selection]) -> None:
-        """Have the prover make what is not in the store, and return at once."""
+    def prepare(self, selections: Sequence[Selection], *, epoch: int = 0) -> None:
+        """Have the prover make what is not in the store, and return at once.
+
+        Args:
+            selections: At most one of each chunk.
+            epoch: Number of the registry's state they were chosen from.
+        """
         with self._lock:
             for selection in _longest_first(selections):
-                self._newest[selection.chunk] = selection.digest
-                if self._kept(selection) is None:
+                if self._is_newest(selection, epoch) and self._kept(selection) is None:
                     self._prepare(selection)
 
     def close(self) -> None:
@@ -108,29 +112,34 @@ class Certifier:
 
     # In a round
 
-    def begin(self, selections: Sequence[Selection]) -> Certification:
-        """Start proving what is neither in the store nor in work; training may go on meanwhile."""
+    def begin(self, selections: Sequence[Selection], *, epoch: int = 0) -> Certification:
+        """Start proving what is neither in the store nor in work; training may go on meanwhile.
+
+        A round begins anew when news came, and what it began before is then of no use to it.
+        """
         certification = Certification({})
         with self._lock:
             for selection in _longest_first(selections):
                 chunk = selection.chunk
-                self._newest[chunk] = selection.digest
-                self._next.pop(chunk, None)
+                if self._is_newest(selection, epoch):
+                    self._next.pop(chunk, None)
                 kept, job = self._kept(selection), self._jobs.get(chunk)
                 if kept is not None:
                     certification.ready[chunk] = kept
                     continue
                 if job is None or job.digest != selection.digest:
-                    if job is not None and not job.awaited:
+                    if job is not None:
                         job.future.cancel()
                     job = self._submit(selection, awaited=True)
                 job.awaited = True
                 certification.proving[chunk] = job
         return certification
 
-    def late(self, certification: Certification, *, seconds: float) -> set[int]:
-        """Wait so long at most; return the chunks whose proofs are not there then."""
-        jobs = certification.proving
+    def late(
+        self, certification: Certification, chunks: Collection[int], *, seconds: float
+    ) -> set[int]:
+        """Wait so long at most; return those of the chunks whose proofs are not there then."""
+        jobs = {chunk: job for chunk, job in certification.proving.items() if chunk in chunks}
         wait([job.future for job in jobs.values()], timeout=seconds)
         return {chunk for chunk, job in jobs.items() if not job.future.done()}
 
@@ -168,10 +177,16 @@ class Certifier:
                     return
                 del self._jobs[chunk]
                 follows = self._next.pop(chunk, None)
-                if follows is not None:
-                    self._prepare(follows)
+                if follows is not None and not future.cancelled():
+                    self._follow(follows)
 
         return done
+
+    def _follow(self, selection: Selection) -> None:
+        try:
+            self._prepare(selection)
+        except ProverFailed as error:  # closed meanwhile
+            log.warning("no certificate for chunk %d: %s", selection.chunk, error.code)
 
     def _take(self, job: _Job, future: Future[Proof], seconds: float) -> None:
         """Keep what a worker made; a failure is the round's to report, if one waits."""
@@ -194,9 +209,16 @@ class Certifier:
             proof=evidence,
         )
         with self._lock:
-            if self._newest.get(chunk) == job.digest:
+            if self._newest.get(chunk, (0, ""))[1] == job.digest:
                 self._store.keep_certificate(self._terms.study, job.digest, certificate)
         return certificate
+
+    def _is_newest(self, selection: Selection, epoch: int) -> bool:
+        """Note the choice as its chunk's newest, unless one of a newer epoch was made before."""
+        if epoch < self._newest.get(selection.chunk, (epoch, ""))[0]:
+            return False
+        self._newest[selection.chunk] = epoch, selection.digest
+        return True
 
     def _kept(self, selection: Selection) -> CoverageCertificate | None:
         return self._store.certificate(self._terms.study, selection.chunk, selection.digest)

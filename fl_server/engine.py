@@ -18,13 +18,14 @@ named with the ones that were not.
 
 The engine knows no Flower (``Transport`` does), no money (``after_close`` gets a ``RoundClosed``)
 and no secret key of the encryption. Its parts: ``sites`` asks, ``group_key`` sees to the key,
-``gate`` lets contributions in, ``summation`` has the sum opened.
+``gate`` lets contributions in, ``summation`` has the sum opened, ``news`` tells the sites how their
+lanes stand.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -36,6 +37,7 @@ from fl_server.aggregation import apply_sum, without_surplus
 from fl_server.gate import Admitted, Gate
 from fl_server.group_key import GroupKeeper
 from fl_server.lanes import lane_states
+from fl_server.news import PREPARE_SECONDS, LaneNews, epoch_of
 from fl_server.sites import Sites, TooFewSites, refusal_of
 from fl_server.store import ClosedRound, ModelState, PlannedRound, ServerStore, StoredRound
 from fl_server.summation import Called, Opened, SecureSum, SumUnsound
@@ -49,8 +51,8 @@ from protocol.errors import BitHiveError, FederationError
 from protocol.frames import Frame, encode
 from protocol.ids import SiteId
 from protocol.messages import (
+    ChunkState,
     Contribution,
-    Epoch,
     Manifest,
     Receipt,
     Refusal,
@@ -66,6 +68,7 @@ from protocol.progress import Progress, Step, silent
 from protocol.units import day_number
 from zk.keys import VerificationKey
 
+COUNT_BYTES: Final = 4
 NOTHING: Final = "0" * 64
 """Stands for a digest where there is none: before the first round, or of a round without a sum."""
 
@@ -78,6 +81,7 @@ class Deadlines:
     call: float = 60.0
     train: float = 3600.0
     open: float = 600.0
+    prepare: float = PREPARE_SECONDS
 
 
 @dataclass
@@ -121,6 +125,7 @@ class Engine:
             return
         self._start()
         for number in range(last + 1, self.terms.rounds + 1):
+            self._news.send(number - 1)  # patients may have withdrawn while the last was settled
             self._hand_over(self._round(number))
 
     def _start(self) -> None:
@@ -128,6 +133,9 @@ class Engine:
         held = self._sites.roll_call(self.deadlines.join)
         self._keeper = GroupKeeper(
             self.terms, self._sites, self.store, self.progress, self.deadlines.join, holding=held
+        )
+        self._news = LaneNews(
+            self.terms, self._sites, self.registry, self.progress, self.deadlines.prepare
         )
         self._sum = SecureSum(
             self.terms,
@@ -144,6 +152,7 @@ class Engine:
         if self.store.round(number) is None:
             self.store.plan(self._plan(number, before))
         stored = self.store.planned(number)
+        self._news.told(stored.lanes)
         if not stored.frozen:
             self._collect(stored, before)
             self.store.freeze(number)
@@ -168,13 +177,7 @@ class Engine:
             model=before.sha256,
             key_id=key_id,
             steps=tuple(float(step) for step in before.steps),
-            epoch=Epoch(
-                registry=self.terms.consent.registry,
-                number=epoch.number,
-                root=epoch.root,
-                at=epoch.at,
-                signature=epoch.signature,
-            ),
+            epoch=epoch_of(epoch),
             call=digest(called.call),
             roster=tuple(called.keys[site] for site in roster),
             previous=previous,
@@ -240,7 +243,13 @@ class Engine:
         except BitHiveError as error:
             self._refuse(site, number, error.code, str(error))
             return
-        self.store.accept(contribution, admitted.update.blob, list(admitted.statements))
+        left_out = left_out_by(reply, stored.lanes[site])
+        self.store.accept(
+            contribution, admitted.update.blob, list(admitted.statements), left_out=left_out
+        )
+        if left_out:
+            note = f"{left_out} patients withdrew after the plan and were left out"
+            self.progress(Step("leave-out", number, site, note=note))
         spent = time.thread_time() - started
         self.progress(Step("gate", number, site, seconds=spent - admitted.proof_seconds))
         self.progress(Step("verify", number, site, seconds=admitted.proof_seconds))
@@ -337,3 +346,10 @@ class Engine:
     def _hand_over(self, closed: RoundClosed) -> None:
         self.after_close(closed)
         self.store.settled(closed.round)
+
+
+def left_out_by(reply: Frame, lane: Sequence[ChunkState]) -> int:
+    """Return how many patients a site says it left out: told, not proven, and paid to nobody."""
+    count = int.from_bytes(reply.blobs.get("left-out", b"")[:COUNT_BYTES], "big")
+    live = sum(leaf != 0 for state in lane for leaf in state.leaves)
+    return count if count <= live else 0

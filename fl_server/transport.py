@@ -31,6 +31,7 @@ MESSAGE_TYPES: Final = {
     "commit-key": "query.key",
     "part-key": "query.key",
     "join-key": "query.key",
+    "prepare": "query.prepare",
     "train": "train",
     "endorse": "query.sum",
     "unmask": "query.sum",

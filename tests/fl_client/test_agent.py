@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from fl_client.agent import NO_MANIFEST, PlanRefused
+from fl_client.plans import NO_MANIFEST, PlanRefused
 from fl_client.store import ANSWERS
 from fl_server import gate as gate_module
 from protocol.frames import decode, encode

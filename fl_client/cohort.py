@@ -1,0 +1,75 @@
+"""The cohort of one round: who is trained on, and the certificates that say so.
+
+Between the choice and the reading of records a patient may withdraw, and the hospital may hear of
+it (``fl_client.lane``). Then it chooses again: she is out, her chunk is proved again without her,
+and if that takes too long the whole chunk stays out of this round. All of it happens before a file
+is opened; what has been trained on cannot be taken back.
+
+What holds (tests/fl_client/test_cohort.py):
+
+1. The patients are exactly those whom the certificates count.
+2. Only chunks whose choice changed are proved again, and only those can come too late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fl_client.certifier import Certification, Certifier
+from fl_client.coverage import Selection
+from protocol.messages import RoundPlan
+from records.dataset import Patient
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Who takes part. ``left_out`` counts who would have, and withdrew or came too late."""
+
+    selections: tuple[Selection, ...]
+    certification: Certification
+    left_out: int = 0
+
+    @property
+    def patients(self) -> list[Patient]:
+        """The patients, in the order of their slots."""
+        return [patient for selection in self.selections for patient in selection.patients]
+
+    @property
+    def ahead(self) -> int:
+        """How many certificates were there before the round asked for them."""
+        return len(self.certification.ready)
+
+
+def begin(selections: Sequence[Selection], certifier: Certifier, plan: RoundPlan) -> Cohort:
+    """Return the cohort of a choice; what is not proven yet is on its way."""
+    return Cohort(tuple(selections), certifier.begin(selections, epoch=plan.epoch.number))
+
+
+def begin_again(
+    before: Cohort,
+    selections: Sequence[Selection],
+    certifier: Certifier,
+    plan: RoundPlan,
+    *,
+    seconds: float,
+) -> Cohort:
+    """Return the cohort of a second choice, made because news came; wait for its proofs.
+
+    Args:
+        before: The cohort of the first choice.
+        selections: The second choice.
+        certifier: Proves the chunks that changed.
+        plan: The round's.
+        seconds: How long to wait. The patients of a chunk whose proof is not there then are left
+            out, and counted.
+    """
+    known = {selection.digest for selection in before.selections}
+    changed = {one.chunk for one in selections if one.digest not in known}
+    again = begin(selections, certifier, plan)
+    late = certifier.late(again.certification, changed, seconds=seconds)
+    return Cohort(
+        tuple(one for one in selections if one.chunk not in late),
+        again.certification.without(late),
+        left_out=sum(len(one.patients) for one in selections if one.chunk in late),
+    )
