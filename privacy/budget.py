@@ -1,91 +1,72 @@
-"""The privacy ledger of one hospital data set: epsilon is reserved before it can be spent.
+"""The privacy ledger of a hospital's data sets: epsilon is reserved before it can be spent.
 
-A round reserves its event, trains, and commits once the update may have left. Whatever was
-reserved counts as spent until it is released, so a crash between the steps errs on the patients'
-side. The limit is the data steward's and covers all studies, rounds and researchers together.
+A round reserves its event, trains, and commits before the update leaves. Whatever was reserved
+counts as spent until it is released, so a crash between the steps errs on the patients' side. The
+cap is the data steward's and covers all studies, rounds and researchers together.
 
+    >>> from privacy.events import DpSgdEvent
     >>> folder = getfixture("tmp_path")
     >>> budget = PrivacyBudget(folder / "b.db", dataset="scans", epsilon_limit=8.0, delta=1e-5)
     >>> event = DpSgdEvent(sampling_rate=1.0, noise_multiplier=4.0, steps=10)
-    >>> reservation = budget.reserve("lesions", 1, event)
+    >>> reservation = budget.reserve("lesions", 1, event, researcher="radiology")
     >>> budget.commit("lesions", 1)
-    >>> round(budget.spent(), 1)
-    3.4
+    >>> print(budget.statement().text())
+    epsilon 3.42 (delta 1e-05, unit: patient, sampling: none, accountant: PRV)
 
-What holds, each line a test in tests/privacy/test_budget.py:
+The unit of privacy is the patient. An event on a cohort counts for each of its patients
+(privacy/cohorts.py), and every decision is an entry of the journal (privacy/journal.py). Caps and
+cohorts are the steward's alone (privacy/stewardship.py).
 
-1. The composed epsilon of everything reserved or committed never passes the limit, whatever the
-   order of calls, and whichever process stops between any two of them.
+What holds, each line a test in tests/privacy/test_budget.py or test_budget_crashes.py:
+
+1. The composed epsilon of no patient ever passes the cap, whatever the order of calls and whichever
+   process stops between any two of their steps; and nothing is counted twice or given back twice.
 2. Asking again for the same study, round and event changes nothing; another event is refused.
-3. A committed event is never taken back, and a lowered limit stays lowered.
-4. A file that cannot be read, or holds values that cannot be, refuses every reservation.
+3. A committed event is never taken back, and no setting of a study raises the cap.
+4. A file that cannot be read or was changed, or a clock that went back, refuses every reservation.
 
 States of one (study, round)::
 
     (none) --reserve--> reserved --commit--> committed
                         reserved --release--> (none)      only if nothing left the hospital
-
-A deleted file cannot be told from a new one; the epsilon signed into every receipt is what an
-auditor compares it with.
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-import sqlalchemy as sa
-
-from privacy.accounting import Accountant, epsilon
-from privacy.events import DpSgdEvent, ImpossibleEvent
+from privacy.accounting import Accountant, UnitsMixed, statement
+from privacy.cohorts import EVERYONE, Account, Spending, State, open_account, replay
+from privacy.events import Event, ImpossibleEvent, event_fields
+from privacy.journal import BudgetUnreadable as BudgetUnreadable  # noqa: PLC0414 - for callers
+from privacy.journal import Head, Journal, Pages
 from protocol.errors import PrivacyError
-from storage.database import DatabaseDamaged, open_database, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-State = Literal["reserved", "committed"]
+    from privacy.statement import PrivacyStatement
 
-EVENTS_MAX: Final = 100_000
-"""Rows read at most; a data set does not take part in more rounds than this."""
-_ROUNDING: Final = 1e-9  # a limit written as 8.0 is not missed by the last bit of a float
-
-_METADATA: Final = sa.MetaData()
-_LIMITS: Final = sa.Table(
-    "limits",
-    _METADATA,
-    sa.Column("dataset", sa.Text, primary_key=True),
-    sa.Column("epsilon_limit", sa.Float, nullable=False),
-    sa.Column("delta", sa.Float, nullable=False),
-)
-_EVENTS: Final = sa.Table(
-    "events",
-    _METADATA,
-    sa.Column("dataset", sa.Text, sa.ForeignKey("limits.dataset"), primary_key=True),
-    sa.Column("study", sa.Text, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("sampling_rate", sa.Float, nullable=False),
-    sa.Column("noise_multiplier", sa.Float, nullable=False),
-    sa.Column("steps", sa.Integer, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
-)
+_ROUNDING: Final = 1e-9  # a cap written as 8.0 is not missed by the last bit of a float
 
 
 class BudgetExceeded(PrivacyError):
-    """The round would cost more epsilon than the data steward allows."""
+    """The round would cost more epsilon than the data steward, or the study, allows."""
 
     code = "privacy-budget-exceeded"
 
-    def __init__(self, dataset: str, would_be: float, limit: float) -> None:
-        self.dataset = dataset
-        self.would_be = would_be
+    def __init__(self, whose: str, would_be: PrivacyStatement, limit: float) -> None:
+        self.whose = whose
+        self.would_be = would_be.epsilon
         self.limit = limit
         super().__init__(
-            f"this round would bring data set {dataset} to epsilon {would_be:.3f}, above its limit "
-            f"of {limit:.3f}; train with more noise or fewer steps, or ask the data steward"
+            f"this round would bring {whose} to {would_be.text(3)}, above the limit of epsilon "
+            f"{limit:g} at the same terms; train with more noise or fewer steps, or ask the data "
+            "steward"
         )
 
 
@@ -117,16 +98,16 @@ class NotReserved(PrivacyError):
         )
 
 
-class BudgetUnreadable(PrivacyError):
-    """The privacy ledger cannot be trusted, so nothing may be spent."""
+class DatasetUnknown(PrivacyError):
+    """The ledger has no cap for this data set."""
 
-    code = "privacy-ledger-unreadable"
+    code = "privacy-dataset-unknown"
 
-    def __init__(self, name: str, reason: str) -> None:
-        self.name = name
+    def __init__(self, dataset: str, name: str) -> None:
+        self.dataset = dataset
         super().__init__(
-            f"the privacy ledger {name} cannot be trusted ({reason}), so no round may use the "
-            "data; restore it from a backup"
+            f"the privacy ledger {name} knows no data set {dataset}; check its name, or open it "
+            "with the data steward's cap and delta"
         )
 
 
@@ -138,32 +119,34 @@ class Reservation:
         study: The study's id.
         round: Its round, numbered from 1.
         event: What may be run.
-        epsilon_spent: Composed epsilon of the data set with this event included.
+        epsilon_spent: Composed epsilon of the patient who pays most, with this event included.
         state: ``"committed"`` if the round had been finished before.
     """
 
     study: str
     round: int
-    event: DpSgdEvent
+    event: Event
     epsilon_spent: float
     state: State
 
 
 class PrivacyBudget:
-    """The ledger of one data set in one SQLite file; safe to open from several processes.
+    """The ledger of one data set; several share a file, and several processes may open it.
 
     Args:
         path: The file; created with mode 0600 where there is none.
-        dataset: The hospital's name for the data; several may share a file.
-        epsilon_limit: The steward's limit. A lower one than stored replaces it; a higher one is
-            ignored until ``raise_limit`` is called, so that a changed setting cannot spend more.
-        delta: The same for the life of the data set.
+        dataset: The hospital's name for the data.
+        epsilon_limit: The steward's cap, for a data set that the ledger does not know yet; a known
+            one keeps its own, so that a changed setting cannot spend more.
+        delta: The same for the life of the data set; None for one that is known.
         accountant: How events are added up.
+        clock: Seconds since 1970.
 
     Raises:
-        BudgetUnreadable: The file is corrupt or holds impossible values.
+        BudgetUnreadable: The file is there and cannot be trusted.
         BudgetConflict: The stored delta differs.
-        ImpossibleEvent: The limit or delta cannot be meant.
+        DatasetUnknown: No cap or delta was given for a new data set.
+        ImpossibleEvent: The cap or delta cannot be meant.
     """
 
     def __init__(
@@ -171,86 +154,107 @@ class PrivacyBudget:
         path: Path,
         *,
         dataset: str,
-        epsilon_limit: float,
-        delta: float,
+        epsilon_limit: float | None = None,
+        delta: float | None = None,
         accountant: Accountant = "prv",
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        _check_limit(epsilon_limit)
-        if not 0.0 < delta < 1.0:
+        if epsilon_limit is not None:
+            _check_limit(epsilon_limit)
+        if delta is not None and not 0.0 < delta < 1.0:
             raise ImpossibleEvent("delta", delta, "above 0 and below 1")
         self.dataset = dataset
-        self.delta = delta
-        self._path = path
         self._accountant: Accountant = accountant
-        try:
-            self._engine = open_database(path, _METADATA, private=True)
-        except DatabaseDamaged as error:
-            raise BudgetUnreadable(path.name, "damaged pages") from error
-        with self._transaction() as connection:
-            if connection.exec_driver_sql("PRAGMA quick_check").scalar() != "ok":
-                raise BudgetUnreadable(path.name, "damaged pages")
-            self._settle_limit(connection, epsilon_limit)
+        self._journal = Journal(path, clock)
+        with self._journal.write() as pages:
+            account = replay(pages.entries, path.name).get(dataset)
+            if account is None:
+                if epsilon_limit is None or delta is None:
+                    raise DatasetUnknown(dataset, path.name)
+                body = {"limit": float(epsilon_limit), "delta": float(delta)}
+                pages.add(dataset, "open", body)
+                self.delta = float(delta)
+                return
+            if delta is not None and account.delta != delta:
+                raise BudgetConflict(f"data set {dataset}", f"delta {account.delta}", delta)
+            self.delta = account.delta
 
     def reserve(
         self,
         study: str,
         round: int,  # noqa: A002 - the project's word for it
-        event: DpSgdEvent,
+        event: Event,
+        *,
+        cohort: str = EVERYONE,
+        researcher: str = "",
+        study_limit: float = math.inf,
     ) -> Reservation:
         """Set the event's epsilon aside, or refuse; call it before any patient is read.
 
         Args:
             study: The study's id.
             round: Its number, from 1.
-            event: What the round is going to run.
+            event: What the round is going to run; its unit is the patient.
+            cohort: Whose records it reads.
+            researcher: For whom, as the hospital knows them.
+            study_limit: What the study's own events may cost together, beside the steward's cap.
 
         Returns:
             The reservation; the stored one if the same request was made before.
 
         Raises:
-            BudgetExceeded: With this event the limit would be passed. Nothing was stored.
-            BudgetConflict: The round is held with another event.
+            BudgetExceeded: With this event a limit would be passed. Nothing was stored.
+            BudgetConflict: The round is held with another event, cohort or researcher.
+            CohortUnknown: The steward fixed no such cohort.
+            UnitsMixed: The event protects another unit than the patient.
+            ClockBackwards: The clock stands before the last entry.
             BudgetUnreadable: The ledger cannot be trusted.
         """
         assert round >= 1
-        with self._transaction() as connection:
-            held = self._rows(connection)
-            others = [e for (e, _) in held.values()]
-            if (study, round) in held:
-                stored, state = held[study, round]
-                if stored != event:
-                    raise BudgetConflict(f"round {round} of study {study}", stored, event)
-                return Reservation(study, round, event, self._cost(others), state)
-            would_be = self._cost([*others, event])
-            limit = self._limit(connection)
+        if event.unit != "patient":
+            raise UnitsMixed(["patient", event.unit])
+        with self._journal.write() as pages:
+            account = self._account(pages)
+            account.check_cohort(cohort)
+            held = account.held.get((study, round))
+            if held is not None:
+                asked = (event, cohort, researcher)
+                stored = (held.event, held.cohort, held.researcher)
+                if stored != asked:
+                    raise BudgetConflict(f"round {round} of study {study}", stored, asked)
+                spent = self._dearest(account, cohort).epsilon
+                return Reservation(study, round, event, spent, held.state)
+            pages.check_clock()
+            would_be = self._dearest(account, cohort, event)
             # Written so that a cost that is not a number is refused too.
-            if not would_be <= limit + _ROUNDING:
-                raise BudgetExceeded(self.dataset, would_be, limit)
-            connection.execute(
-                _EVENTS.insert().values(
-                    dataset=self.dataset,
-                    study=study,
-                    round=round,
-                    sampling_rate=event.sampling_rate,
-                    noise_multiplier=event.noise_multiplier,
-                    steps=event.steps,
-                    state="reserved",
-                )
-            )
-            return Reservation(study, round, event, would_be, "reserved")
+            if not would_be.epsilon <= account.limit + _ROUNDING:
+                raise BudgetExceeded(f"data set {self.dataset}", would_be, account.limit)
+            of_study = [one.event for one in account.held.values() if one.study == study]
+            by_study = self._stated([*of_study, event])
+            if not by_study.epsilon <= study_limit + _ROUNDING:
+                raise BudgetExceeded(f"study {study}", by_study, study_limit)
+            body = {
+                "study": study,
+                "round": round,
+                "cohort": cohort,
+                "researcher": researcher,
+                "event": event_fields(event),
+            }
+            pages.add(self.dataset, "reserve", body)
+            return Reservation(study, round, event, would_be.epsilon, "reserved")
 
     def commit(self, study: str, round: int) -> None:  # noqa: A002 - the project's word for it
-        """Mark the round as spent for good; repeating it changes nothing.
+        """Mark the round as spent for good, before anything leaves; repeating it changes nothing.
 
         Raises:
             NotReserved: The round was never reserved, or was released.
         """
-        with self._transaction() as connection:
-            if (study, round) not in self._rows(connection):
+        with self._journal.write() as pages:
+            held = self._account(pages).held.get((study, round))
+            if held is None:
                 raise NotReserved(study, round, "absent")
-            connection.execute(
-                _EVENTS.update().where(*self._key(study, round)).values(state="committed")
-            )
+            if held.state == "reserved":
+                pages.add(self.dataset, "commit", {"study": study, "round": round})
 
     def release(self, study: str, round: int) -> None:  # noqa: A002 - the project's word for it
         """Give a reservation back; the caller vouches that nothing left the hospital.
@@ -258,110 +262,88 @@ class PrivacyBudget:
         Raises:
             NotReserved: The round holds no reservation, or was committed.
         """
-        with self._transaction() as connection:
-            held = self._rows(connection)
-            if (study, round) not in held:
+        with self._journal.write() as pages:
+            held = self._account(pages).held.get((study, round))
+            if held is None:
                 raise NotReserved(study, round, "absent")
-            if held[study, round][1] == "committed":
+            if held.state == "committed":
                 raise NotReserved(study, round, "already spent")
-            connection.execute(_EVENTS.delete().where(*self._key(study, round)))
+            pages.add(self.dataset, "release", {"study": study, "round": round})
 
-    def raise_limit(self, epsilon_limit: float) -> None:
-        """Store a new limit, higher or lower; the data steward's decision alone."""
-        _check_limit(epsilon_limit)
-        with self._transaction() as connection:
-            self._store_limit(connection, epsilon_limit)
+    def check_members(self, cohort: str, patients: Iterable[str]) -> None:
+        """See that ``patients`` all are of ``cohort``, before their records are read.
 
-    def spent(self) -> float:
-        """Return the composed epsilon of everything committed and everything still reserved."""
-        return self._cost(self.events())
+        Raises:
+            CohortUnknown: The steward fixed no such cohort.
+            NotOfCohort: Some are not.
+        """
+        with self._journal.read() as pages:
+            self._account(pages).check_members(cohort, patients, pages.salt)
 
-    def left(self) -> float:
-        """Return the limit minus ``spent``, at least 0.
+    def spent(self, cohort: str = EVERYONE) -> float:
+        """Return the epsilon of the patient of ``cohort`` who pays most, reservations included."""
+        return self.statement(cohort).epsilon
+
+    def statement(self, cohort: str = EVERYONE) -> PrivacyStatement:
+        """Return ``spent`` with delta, unit, sampling and accountant."""
+        with self._journal.read() as pages:
+            account = self._account(pages)
+        account.check_cohort(cohort)
+        return self._dearest(account, cohort)
+
+    def left(self, cohort: str = EVERYONE) -> float:
+        """Return the cap minus ``spent``, at least 0.
 
         Epsilon does not add up linearly: whether a round still fits is what ``reserve`` answers.
         """
-        return max(0.0, self.limit() - self.spent())
+        return max(0.0, self.limit() - self.spent(cohort))
 
     def limit(self) -> float:
-        """Return the stored limit."""
-        with self._transaction() as connection:
-            return self._limit(connection)
+        """Return the stored cap."""
+        with self._journal.read() as pages:
+            return self._account(pages).limit
 
-    def events(self) -> list[DpSgdEvent]:
+    def events(self) -> list[Event]:
         """Return every event committed or reserved, ordered by study and round."""
-        with self._transaction() as connection:
-            return [event for (event, _) in self._rows(connection).values()]
+        return [one.event for one in sorted(self.history(), key=lambda s: (s.study, s.round))]
 
-    def _cost(self, events: list[DpSgdEvent]) -> float:
-        return epsilon(events, self.delta, self._accountant)
+    def history(self) -> list[Spending]:
+        """Return what is committed or reserved, in order, with study, round and researcher."""
+        with self._journal.read() as pages:
+            return list(self._account(pages).held.values())
 
-    def _key(self, study: str, number: int) -> tuple[sa.ColumnElement[bool], ...]:
-        columns = _EVENTS.c
-        return columns.dataset == self.dataset, columns.study == study, columns.round == number
+    def cohorts(self) -> dict[str, int]:
+        """Return the fixed cohorts and how many patients each has."""
+        with self._journal.read() as pages:
+            return {name: len(of) for name, of in sorted(self._account(pages).cohorts.items())}
 
-    def _rows(self, connection: sa.Connection) -> dict[tuple[str, int], tuple[DpSgdEvent, State]]:
-        """Read the data set's rows, refusing any that could not have been written by us."""
-        query = (
-            sa.select(_EVENTS)
-            .where(_EVENTS.c.dataset == self.dataset)
-            .order_by(_EVENTS.c.study, _EVENTS.c.round)
-            .limit(EVENTS_MAX + 1)
-        )
-        rows = connection.execute(query).all()
-        if len(rows) > EVENTS_MAX:
-            raise BudgetUnreadable(self._path.name, f"more than {EVENTS_MAX} events")
-        held: dict[tuple[str, int], tuple[DpSgdEvent, State]] = {}
-        for row in rows:
-            try:
-                event = DpSgdEvent(row.sampling_rate, row.noise_multiplier, row.steps)
-            except (ImpossibleEvent, TypeError) as error:
-                raise BudgetUnreadable(self._path.name, "an impossible event") from error
-            if row.state not in ("reserved", "committed") or type(row.steps) is not int:
-                raise BudgetUnreadable(self._path.name, "an impossible state")
-            held[row.study, row.round] = event, row.state
-        return held
+    def head(self) -> Head:
+        """Return the number of entries and the link that seals them all."""
+        with self._journal.read() as pages:
+            return pages.head
 
-    def _limit(self, connection: sa.Connection) -> float:
-        limit = connection.execute(
-            sa.select(_LIMITS.c.epsilon_limit).where(_LIMITS.c.dataset == self.dataset)
-        ).scalar_one_or_none()
-        if not isinstance(limit, float) or not math.isfinite(limit) or limit <= 0.0:
-            raise BudgetUnreadable(self._path.name, "an impossible limit")
-        return limit
+    def _dearest(self, account: Account, cohort: str, *more: Event) -> PrivacyStatement:
+        """Return what the patient of ``cohort`` who pays most has spent, with ``more`` events."""
+        stated = [self._stated([*events, *more]) for events in account.payers(cohort)]
+        return max(stated, key=lambda one: one.epsilon)
 
-    def _settle_limit(self, connection: sa.Connection, epsilon_limit: float) -> None:
-        stored_delta = connection.execute(
-            sa.select(_LIMITS.c.delta).where(_LIMITS.c.dataset == self.dataset)
-        ).scalar_one_or_none()
-        if stored_delta is None:
-            connection.execute(
-                _LIMITS.insert().values(
-                    dataset=self.dataset, epsilon_limit=epsilon_limit, delta=self.delta
-                )
-            )
-            return
-        if stored_delta != self.delta:
-            raise BudgetConflict(f"data set {self.dataset}", f"delta {stored_delta}", self.delta)
-        self._rows(connection)
-        if epsilon_limit < self._limit(connection):
-            self._store_limit(connection, epsilon_limit)
+    def _stated(self, events: Sequence[Event]) -> PrivacyStatement:
+        return statement(events, self.delta, self._accountant)
 
-    def _store_limit(self, connection: sa.Connection, epsilon_limit: float) -> None:
-        connection.execute(
-            _LIMITS.update()
-            .where(_LIMITS.c.dataset == self.dataset)
-            .values(epsilon_limit=epsilon_limit)
-        )
+    def _account(self, pages: Pages) -> Account:
+        return open_account(pages, self.dataset, self._journal.path.name)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        """Hold the file's write lock for a read-modify-write; all of it happens or none."""
-        try:
-            with writing(self._engine) as connection:
-                yield connection
-        except DatabaseDamaged as error:
-            raise BudgetUnreadable(self._path.name, "damaged pages") from error
+
+def datasets(path: Path) -> list[str]:
+    """Return the data sets that the ledger at ``path`` knows, sorted.
+
+    Raises:
+        BudgetUnreadable: It is not there, or cannot be trusted.
+    """
+    if not path.is_file():
+        raise BudgetUnreadable(path.name, "there is none")
+    with Journal(path, time.time).read() as pages:
+        return sorted(replay(pages.entries, path.name))
 
 
 def _check_limit(epsilon_limit: float) -> None:

@@ -15,18 +15,19 @@ What holds, each line a test in tests/privacy/test_events.py:
 
 1. An event that no mechanism could have is refused when it is made.
 2. ``merged`` keeps every step and forgets only the order.
+3. Writing an event down and reading it gives the event.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from protocol.errors import PrivacyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 Unit = Literal["patient", "site"]
 
@@ -173,6 +174,11 @@ class SummedNoiseEvent:
 
 
 Event = DpSgdEvent | SiteLevelEvent | SummedNoiseEvent
+_KINDS: Final[dict[str, type[Event]]] = {
+    "dp-sgd": DpSgdEvent,
+    "site-level": SiteLevelEvent,
+    "summed-noise": SummedNoiseEvent,
+}
 
 
 def merged(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -190,6 +196,29 @@ def merged(events: Iterable[Event]) -> tuple[Event, ...]:
         steps[alone] = steps.get(alone, 0) + event.steps
     found = [_with_steps(alone, count) for alone, count in steps.items()]
     return tuple(sorted(found, key=repr))
+
+
+def event_fields(event: Event) -> dict[str, Any]:
+    """Return the event as plain values, for a ledger; ``read_event`` gives it back.
+
+    Examples:
+        >>> read_event(event_fields(SiteLevelEvent(1.0, 2)))
+        SiteLevelEvent(noise_multiplier=1.0, rounds=2)
+    """
+    name = next(name for name, kind in _KINDS.items() if type(event) is kind)
+    return {"kind": name, **asdict(event)}
+
+
+def read_event(fields: Mapping[str, Any]) -> Event:
+    """Return the event that ``event_fields`` described.
+
+    Raises:
+        ImpossibleEvent: A value is outside its range.
+        KeyError: There is no such kind.
+        TypeError: A field is missing, unknown, or no number.
+    """
+    others = {name: value for name, value in fields.items() if name != "kind"}
+    return _KINDS[fields["kind"]](**others)
 
 
 def _with_steps(event: Event, steps: int) -> Event:

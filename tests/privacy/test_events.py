@@ -1,5 +1,6 @@
 """An event that no mechanism could have is never made, and merging loses no step."""
 
+import json
 import math
 
 import pytest
@@ -11,7 +12,9 @@ from privacy.events import (
     ImpossibleEvent,
     SiteLevelEvent,
     SummedNoiseEvent,
+    event_fields,
     merged,
+    read_event,
 )
 
 counts = st.integers(1, 5)
@@ -36,6 +39,27 @@ def test_merging_keeps_every_step_and_forgets_the_order(run):
     assert found == merged(run[::-1])
     assert sum(event.steps for event in found) == sum(event.steps for event in run)
     assert len({(type(event), repr(event)) for event in found}) == len(found)
+
+
+@given(events)
+def test_an_event_written_down_and_read_is_the_event(event):
+    assert read_event(json.loads(json.dumps(event_fields(event)))) == event
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "laplace", "scale": 1.0},
+        {"kind": "site-level", "noise_multiplier": 1.0},
+        {"kind": "site-level", "noise_multiplier": 1.0, "rounds": 1, "more": 1},
+        {"kind": "site-level", "noise_multiplier": "1.0", "rounds": 1},
+        {"kind": "site-level", "noise_multiplier": -1.0, "rounds": 1},
+        {},
+    ],
+)
+def test_what_no_event_says_is_not_read(fields):
+    with pytest.raises((KeyError, TypeError, ImpossibleEvent)):
+        read_event(fields)
 
 
 @pytest.mark.parametrize(
