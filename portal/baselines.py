@@ -1,6 +1,7 @@
 """What the federated model is measured against: each site alone, and all data in one place.
 
-*alone*  a site trains by itself with the same network, steps, noise and epsilon, on the patients
+*alone*  a site trains by itself with the same network, steps, noise and epsilon, and takes the
+         steps of the study's server, without what the sites do for one another, on the patients
          who consented at the start. This is what the site would have without the others.
 *pooled* one model on all sites' records, without privacy, which no hospital could allow. It says
          how much is lost to privacy and federation together.
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fl_server.aggregation import study_algorithm
 from models.metrics import auc
 from models.networks import build, load_vector, to_vector
 from models.training import fit, patient_scores, predict
@@ -120,8 +122,7 @@ def _alone(comparison: Comparison, site: SiteId, arrays: Arrays) -> list[float]:
     terms, examined, seed = comparison.terms, comparison.examined, comparison.seed
     privacy, training = terms.privacy, terms.training
     module = build(training.network, training.input_shape, 0)
-    vector = comparison.initial.astype(np.float64)
-    momentum = np.zeros_like(vector)
+    state = study_algorithm(terms).first(comparison.initial)
     patients = int(arrays.patient.max()) + 1
     curve = []
     for number in range(1, terms.rounds + 1):
@@ -130,7 +131,7 @@ def _alone(comparison: Comparison, site: SiteId, arrays: Arrays) -> list[float]:
             if seed is None
             else RandomStream.from_seed(seed, "alone", site, str(number))
         )
-        load_vector(module, vector.astype(np.float32))
+        load_vector(module, state.vector)
         trained = train_private(
             module,
             arrays.x,
@@ -147,12 +148,9 @@ def _alone(comparison: Comparison, site: SiteId, arrays: Arrays) -> list[float]:
             augment=training.augment,
             views=training.views,
         )
-        mean = trained.update.vector / (patients / training.reference_patients)
-        momentum = training.server_momentum * momentum + mean
-        vector = vector + training.server_learning_rate * momentum
-        curve.append(
-            examined.auc_of(training.network, training.input_shape, vector.astype(np.float32))
-        )
+        total = trained.update.vector.astype(np.float64)
+        state = study_algorithm(terms).step(state, total, weight=patients, sites=1)
+        curve.append(examined.auc_of(training.network, training.input_shape, state.vector))
     return curve
 
 

@@ -85,6 +85,13 @@ def demo(
             help="members: each hospital can decrypt a masked sum; threshold: a quorum together."
         ),
     ] = "members",
+    algorithm: Annotated[
+        str,
+        typer.Option(
+            help="fedavg, fedavgm, fedadam, fedprox, scaffold, fedbn or ditto: how updates become "
+            "one model, and what each site keeps."
+        ),
+    ] = "fedavg",
     rounds: Annotated[int | None, typer.Option(min=1, max=500, help="Rounds to train.")] = None,
     epsilon: Annotated[
         float | None, typer.Option(min=0.1, max=100, help="Privacy limit of the study, per site.")
@@ -123,6 +130,7 @@ def demo(
         rounds=rounds,
         circuit=circuit,
         epsilon=epsilon,
+        algorithm=algorithm,
         grants=grants,
     )
     # Without --home a finished demonstration makes room for the next one; a named home is kept.

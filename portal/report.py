@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger import chart
@@ -44,6 +46,8 @@ SUMMARY: Final = (
     "receipts",
     "seconds",
     "data",
+    "algorithm",
+    "grants",
     "seed",
     "noise",
     "engine",
@@ -52,10 +56,19 @@ SUMMARY: Final = (
 """What ``bithive demo --json`` prints; the rest is in ``report.json``."""
 
 
-def make_report(run: Run, baselines: Baselines, *, seconds: float) -> dict[str, Any]:
-    """Read the finished run from its stores."""
+def make_report(
+    run: Run,
+    baselines: Baselines,
+    *,
+    seconds: float,
+    personal: Mapping[SiteId, float | None] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Read the finished run from its stores; ``personal`` is the AUC of the sites' own models."""
     rounds = [_round(run, number) for number in range(1, run.terms.rounds + 1)]
-    sites = [_site(run, baselines, one.site, rounds) for one in run.terms.sites]
+    sites = [
+        _site(run, baselines, one.site, rounds) | {"auc_personal": personal.get(one.site)}
+        for one in run.terms.sites
+    ]
     books = run.market.books()
     head = run.market.head()
     source = run.data.source
@@ -83,6 +96,8 @@ def make_report(run: Run, baselines: Baselines, *, seconds: float) -> dict[str, 
         "receipts": sum(len(one["receipts"]) for one in rounds),
         "seconds": round(seconds, 1),
         "data": source.name,
+        "algorithm": run.terms.training.algorithm,
+        "grants": run.settings.grants,
         "seed": run.settings.seed,
         "noise": "seeded" if run.settings.seed_noise else "system",
         "engine": run.settings.engine,
@@ -102,6 +117,7 @@ def make_report(run: Run, baselines: Baselines, *, seconds: float) -> dict[str, 
             "id": run.terms.study,
             "title": run.terms.title,
             "network": run.terms.training.network,
+            "algorithm": run.terms.training.algorithm,
             "circuit": run.terms.consent.circuit,
             "proof_key": run.verification_key.status,
             "proof_key_hash": run.verification_key.hash,
@@ -121,6 +137,7 @@ def make_report(run: Run, baselines: Baselines, *, seconds: float) -> dict[str, 
             "refused": run.wishes.count("refuses"),
             "granted_for_other_research": run.wishes.count("grants-other"),
             "withdrawn": len(run.wishes.withdrawals),
+            "proven": sum(one.proof is not None for one in run.registry.log()),
         },
         "per_site": sites,
         "per_round": rounds,
