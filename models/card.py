@@ -1,12 +1,15 @@
 """A model card: what a model is, what it was trained on, how privately, and what it is not for.
 
-A dictionary of plain values, ready for JSON, under the headings of the paper [1]. It carries no
-weights and nothing about any patient; every number in it is one the study publishes anyway.
+A dictionary of plain values, ready for JSON, under the headings of the paper [1]; ``markdown``
+writes the same for people. It carries no weights and nothing about any patient; every number in
+it is one the study publishes anyway.
 
 What holds, each line a test in tests/models/test_card.py:
 
 1. The card is JSON, and names the parameters the network really has.
 2. Synthetic data, and the unit of privacy, are said in words a reader cannot miss.
+3. An epsilon never stands without delta, unit, sampling and accountant.
+4. Whatever a study is called, the Markdown keeps its tables and headings.
 
 References:
     [1] Mitchell et al., Model Cards for Model Reporting, FAT* 2019, section 4. arXiv:1810.03993
@@ -15,6 +18,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,11 +27,17 @@ from models.networks import layout, tensor_sizes
 if TYPE_CHECKING:
     from torch import nn
 
-VERSION: Final = 1
+    from privacy.statement import PrivacyStatement
+
+VERSION: Final = 2
 NOT_A_DEVICE: Final = (
     "Research only. This is not a medical device, was not validated prospectively and must not "
     "guide the care of any person."
 )
+UNLIKE: Final = "Sites, devices and people unlike those trained on."
+SMALL_SITES: Final = "Figures of single sites rest on few patients: read them with their intervals."
+INTENDED_USE: Final = "Comparing and studying federated training."
+MECHANISM: Final = "DP-SGD, Poisson sampling, noise added at every site"
 
 
 @dataclass(frozen=True)
@@ -53,15 +63,6 @@ class TrainingData:
     licence: str
 
 
-@dataclass(frozen=True)
-class PrivacyPromise:
-    """What a card says about privacy: epsilon is the largest over the sites, None for none."""
-
-    epsilon: float | None
-    delta: float | None
-    mechanism: str = "DP-SGD, Poisson sampling, noise added at every site"
-
-
 def model_card(
     module: nn.Module,
     *,
@@ -69,9 +70,13 @@ def model_card(
     network: str,
     input_shape: tuple[int, ...],
     training_data: TrainingData,
-    privacy: PrivacyPromise,
-    auc: float | None,
+    privacy: PrivacyStatement | None,
     rounds: int,
+    evaluation: Mapping[str, Any] | None = None,
+    outputs: int = 1,
+    mechanism: str = MECHANISM,
+    intended_use: str = INTENDED_USE,
+    limits: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the card of a trained module.
 
@@ -81,26 +86,31 @@ def model_card(
         network: As given to ``build``.
         input_shape: As given to ``build``.
         training_data: Described by whoever read it.
-        privacy: What was spent.
-        auc: On patients held out from training, or None if they have one class only.
+        privacy: What was spent at the site that spent most, or None for no privacy.
         rounds: Rounds trained.
+        evaluation: As ``models.evaluation.evaluate`` returns it, on held-out patients.
+        outputs: As given to ``build``.
+        mechanism: Of the privacy, in words.
+        intended_use: What the model is for.
+        limits: Said beside those that hold for every model.
     """
-    assert auc is None or 0.0 <= auc <= 1.0
+    what = "log-odds" if outputs == 1 else f"logits of {outputs} classes"
     return {
         "version": VERSION,
         "name": name,
         "model": {
             "network": network,
             "input_shape": list(input_shape),
-            "output": f"log-odds of: {training_data.positive}",
+            "outputs": outputs,
+            "output": f"{what} of: {training_data.positive}",
             "parameters": sum(tensor_sizes(module)),
             "tensors": [{"name": key, "shape": list(shape)} for key, shape in layout(module)],
         },
         "training": {**asdict(training_data), "rounds": rounds, "note": _data_note(training_data)},
-        "evaluation": {"metric": "AUC on held-out units", "auc": auc},
-        "privacy": {**asdict(privacy), "unit": training_data.unit, "note": _privacy_note(privacy)},
-        "intended_use": "Comparing and studying federated training.",
-        "limits": [NOT_A_DEVICE, "Sites, devices and people unlike those trained on."],
+        "evaluation": None if evaluation is None else dict(evaluation),
+        "privacy": _privacy(privacy, mechanism),
+        "intended_use": intended_use,
+        "limits": [NOT_A_DEVICE, UNLIKE, SMALL_SITES, *limits],
     }
 
 
@@ -112,11 +122,16 @@ def _data_note(data: TrainingData) -> str:
     return "Real records, used at the hospitals that hold them."
 
 
-def _privacy_note(privacy: PrivacyPromise) -> str:
-    if privacy.epsilon is None:
-        return "NONE: trained without differential privacy."
+def _privacy(privacy: PrivacyStatement | None, mechanism: str) -> dict[str, Any]:
+    if privacy is None:
+        return {"epsilon": None, "note": "NONE: trained without differential privacy."}
     assert math.isfinite(privacy.epsilon)
-    return (
-        "Adding or removing one unit changes the probability of any outcome by at most a factor "
-        "of exp(epsilon), up to a chance of delta."
-    )
+    return {
+        **privacy.as_json(),
+        "mechanism": mechanism,
+        "statement": privacy.text(),
+        "note": (
+            f"Adding or removing one {privacy.unit} changes the probability of any outcome by at "
+            "most a factor of exp(epsilon), up to a chance of delta."
+        ),
+    }

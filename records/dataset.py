@@ -17,7 +17,7 @@ What holds, each line a property test in tests/records/test_dataset.py:
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from protocol.errors import RecordError
@@ -150,6 +150,16 @@ class StudyData:
     test: tuple[Patient, ...]
     input_shape: tuple[int, ...]
     """``(1, 64, 64)`` for images, ``(features,)`` for tables, ``(1, *grid)`` for volumes."""
+    test_homes: Mapping[PatientId, SiteId] = field(default_factory=dict)
+    """The hospital each held-out patient is from, where the source has hospitals of its own."""
+
+    def test_by_site(self) -> dict[SiteId, tuple[Patient, ...]]:
+        """Return the held-out patients of each natural site; empty where sites are made up."""
+        found: dict[SiteId, list[Patient]] = {}
+        for patient in self.test:
+            if patient.id in self.test_homes:
+                found.setdefault(self.test_homes[patient.id], []).append(patient)
+        return {site: tuple(found[site]) for site in self.sites if site in found}
 
     def __post_init__(self) -> None:
         places: dict[PatientId, str] = {}

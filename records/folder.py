@@ -122,11 +122,13 @@ def read_folder(
     placed, test = _place(patients, list(groups.values()), sites=sites, alpha=alpha, seed=seed)
     if {patient.label for patient in test} != {0, 1}:
         raise TestSetOneSided(len(test))
+    natural = {key: members[0].site for key, members in groups.items()}
     return StudyData(
         source=source or _describe(path, rows, labels, positive, merged=len(rows) - len(groups)),
         sites=placed,
         test=tuple(test),
         input_shape=INPUT_SHAPE,
+        test_homes={one.id: site for one in test if (site := natural[one.id]) is not None},
     )
 
 

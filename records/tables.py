@@ -260,12 +260,14 @@ def read_heart(folder: Path, *, seed: int) -> StudyData:
     """
     sites: dict[SiteId, tuple[Patient, ...]] = {}
     test: list[Patient] = []
+    homes: dict[PatientId, SiteId] = {}
     for index, name in enumerate(HEART_SITES):
         patients = _hospital(folder / f"processed.{name}.data", name)
         labels = [patient.label for patient in patients]
         kept, held = hold_out(labels, fraction=HEART_TEST_FRACTION, seed=seed + index)
         sites[SiteId(name)] = tuple(patients[position] for position in kept)
         test.extend(patients[position] for position in held)
+        homes |= {patients[position].id: SiteId(name) for position in held}
     total = len(test) + sum(len(patients) for patients in sites.values())
     return StudyData(
         source=Source(
@@ -283,6 +285,7 @@ def read_heart(folder: Path, *, seed: int) -> StudyData:
         sites=sites,
         test=tuple(test),
         input_shape=(width(HEART),),
+        test_homes=homes,
     )
 
 

@@ -227,6 +227,7 @@ def read_volumes(
         sites=placed,
         test=test,
         input_shape=(1, *grid),
+        test_homes={one.id: homes[one.id] for one in test} if homes is not None else {},
     )
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from models.metrics import auc, auc_interval, confusion
+from models.metrics import auc, auc_interval, confusion, share_interval
 
 ranked = st.lists(st.tuples(st.integers(0, 1), st.integers(-5, 5)), min_size=1, max_size=30)
 
@@ -50,3 +50,28 @@ def test_sensitivity_and_specificity_are_shares_of_their_class():
 
 def test_specificity_is_unknown_without_negatives():
     assert confusion(np.array([1]), np.array([0.7]), 0.5).specificity is None
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_a_shares_interval_contains_the_share_and_narrows_with_more_patients(right, wrong):
+    found = share_interval(right, right + wrong)
+    if right + wrong == 0:
+        assert found is None
+        return
+    assert 0.0 <= found.low <= right / (right + wrong) <= found.high <= 1.0
+    more = share_interval(4 * right, 4 * (right + wrong))
+    assert more.high - more.low < found.high - found.low
+
+
+def test_wilsons_interval_is_the_published_formula():
+    z, n, p = 1.959964, 10, 0.9
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    found = share_interval(9, 10)
+    assert np.allclose([found.low, found.high], [centre - reach, centre + reach], atol=1e-6)
+
+
+def test_a_missing_class_has_no_interval():
+    found = confusion(np.array([1, 1]), np.array([0.7, 0.2]), 0.5)
+    assert found.specificity_interval is None
+    assert found.sensitivity_interval.low < 0.5 < found.sensitivity_interval.high
