@@ -12,7 +12,7 @@
 ``GET /api/lanes/{site}/changes``         all that was ever set or taken out in a hospital's lane
 ``GET /api/lanes/{site}/leaves``          the lane's leaves, at an epoch
 ``GET /api/log``                          the registry's log, for whoever rebuilds it
-``GET /api/rounds/{site}``                what each round proved of the lane
+``GET /api/rounds/{site}``                what each round proved of the lane, cost and paid
 ``GET /api/payouts/{site}``               payouts with the size of their groups
 ``GET /api/payouts/{site}/{epoch}``       one payout with its whole group
 ``POST /api/claims``                      claim a share
@@ -47,7 +47,7 @@ from protocol.messages import Site
 from zk import fast
 from zk.semaphore import SemaphoreProof
 
-ABOVE_DOUBLE: Final = frozenset({"leaf", "root", "scope", "chunk_root", "pool", "amount"})
+ABOVE_DOUBLE: Final = frozenset({"leaf", "root", "scope", "chunk_root", "pool", "amount", "paid"})
 """Fields whose numbers pass 2^53 and go as decimal text."""
 router = APIRouter()
 
@@ -151,8 +151,11 @@ def log(desk: TheDesk, after: After = -1) -> list[str]:
 
 @router.get("/api/rounds/{site}")
 def rounds(site: Site, desk: TheDesk) -> dict[str, Any]:
-    """Return what every round proved of a lane."""
-    return {"coverage": [_shown(asdict(one)) for one in desk.coverage(site)]}
+    """Return what every round proved of a lane, cost in privacy, and paid to its patients."""
+    return {
+        "coverage": [_shown(asdict(one)) for one in desk.coverage(site)],
+        "receipts": [_shown(asdict(one)) for one in desk.receipts(site)],
+    }
 
 
 @router.get("/api/payouts/{site}")

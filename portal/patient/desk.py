@@ -7,7 +7,7 @@ knows who asks, and nothing that is kept could tell.
 What holds (tests/portal/test_patient_api.py):
 
 1. A refused grant, withdrawal or claim leaves nothing behind.
-2. What a round says of a lane is what its accepted certificates say.
+2. Only grants that were published count towards how often one person may grant.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from consent.publication import ProvenGrant
 from consent.receipts import GrantReceipt, WithdrawalReceipt
 from consent.registry import Registry
 from fl_server.store import ServerStore
+from ledger.books import Ledger
 from portal.patient.limits import Buckets, Limits, granting_buckets
 from portal.patient.mailbox import Mailbox, Request
+from portal.patient.rounds import Coverage, RoundReceipt, Rounds
 from protocol.ids import GrantId, SiteId, StudyId
 from protocol.messages import StudyTerms
-from zk.cover import CoverStatement
 from zk.semaphore import SemaphoreProof, Verifier
 
 LOG_PAGE: Final = 1000
@@ -46,21 +47,6 @@ class GrantWish:
     grant: ProvenGrant
     sealed: bytes
     """The opening, for the hospital alone."""
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What one accepted certificate says: of this chunk, so many patients were used."""
-
-    round: int
-    epoch: int
-    """Of the registry: the leaves that were live then could be used."""
-    chunk: int
-    chunk_root: int
-    count: int
-    required: int
-    from_day: int
-    through_day: int
 
 
 @dataclass(frozen=True)
@@ -91,7 +77,9 @@ class Desk:
     """How often one person may grant: every change uses up a place of the lane for good."""
     ticks: Callable[[], float] = time.monotonic
     """Seconds that never go back."""
-    _covered: dict[int, dict[SiteId, list[Coverage]]] = field(default_factory=dict)
+    books: Ledger | None = None
+    """None where nobody pays."""
+    _rounds: Rounds | None = None
     _changes: dict[int, list[Change]] = field(default_factory=dict)
     """By chunk, as far as the log was read; the log only grows."""
     _read_through: int = -1
@@ -193,14 +181,16 @@ class Desk:
 
     def coverage(self, site: SiteId) -> list[Coverage]:
         """Return what was proven of a hospital's lane in every closed round."""
-        if self.rounds is None:
-            return []
-        found: list[Coverage] = []
-        for number in range(1, self.rounds.rounds_closed() + 1):
-            if number not in self._covered:  # a closed round never changes
-                self._covered[number] = _coverage(self.rounds, number)
-            found += self._covered[number].get(site, [])
-        return found
+        return self._history().coverage(site)
+
+    def receipts(self, site: SiteId) -> list[RoundReceipt]:
+        """Return what a hospital's rounds cost in privacy, and paid to its patients."""
+        return self._history().receipts(site)
+
+    def _history(self) -> Rounds:
+        if self._rounds is None:
+            self._rounds = Rounds(self.study, self.rounds, self.books)
+        return self._rounds
 
     # Claims
 
@@ -228,24 +218,3 @@ class Desk:
         """
         payout = self.claims.payout(self.study, epoch, site)
         return payout, self.claims.members(payout)
-
-
-def _coverage(store: ServerStore, number: int) -> dict[SiteId, list[Coverage]]:
-    epoch = store.planned(number).plan.epoch.number
-    found: dict[SiteId, list[Coverage]] = {}
-    for site, (contribution, _) in store.uploads(number).items():
-        for certificate in contribution.certificates:
-            statement = CoverStatement.from_public_inputs(certificate.public_inputs)
-            found.setdefault(site, []).append(
-                Coverage(
-                    round=number,
-                    epoch=epoch,
-                    chunk=certificate.chunk,
-                    chunk_root=statement.chunk_root,
-                    count=statement.count,
-                    required=statement.scope.required,
-                    from_day=statement.scope.from_day,
-                    through_day=statement.scope.through_day,
-                )
-            )
-    return found

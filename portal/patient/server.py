@@ -21,6 +21,7 @@ from consent.claims import ClaimBook, SmallGroups
 from consent.enrolment import EnrolmentGroup
 from consent.registry import Registry
 from fl_server.store import ServerStore
+from ledger.books import Ledger
 from portal.books import NoRunHere
 from portal.home import Home
 from portal.patient.api import router
@@ -55,7 +56,7 @@ def open_desk(home: Home, *, clock: Callable[[], datetime]) -> Desk:
         registry_id=terms.consent.registry,
         signing_key=signing_key(folder / "registry.key"),
     )
-    store = folder / "server.db"
+    store, books = folder / "server.db", home.market / "ledger.db"
     return Desk(
         terms=terms,
         registry=registry,
@@ -68,6 +69,7 @@ def open_desk(home: Home, *, clock: Callable[[], datetime]) -> Desk:
         rounds=ServerStore(store) if store.is_file() else None,
         verifier=best_verifier(),
         clock=clock,
+        books=Ledger(books) if books.is_file() else None,
     )
 
 

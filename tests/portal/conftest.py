@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.portal.patient_browser import address, devtools, tab  # noqa: F401 - fixtures
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     *("--data", "phantom", "--sites", "3", "--patients", "12", "--rounds", "3"),

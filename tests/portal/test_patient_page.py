@@ -4,33 +4,34 @@ Skipped where Chromium is missing. The server is a thread of this process, the s
 """
 
 import re
-import threading
-import time
 from datetime import UTC, datetime
 
 import pytest
-import uvicorn
 
 pytest.importorskip("groth16py", reason="the server's fast verifier needs the extra `prover`")
 
 from portal.patient.desk import Coverage
-from portal.patient.server import create_app, open_desk, read_sheet
+from portal.patient.server import open_desk
 from tests.portal import browser
+from tests.portal.patient_browser import (
+    ALL_ASKED,
+    enrol,
+    focus,
+    grant,
+    live,
+    settle,
+    small_targets,
+    strangers,
+    tick,
+    unnamed,
+)
 from tests.portal.patient_world import CHUNK, NORTH, STUDY, World
 from zk.merkle import root_of
 
 pytestmark = pytest.mark.slow
 MEGABYTES_MAX = 7
 LANGUAGES = ("en-GB", "zh-CN")
-WIDTHS = (320, 360, 1200)
-
-
-@pytest.fixture(scope="module")
-def devtools(tmp_path_factory):
-    if browser.find() is None:
-        pytest.skip("no Chromium here; install it, or name it in BITHIVE_TEST_CHROMIUM")
-    with browser.chromium(tmp_path_factory.mktemp("profile")) as address:
-        yield address
+WIDTHS = (320, 390, 1200)
 
 
 @pytest.fixture
@@ -41,85 +42,6 @@ def world(tmp_path):
 @pytest.fixture
 def desk(world):
     return open_desk(world.home, clock=lambda: datetime.now(UTC))
-
-
-@pytest.fixture
-def address(world, desk):
-    app = create_app(desk, read_sheet(world.home.server / "study-sheet.json"))
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="warning", access_log=False, ws="none")
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join(10)
-
-
-@pytest.fixture
-def tab(devtools, address):
-    with browser.Tab.open(devtools) as opened:
-        opened.go(address)
-        yield opened
-        assert complaints(opened) == []
-        assert strangers(opened, address) == []
-
-
-def complaints(tab):
-    """Return what the browser objected to: blocked loads, script errors, warnings."""
-    logged = [one["entry"] for one in tab.of("Log.entryAdded")]
-    # A refusal is an answer like 404, which Chromium logs as an error of the network.
-    found = [entry for entry in logged if entry["source"] != "network"]
-    return found + tab.of("Runtime.exceptionThrown") + tab.of("Runtime.consoleAPICalled")
-
-
-def strangers(tab, address):
-    """Return what was asked of anybody but the page's own server."""
-    asked = [one["request"]["url"] for one in tab.of("Network.requestWillBeSent")]
-    # Workers are made from blobs of the page's own, its icon and data need no network.
-    return [url for url in asked if not url.startswith((address, "blob:" + address, "data:"))]
-
-
-def settle(tab, condition):
-    """Wait until something is so, or the page says that something went wrong."""
-    tab.until(f"({condition}) || !document.getElementById('alert').hidden")
-    assert not tab.is_shown("#alert"), tab.text("#alert")
-
-
-def enrol(tab, world, patient="4711"):
-    tab.type("#enrol-code", world.invite(patient).lower())
-    tab.click("#enrol-form button")
-    settle(tab, "!document.getElementById('waiting').hidden")
-    assert patient in tab.text("#waiting-for")
-    world.enrol_all()
-    tab.click("#waiting-check")
-    settle(tab, "!document.getElementById('consent').hidden")
-
-
-def tick(tab, *choices):
-    for kind, number in choices:
-        tab.click(f"#consent-{kind} label:nth-child({number})")
-
-
-ALL_ASKED = (("purposes", 1), ("categories", 1), ("until", 2))
-
-
-def grant(tab, *choices):
-    """Tick, give consent, and return the code on the paper and the seconds it took."""
-    tick(tab, *(choices or ALL_ASKED))
-    tab.js("document.getElementById('paper').hidden = true")
-    began = time.monotonic()
-    tab.click("#consent-button")
-    settle(tab, "!document.getElementById('paper').hidden")
-    return tab.text("#paper-code"), time.monotonic() - began
-
-
-def live(desk):
-    lane = desk.lane(NORTH)
-    return [leaf for leaf in desk.registry.leaves(lane) if leaf]
 
 
 def test_nothing_is_ticked_for_her_and_nothing_is_sent_without_a_choice(tab, world, desk):
@@ -267,8 +189,8 @@ def test_her_browser_finds_which_rounds_could_have_used_her_data(tab, world, des
     tab.click("#uses-button")
     settle(tab, "document.querySelector('#uses-found ul')")
     kinds = tab.js(
-        "[...document.querySelectorAll('#uses-found li')]"
-        ".map((one) => [one.innerText.match(/\\d+/)[0], one.lastChild.dataset.kind])"
+        "[...document.querySelectorAll('#uses-found .uses > li')]"
+        ".map((one) => [one.innerText.match(/\\d+/)[0], one.dataset.kind])"
     )
     assert kinds == [["2", "was"], ["3", "none"], ["4", "not"], ["5", "mismatch"], ["7", "could"]]
     # The server was asked for the lane, never for a leaf.
@@ -342,14 +264,6 @@ def test_everything_is_reached_and_done_with_the_keyboard(tab, world):
     assert tab.js("document.querySelectorAll('#consent-form :checked').length") == 1
 
 
-def focus(tab, wanted):
-    for _ in range(40):
-        tab.press("Tab")
-        if tab.js("document.activeElement.id") == wanted:
-            return
-    pytest.fail(f"{wanted} is not reached with the keyboard")
-
-
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_screen_or_without_a_name(  # noqa: PLR0917 - fixtures
@@ -371,25 +285,6 @@ def test_nothing_is_wider_than_the_screen_or_without_a_name(  # noqa: PLR0917 - 
             assert not re.search(r"\{\w+\}", tab.text("body"))
         assert small_targets(tab) == []
         tab.picture(tmp_path / f"{language}-{width}.png")
-
-
-def unnamed(tab):
-    """Return shown controls that have no name for a screen reader."""
-    return tab.js(
-        "[...document.querySelectorAll('button, input, textarea, a')]"
-        ".filter((one) => one.getClientRects().length)"
-        ".filter((one) => !(one.innerText || one.labels?.length || one.ariaLabel))"
-        ".map((one) => one.outerHTML)"
-    )
-
-
-def small_targets(tab):
-    """Return shown buttons that a thumb misses (WCAG 2.2, 2.5.5: 44 px)."""
-    return tab.js(
-        "[...document.querySelectorAll('button, .choice')]"
-        ".filter((one) => one.getClientRects().length && one.getBoundingClientRect().height < 44)"
-        ".map((one) => one.outerHTML)"
-    )
 
 
 def test_a_policy_stops_what_does_not_belong_here(devtools, address):

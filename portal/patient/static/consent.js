@@ -12,9 +12,10 @@ const encoder = new TextEncoder()
 
 /** A refusal of the page's own, by a code that texts.json has words for. */
 export class Refused extends Error {
-    constructor(code, detail = "") {
+    constructor(code, detail = "", facts = {}) {
         super(detail || code)
         this.code = code
+        this.facts = facts
     }
 }
 
@@ -112,10 +113,10 @@ export async function openEnvelope(envelope, keys, site) {
     }
 }
 
-export async function requestMac(keys, site, commitment) {
+export async function requestMac(keys, site, commitment, ward) {
     const how = { name: "HMAC", hash: "SHA-256" }
     const key = await crypto.subtle.importKey("raw", keys.request, how, false, ["sign"])
-    const body = utf8(`bithive enrolment request\n${site}\n${commitment}`)
+    const body = utf8(`bithive enrolment request\n${site}\n${commitment}${ward ? `\n${ward}` : ""}`)
     return hex(new Uint8Array(await crypto.subtle.sign("HMAC", key, body)))
 }
 
@@ -272,10 +273,32 @@ export function usesOf(grants, changes, size, coverage, poseidon2) {
             let kind = one.count === 0 ? "none" : one.count === live ? "was" : "could"
             if (!allowed) kind = "not"
             if (`${root}` !== one.chunk_root) kind = "mismatch"
-            uses.push({ round: one.round, count: one.count, live, kind })
+            uses.push({ round: one.round, epoch: one.epoch, required: one.required, count: one.count, live, kind })
         }
     }
     return uses.sort((a, b) => a.round - b.round)
+}
+
+/**
+ * Uses with what their round's receipt says, and her equal part of what the round paid to the patients
+ * of her hospital: as many parts as consents were live in its lane, hers among them.
+ */
+export function withReceipts(uses, receipts, changes) {
+    return uses.map((use) => {
+        const receipt = receipts.find((one) => one.round === use.round)
+        if (!receipt || receipt.paid === "0") return { ...use, receipt }
+        const leaves = new Map()
+        for (const change of changes) {
+            if (change.epoch <= use.epoch) leaves.set(change.index, change.leaf)
+        }
+        const live = [...leaves.values()].filter((leaf) => leaf !== "0").length
+        return { ...use, receipt, share: BigInt(receipt.paid) / BigInt(live) }
+    })
+}
+
+/** The id of the grant with a leaf: consent.publication.grant_id. */
+export async function grantId(registry, leaf) {
+    return hex(await sha256(utf8(`bithive grant\n${registry}\n${leaf}`))).slice(0, 20)
 }
 
 // Her key

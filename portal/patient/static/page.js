@@ -17,9 +17,19 @@ const $ = (id) => document.getElementById(id)
 let language = localStorage.getItem(LANGUAGE) ?? document.documentElement.lang
 if (!["en", "zh"].includes(language)) language = "en"
 
+/** A text in the language; a carer, or a ward who took over, reads her own wording of it. */
 function say(key, facts = {}) {
-    const text = texts[key]?.[language] ?? key
-    return text.replace(/\{(\w+)\}/g, (whole, name) => facts[name] ?? whole)
+    const text = (texts[`${ring?.role}.${key}`] ?? texts[key])?.[language] ?? key
+    const all = { ...people(), ...facts }
+    return text.replace(/\{(\w+)\}/g, (whole, name) => all[name] ?? whole)
+}
+
+/** For whom, and until when, in words: a relation, never a name. */
+function people() {
+    const { relation, until } = ring?.person ?? {}
+    if (!until) return {}
+    const first = dayNumber(until)
+    return { whom: texts[`whom.${relation}`][language], until: day(first), last: day(first - 1) }
 }
 
 function element(tag, attributes = {}, ...children) {
@@ -31,9 +41,15 @@ function element(tag, attributes = {}, ...children) {
 
 const day = (number) => new Date(number * 86_400_000).toLocaleDateString(
     language === "zh" ? "zh-CN" : "en-GB", { year: "numeric", month: "long", day: "numeric", timeZone: "UTC" })
+const dayNumber = (iso) => consent.today(Date.parse(iso))
 const dayOf = (iso) => day(consent.today(Date.parse(iso)))
 const siteName = (site) => study.sites[site]?.name[language] ?? site
 const list = (names) => new Intl.ListFormat(language, { type: "conjunction" }).format(names)
+
+function wait(seconds) {
+    const [count, unit] = seconds < 120 ? [seconds, "second"] : seconds < 7200 ? [Math.ceil(seconds / 60), "minute"] : [Math.ceil(seconds / 3600), "hour"]
+    return new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "long" }).format(count)
+}
 
 function btt(units) {
     const whole = BigInt(units) / UNITS_PER_BTT
@@ -42,22 +58,36 @@ function btt(units) {
     return `${whole.toLocaleString("en")}${shown && `.${shown}`} BTT`
 }
 
-// Her key ring
+// Her key rings: one for herself, one for each ward
 
-let ring = null
+let rings = []
 try {
-    ring = JSON.parse(localStorage.getItem(RING))
+    const kept = JSON.parse(localStorage.getItem(RING))
+    rings = Array.isArray(kept) ? kept : kept ? [kept] : []
 } catch {
-    ring = null
+    rings = []
 }
+let ring = rings[0] ?? null // null while another invitation is typed
 
 function keep() {
+    if (!rings.includes(ring)) rings.push(ring)
     try {
-        localStorage.setItem(RING, JSON.stringify(ring))
+        localStorage.setItem(RING, JSON.stringify(rings))
     } catch {
         throw new Refused("storage")
     }
 }
+
+function drop() {
+    rings = rings.filter((one) => one !== ring)
+    ring = rings[0] ?? null
+    if (rings.length) localStorage.setItem(RING, JSON.stringify(rings))
+    else localStorage.removeItem(RING)
+}
+
+/** A ward before her day, or a carer from it on: whoever may only look. */
+const isYoung = (one) => one?.role === "ward" && consent.today() < dayNumber(one.person.until)
+const isOver = (one) => one?.role === "carer" && consent.today() >= dayNumber(one.person.until)
 
 const current = () => ring?.grants.at(-1)
 const isLive = (grant) => grant && !grant.ended && consent.today() < grant.terms.expiry
@@ -74,7 +104,7 @@ async function ask(path, body) {
     } catch {
         throw new Refused("network")
     }
-    if (!response.ok) throw new Refused(answer.code ?? "internal", answer.detail)
+    if (!response.ok) throw new Refused(answer.code ?? "internal", answer.detail, { seconds: answer.retry_after_seconds })
     return answer
 }
 
@@ -115,16 +145,24 @@ async function enrol(code) {
     const { site, envelope } = await ask(`/api/invitations/${keys.lookup}`)
     const person = await consent.openEnvelope(envelope, keys, site)
     const { identityOf } = await semaphore()
-    const fresh = { version: 1, study: study.study, site, person, secret: hex(consent.random(32)), enrolled: false, grants: [], claims: {} }
-    const { commitment } = identityOf(unhex(fresh.secret))
-    fresh.commitment = `${commitment}`
-    ring = fresh
+    const fresh = (role) => {
+        const made = { version: 1, study: study.study, site, person, role, secret: hex(consent.random(32)), enrolled: false, grants: [], claims: {} }
+        made.commitment = `${identityOf(unhex(made.secret)).commitment}`
+        return made
+    }
+    const before = ring
+    ring = fresh(person.until ? "carer" : "self")
+    const asked = { lookup: keys.lookup, commitment: ring.commitment }
+    if (person.until) { // her ward's own key is made with hers, and leaves this browser for good
+        ring.handover = fresh("ward")
+        asked.ward = ring.handover.commitment
+    }
     keep() // before it is sent: an enrolment without its key is lost
     try {
-        await ask("/api/enrolments", { lookup: keys.lookup, commitment: ring.commitment, mac: await consent.requestMac(keys, site, commitment) })
+        await ask("/api/enrolments", { ...asked, mac: await consent.requestMac(keys, site, asked.commitment, asked.ward) })
     } catch (error) {
-        ring = null
-        localStorage.removeItem(RING)
+        drop()
+        ring = before
         throw error
     }
 }
@@ -151,6 +189,14 @@ function wished() {
     return { grants: Number(grants), months: Number(months) }
 }
 
+/** The months that are offered, with their last day; a carer's end on the day before her ward's. */
+function offered() {
+    const end = ring?.role === "carer" ? dayNumber(ring.person.until) - 1 : Infinity
+    const inside = study.months.filter((months) => lastDay(months) < end)
+    const capped = study.months.slice(inside.length, inside.length + 1)
+    return [...inside, ...capped].map((months) => ({ months, last: Math.min(lastDay(months), end), own: lastDay(months) > end }))
+}
+
 function lastDay(months) {
     const end = new Date()
     const month = end.getUTCMonth() + months
@@ -165,7 +211,7 @@ async function grant(wish) {
     const terms = {
         grants: wish.grants,
         notBefore: Math.min(consent.today(), study.from_day),
-        expiry: lastDay(wish.months) + 1,
+        expiry: offered().find((one) => one.months === wish.months).last + 1,
     }
     const sem = await semaphore()
     const names = { site: ring.site, dataset: study.dataset, study: study.study }
@@ -194,11 +240,37 @@ async function grant(wish) {
     return receipt
 }
 
+/** By proof, for which her key is enough; by the code where she may prove nothing any more. */
 async function withdrawMine() {
     const mine = current()
-    const receipt = await ask("/api/withdrawals", { grant: mine.receipt.grant, code: mine.code })
+    const { grant } = mine.receipt
+    let receipt
+    try {
+        const everybody = await members("/api/enrolment/members")
+        const asked = { registry: study.registry, study: study.study, leaf: mine.leaf }
+        const proof = await proven((sem, proving) => sem.proveWithdrawal(sem.identityOf(secret()), everybody, asked, proving))
+        busy("busy.send")
+        receipt = await ask("/api/withdrawals/proven", { grant, proof })
+    } catch (error) {
+        if (!mine.code || !["not-a-member", "grant-not-proven", "grant-of-another"].includes(error.code)) throw error
+        receipt = await ask("/api/withdrawals", { grant, code: mine.code })
+    }
     await consent.checkSigned("withdrawal receipt", receipt, unhex(study.registry_key))
     mine.ended = { epoch: receipt.epoch, at: receipt.at, why: "withdrawn" }
+    keep()
+}
+
+/** Find a grant whose answer was lost on its way, by its leaf in the public list of the whole lane. */
+async function recover() {
+    const { leaf, code, terms } = ring.pending
+    const found = (await laneChanges()).find((one) => one.leaf === leaf)
+    if (found) {
+        const grant = await consent.grantId(study.registry, leaf)
+        const before = current()
+        if (before && !before.ended) before.ended = { epoch: found.epoch, at: found.at, why: "changed" }
+        ring.grants.push({ leaf, code, terms, receipt: { grant, index: found.index, leaf, epoch: found.epoch, at: found.at }, checked: null })
+    }
+    delete ring.pending
     keep()
 }
 
@@ -225,7 +297,7 @@ async function laneChanges() {
 }
 
 async function uses() {
-    const [changes, { coverage }, sem] = await Promise.all([laneChanges(), ask(`/api/rounds/${ring.site}`), semaphore()])
+    const [changes, { coverage, receipts }, sem] = await Promise.all([laneChanges(), ask(`/api/rounds/${ring.site}`), semaphore()])
     const mine = current()
     const out = mine && !mine.ended && changes.find((one) => one.index === mine.receipt.index && one.leaf === "0")
     if (out) { // withdrawn elsewhere, with the paper
@@ -233,7 +305,8 @@ async function uses() {
         keep()
         show()
     }
-    return consent.usesOf(ring.grants, changes, study.sites[ring.site].chunk_size, coverage, sem.poseidon2)
+    const found = consent.usesOf(ring.grants, changes, study.sites[ring.site].chunk_size, coverage, sem.poseidon2)
+    return consent.withReceipts(found, receipts ?? [], changes)
 }
 
 async function payments() {
@@ -268,7 +341,8 @@ function wrong(error) {
     const code = error?.code && typeof error.code === "string" ? error.code : "internal"
     const known = texts[`error.${code}`]
     if (!known) console.error(error)
-    warn(known ? say(`error.${code}`) : say("error.other", { code }))
+    const facts = error?.facts?.seconds ? { wait: wait(error.facts.seconds) } : {}
+    warn(known ? say(`error.${code}`, facts) : say("error.other", { code }))
 }
 
 function warn(text) {
@@ -316,8 +390,8 @@ function drawForm() {
             return made
         }))
     }
-    $("consent-until").replaceChildren(...study.months.map((months) => choice("radio", "months", months,
-        say(`consent.months.${months}`), say("consent.until.until", { date: day(lastDay(months)) }), before.has(`months-${months}`))))
+    $("consent-until").replaceChildren(...offered().map(({ months, last, own }) => choice("radio", "months", months,
+        say(own ? "consent.months.until" : `consent.months.${months}`), say("consent.until.until", { date: day(last) }), before.has(`months-${months}`))))
     $("consent-title").textContent = say(changing ? "consent.change" : "consent")
     $("consent-button").textContent = say(changing ? "consent.change.button" : "consent.button")
     $("consent-cancel").hidden = !changing
@@ -367,24 +441,62 @@ function show() {
     for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", `${button.dataset.language === language}`)
     for (const one of document.querySelectorAll("[data-t]")) one.textContent = say(one.dataset.t)
     document.querySelector("[data-study=title]").textContent = study.title[language]
+    $("status").hidden = true
     drawAbout()
     const mine = current()
     const live = isLive(mine)
-    const state = !ring ? "new" : !ring.enrolled ? "waiting" : live ? "given" : "open"
+    const state = !ring ? "new" : isYoung(ring) ? "young" : isOver(ring) ? "over" : !ring.enrolled ? "waiting" : live ? "given" : "open"
+    drawPeople()
+    $("whom").hidden = ring?.role !== "carer" || state === "over"
+    $("handover").hidden = !ring?.handover
+    for (const one of ["young", "over", "waiting"]) $(one).hidden = state !== one
     $("enrol").hidden = state !== "new"
-    $("waiting").hidden = state !== "waiting"
     $("given").hidden = !(state === "given" && !changing)
-    $("consent").hidden = !(state === "open" || changing)
+    $("consent").hidden = !(state === "open" || (state === "given" && changing))
     $("uses").hidden = $("share").hidden = !ring?.grants.length
     $("key-mine").hidden = !ring
     $("key-form").hidden = Boolean(ring)
+    $("people-more").hidden = !ring || rings.length > 1
     if (state === "waiting") {
         $("waiting-for").textContent = say("waiting.for", { site: siteName(ring.site), patient: ring.person.patient })
         $("waiting-print").textContent = say("waiting.print", { fingerprint: ring.commitment.slice(0, 12).match(/.{4}/g).join(" ") })
     }
-    if (live) drawGiven(mine)
+    if (ring?.handover) $("handover-out").value = consent.exported(ring.handover)
+    if (state === "given") drawGiven(mine)
     if (!$("consent").hidden) drawForm()
     drawStatus(state, mine, live)
+}
+
+/** Whose decisions this browser keeps, where it is not only her own. */
+function drawPeople() {
+    $("people").hidden = rings.length < 2
+    const many = (role) => rings.filter((one) => (one.role === "carer" ? one.person.relation : "self") === role).length > 1
+    const count = {}
+    const buttons = rings.map((one) => {
+        const role = one.role === "carer" ? one.person.relation : "self"
+        count[role] = (count[role] ?? 0) + 1
+        const name = role !== "self" && many(role) ? say(`people.${role}.many`, { number: count[role] }) : say(`people.${role}`)
+        const button = element("button", { type: "button", "aria-pressed": `${one === ring}` }, name)
+        button.addEventListener("click", () => turnTo(one))
+        return button
+    })
+    const add = element("button", { type: "button", "aria-pressed": `${!ring}` }, say("people.add"))
+    add.addEventListener("click", () => turnTo(null))
+    $("people-list").replaceChildren(...buttons, add)
+}
+
+/** Forget on the page what belongs to another person, and show this one. */
+function turnTo(one) {
+    ring = one
+    changing = false
+    ticked = null
+    for (const id of ["paper", "alert", "code-done", "key-sure", "key-shown", "withdraw-sure"]) $(id).hidden = true
+    $("given-actions").hidden = false
+    for (const id of ["uses-found", "share-found"]) $(id).replaceChildren()
+    for (const id of ["key-out", "paper-code"]) $(id).textContent = $(id).value = ""
+    show()
+    document.querySelector("#people-list [aria-pressed=true]")?.focus()
+    if (!one) $("enrol-title").focus()
 }
 
 function drawStatus(state, mine, live) {
@@ -394,7 +506,7 @@ function drawStatus(state, mine, live) {
     else if (state === "open" && mine?.ended) [title, text] = ["withdrawn", say("withdrawn.text", { at: dayOf(mine.ended.at) })]
     else if (state === "open" && mine) [title, text] = ["expired", say("expired.text", { date: day(mine.terms.expiry - 1) })]
     else if (state === "open") [title, text] = ["none", say("none.text")]
-    $("status").hidden = !title
+    $("status").hidden = !title || ["young", "over"].includes(state)
     $("status").classList.toggle("off", !live)
     if (title) {
         $("status").firstElementChild.textContent = say(title)
@@ -427,11 +539,43 @@ function drawPaperLine() {
     if (mine) $("paper-line").textContent = say("paper.study", { study: study.title[language], site: siteName(ring.site), date: dayOf(mine.receipt.at) })
 }
 
+const epsilon = (text) => Number(text).toLocaleString(language, { maximumFractionDigits: 2 })
+
+function factsOf(rows) {
+    const made = rows.map(([key, text]) => element("div", {}, element("dt", {}, say(key)), element("dd", {}, text)))
+    return element("dl", { class: "facts short" }, ...made)
+}
+
+function drawUse(one) {
+    const set = (bit) => (BigInt(one.required) >> BigInt(bit)) & 1n
+    const named = (kind, all, from) => list(all.filter((_, bit) => set(from + bit)).map((what) => say(`${kind}.${what.code}`)))
+    const rows = [
+        ["uses.for", named("purpose", study.vocabulary.purposes, 0)],
+        ["uses.data", named("category", study.vocabulary.categories, 16)],
+    ]
+    if (one.receipt) {
+        const { paid, epsilon_spent: spent } = one.receipt
+        rows.push(["uses.epsilon", say("uses.epsilon.value", { epsilon: epsilon(spent) })])
+        rows.push(["uses.paid", one.share ? say("uses.paid.value", { paid: btt(paid), amount: btt(one.share) }) : say("uses.paid.not")])
+    }
+    return element("li", { "data-kind": one.kind },
+        element("h3", {}, say("uses.round", one), " ", element("span", { class: "chip" }, say(`uses.chip.${one.kind}`))),
+        element("p", {}, say(`uses.${one.kind}`, one)), factsOf(rows))
+}
+
 function drawUses(found) {
     const place = $("uses-found")
     if (!found.length) return place.replaceChildren(element("p", { class: "done" }, say("uses.nobody")))
-    const rows = found.map((one) => element("li", {}, element("b", {}, say("uses.round", one)), element("span", { "data-kind": one.kind }, say(`uses.${one.kind}`, one))))
-    place.replaceChildren(element("ul", { class: "uses" }, ...rows), element("p", { class: "small" }, say("uses.note", { size: study.sites[ring.site].chunk_size })))
+    const used = found.filter((one) => one.kind === "was" || one.kind === "could")
+    const sum = element("div", { class: "done" })
+    if (used.length) {
+        const amount = btt(used.reduce((all, one) => all + (one.share ?? 0n), 0n))
+        sum.append(element("p", {}, say(used.length === 1 ? "uses.sum.one" : "uses.sum", { rounds: used.length, amount })))
+    } else sum.append(element("p", {}, say("uses.nobody")))
+    const last = found.findLast((one) => one.receipt)
+    if (last) sum.append(element("p", {}, say("uses.sum.epsilon", { epsilon: epsilon(last.receipt.epsilon_spent), round: last.round, limit: epsilon(study.epsilon) })))
+    place.replaceChildren(sum, element("ul", { class: "uses" }, ...found.map(drawUse)),
+        element("p", { class: "small" }, say("uses.note", { size: study.sites[ring.site].chunk_size })))
 }
 
 function drawPayments(found) {
@@ -496,7 +640,7 @@ on("enrol-form", "submit", async () => {
     }
     input.value = ""
     show()
-    $("waiting-title").focus()
+    $(ring.handover ? "handover-title" : "waiting-title").focus()
 })
 
 on("waiting-check", "click", async () => {
@@ -557,27 +701,48 @@ on("paper-done", "click", () => {
     $("given-title").focus()
 })
 
-on("key-show", "click", () => { $("key-out").value = consent.exported(ring); $("key-shown").hidden = false; $("key-out").focus(); $("key-out").select() })
+on("key-show", "click", () => { $("key-out").value = consent.exported({ ...ring, handover: undefined }); $("key-shown").hidden = false; $("key-out").focus(); $("key-out").select() })
 on("key-copy", "click", async () => { await navigator.clipboard.writeText($("key-out").value); $("key-copied").textContent = say("key.copied") })
 on("key-forget", "click", () => { $("key-sure").hidden = false; $("key-sure-title").focus() })
 on("key-no", "click", () => { $("key-sure").hidden = true })
 on("key-yes", "click", () => {
-    ring = null
-    localStorage.removeItem(RING)
+    drop()
     for (const id of ["key-sure", "key-shown", "paper"]) $(id).hidden = true
     $("key-out").value = ""
     show()
 })
 on("key-form", "submit", async () => {
-    ring = consent.imported($("key-in").value, study.study)
+    const found = consent.imported($("key-in").value, study.study)
+    if (rings.some((one) => one.secret === found.secret)) throw new Refused("ring-known")
+    ring = found
     keep()
     $("key-in").value = ""
     show()
-    $("status").hidden = false
+    $("status").hidden = $("status").firstElementChild.textContent === ""
+    if (!ring.enrolled && !isYoung(ring)) await checkEnrolled().then((done) => done && show())
+})
+
+on("people-more", "click", () => turnTo(null))
+on("handover-copy", "click", async () => { await navigator.clipboard.writeText(consent.exported(ring.handover)); $("handover-copied").textContent = say("key.copied") })
+on("handover-save", "click", () => {
+    const file = new Blob([`${consent.exported(ring.handover)}\n`], { type: "text/plain" })
+    const link = element("a", { href: URL.createObjectURL(file), download: say("handover.file", { until: ring.person.until }) })
+    link.click()
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000)
+})
+on("handover-print", "click", () => window.print())
+on("handover-done", "click", () => {
+    delete ring.handover
+    keep()
+    $("handover-out").value = ""
+    $("handover-copied").textContent = ""
+    show()
+    $(ring.enrolled ? "consent-title" : "waiting-title").focus()
 })
 
 show()
-if (ring && !ring.enrolled) await checkEnrolled().then((done) => done && show(), () => {})
+if (ring && !ring.enrolled && !isYoung(ring)) await checkEnrolled().then((done) => done && show(), () => {})
+if (ring?.pending) await recover().then(show, () => {})
 if (ring?.enrolled) {
     void semaphore()
     void provingFiles().catch(() => {}) // so that a proof need not wait for them
