@@ -47,12 +47,14 @@ from fl_client.store import SiteStore
 from fl_client.summation import Summation
 from privacy.bfv import self_test
 from privacy.budget import PrivacyBudget
+from privacy.cohorts import EVERYONE
+from privacy.events import for_patients
 from privacy.keys import SiteKeys
 from privacy.mechanism import check_mechanism, round_event
 from privacy.opening import check_way
 from privacy.parameters import ParameterSet
 from privacy.randomness import RandomStream
-from protocol.errors import BitHiveError, ConsentError, FederationError
+from protocol.errors import BitHiveError, ConsentError, FederationError, RecordError
 from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import PatientId, SiteId
 from protocol.messages import (
@@ -85,7 +87,8 @@ class SiteSettings:
     demonstration reproducible and is None wherever data is real, since noise that can be drawn
     again hides nothing; ``keep_integers`` lets a demonstration check the opened sum. A round that
     meets a withdrawal waits ``reprove_seconds`` for the proofs that this takes, before it trains,
-    and goes on without the patients of chunks whose proofs are not there then.
+    and goes on without the patients of chunks whose proofs are not there then. Epsilon is spent on
+    ``budget_cohort`` for ``researcher``: by default all patients, and who holds the server's key.
     """
 
     site: SiteId
@@ -94,6 +97,8 @@ class SiteSettings:
     seed: int | None = None
     keep_integers: bool = False
     cohort_min: int = COHORT_MIN
+    researcher: str = ""
+    budget_cohort: str = EVERYONE
     reprove_seconds: float = 120.0
 
 
@@ -223,7 +228,12 @@ class Agent:
         self._masking.begin(plan, request.blobs.get("shares", b""))
         cohort = self._cohort(plan, asked.chunks)
         patients = cohort.patients
-        outgoing, personal = self._update(plan, model, patients)
+        try:
+            outgoing, personal = self._update(plan, model, patients)
+        except RecordError:
+            # Records that could not be read were not trained on, and nothing left.
+            self.budget.release(plan.study, plan.round)
+            raise
         started = time.thread_time()
         certificates = self.certifier.finish(cohort.certification)
         spent = time.thread_time() - started
@@ -241,7 +251,7 @@ class Agent:
         self._lane.learn(LaneState(plan.epoch, chunks))
         gone = self._lane.gone(chunks)
         cohort = begin(self.choose(plan, chunks), self.certifier, plan)
-        self.budget.reserve(plan.study, plan.round, round_event(self.terms))
+        self._reserve(plan, cohort)
         self._lane.ask()
         if self._lane.gone(chunks) != gone:
             again = self.choose(plan, chunks)
@@ -257,6 +267,19 @@ class Agent:
             log.warning("round %d: %s", plan.round, note)
             self.progress(Step("leave-out", plan.round, self.settings.site, note=note))
         return cohort
+
+    def _reserve(self, plan: RoundPlan, cohort: Cohort) -> None:
+        """Set aside what the round costs each of the steward's cohort that pays for it."""
+        payers = self.settings.budget_cohort
+        self.budget.check_members(payers, [patient.id for patient in cohort.patients])
+        self.budget.reserve(
+            plan.study,
+            plan.round,
+            for_patients(round_event(self.terms)),
+            cohort=payers,
+            researcher=self.settings.researcher or f"server key {self.terms.server_key.hex()[:16]}",
+            study_limit=self.terms.privacy.epsilon,
+        )
 
     def choose(self, plan: RoundPlan, chunks: tuple[ChunkState, ...]) -> list[Selection]:
         """Choose this round's patients from what their consent allows.
@@ -300,7 +323,9 @@ class Agent:
         stream = self._stream(plan)
         kept = self._kept(plan)
         share = self._masking.noise_share(plan)
-        trained = self._egress.train(plan, model, patients, stream.child("train"), kept, share)
+        trained = self._egress.train(
+            plan, model, patients, stream.child("train"), kept, share=share
+        )
         outgoing = self._egress.seal(
             plan,
             trained.update,

@@ -6,10 +6,14 @@
       consent      privacy budget     NoisedUpdate                                        │
                                                   receipt, signed ◀─ commit, certify ◀────┘
 
+Where sites share the noise of their sum, training gives an ``IntegerUpdate`` that is packed as it
+is: whether one site's noise would be enough does not matter, as nobody sees it alone.
+
 What of the update leaves, and what the site keeps for its next round, the study's algorithm says
 (``models.algorithms``).
 
-Each stage takes only what the stage before returns: ``quantise`` accepts a ``NoisedUpdate`` and
+Each stage takes only what the stage before returns: ``quantise`` accepts a ``NoisedUpdate``,
+``pack`` what that returns or an ``IntegerUpdate``, and
 ``encrypt`` a ``MaskedUpdate``, so that skipping a stage is a type error. Epsilon is reserved before
 the records are read, and spent when the reply is stored, which is before the reply leaves.
 """
@@ -32,14 +36,17 @@ from models.algorithms.local import descend
 from models.networks import load_vector
 from privacy.bfv import EncryptedUpdate
 from privacy.dpsgd import train_private
-from privacy.events import DpSgdEvent
 from privacy.masks import apply as apply_pads
+from privacy.mechanism import update_step
+from privacy.noise_shares import NoiseShare
 from privacy.opening import GroupCipher
 from privacy.packing import pack
 from privacy.parameters import ParameterSet
-from privacy.quantisation import quantise
+from privacy.quantisation import QuantisedUpdate, quantise
 from privacy.randomness import RandomStream
-from privacy.update import NoisedUpdate
+from privacy.site_level import add_noise, clip
+from privacy.summed_noise import train_summed
+from privacy.update import IntegerUpdate, NoisedUpdate, Update
 from protocol.ids import SiteId
 from protocol.messages import RoundPlan, StudyTerms
 from protocol.progress import Progress, Step
@@ -54,7 +61,7 @@ class Trained:
     ``beginning`` where training started, ``arrays`` the records it saw.
     """
 
-    update: NoisedUpdate
+    update: NoisedUpdate | IntegerUpdate
     whole: Vector
     beginning: Beginning
     arrays: Arrays
@@ -72,16 +79,6 @@ class Outgoing:
     def sha256(self) -> str:
         """The commitment to the ciphertext that the receipt carries."""
         return hashlib.sha256(self.encrypted.blob).hexdigest()
-
-
-def round_event(terms: StudyTerms) -> DpSgdEvent:
-    """Return what one round adds to the hospital's privacy account."""
-    privacy = terms.privacy
-    return DpSgdEvent(
-        sampling_rate=privacy.sampling_rate,
-        noise_multiplier=privacy.noise_multiplier,
-        steps=privacy.steps,
-    )
 
 
 @dataclass(frozen=True)
@@ -108,6 +105,8 @@ class Egress:
         patients: Sequence[Patient],
         stream: RandomStream,
         kept: NDArray[np.float64] | None = None,
+        *,
+        share: NoiseShare | None = None,
     ) -> Trained:
         """Read the chosen patients' records and train on them under differential privacy.
 
@@ -117,40 +116,99 @@ class Egress:
             patients: The chosen patients; the loader opens the files of these only.
             stream: Where sampling and noise come from.
             kept: What ``keep`` gave in this site's last round, or None.
+            share: This site's share of the round's noise, where sites share it.
 
         Returns:
             The clipped, noised update, scaled by patients over the study's reference number.
         """
-        privacy, training = self.terms.privacy, self.terms.training
+        privacy = self.terms.privacy
         with self._measured("read", plan):
             arrays = self.loader.load(patients)
         beginning = self.algorithm.begin(sent, kept, len(patients))
         load_vector(self.module, beginning.start)
         with self._measured("train", plan, total=privacy.steps):
-            trained = train_private(
-                self.module,
-                arrays.x,
-                arrays.y,
-                arrays.patient,
-                patients=len(patients),
-                sampling_rate=privacy.sampling_rate,
-                steps=privacy.steps,
-                noise_multiplier=privacy.noise_multiplier,
-                clipping_norm=privacy.clipping_norm,
-                lr=training.learning_rate,
-                reference_patients=training.reference_patients,
-                stream=stream,
-                augment=training.augment,
-                views=training.views,
-                correction=beginning.correction,
-                on_step=lambda done: self.progress(
-                    Step("train", plan.round, self.site, done, privacy.steps)
-                ),
-            )
-        whole = trained.update.vector
+            if privacy.mechanism == "summed":
+                assert share is not None, "whoever keeps the round's secrets owes the share"
+                integers = self._summed(arrays, beginning, share, stream)
+                whole = (integers.values * update_step(self.terms)).astype(np.float32)
+                return Trained(integers, whole, beginning, arrays)
+            if privacy.mechanism == "site-level":
+                update = self._site_level(arrays, beginning, stream)
+            else:
+                update = self._per_site(plan, arrays, beginning, stream)
         # A part of a noised update is post-processed, and as private as the whole.
-        leaving = replace(trained.update, vector=self.algorithm.shared(whole))
-        return Trained(leaving, whole, beginning, arrays)
+        leaving = replace(update, vector=self.algorithm.shared(update.vector))
+        return Trained(leaving, update.vector, beginning, arrays)
+
+    def _per_site(
+        self, plan: RoundPlan, arrays: Arrays, beginning: Beginning, stream: RandomStream
+    ) -> NoisedUpdate:
+        """Train with noise that is enough by itself."""
+        privacy, training = self.terms.privacy, self.terms.training
+        return train_private(
+            self.module,
+            arrays.x,
+            arrays.y,
+            arrays.patient,
+            patients=beginning.patients,
+            sampling_rate=privacy.sampling_rate,
+            steps=privacy.steps,
+            noise_multiplier=privacy.noise_multiplier,
+            clipping_norm=privacy.clipping_norm,
+            lr=training.learning_rate,
+            reference_patients=training.reference_patients,
+            stream=stream,
+            augment=training.augment,
+            views=training.views,
+            correction=beginning.correction,
+            on_step=lambda done: self.progress(
+                Step("train", plan.round, self.site, done, privacy.steps)
+            ),
+        ).update
+
+    def _summed(
+        self, arrays: Arrays, beginning: Beginning, share: NoiseShare, stream: RandomStream
+    ) -> IntegerUpdate:
+        """Take one step's gradients, with a share of the noise that their sum needs."""
+        privacy, training = self.terms.privacy, self.terms.training
+        return train_summed(
+            self.module,
+            arrays.x,
+            arrays.y,
+            arrays.patient,
+            patients=beginning.patients,
+            sampling_rate=privacy.sampling_rate,
+            clipping_norm=privacy.clipping_norm,
+            grid=privacy.grid,
+            share=share,
+            stream=stream,
+            augment=training.augment,
+            views=training.views,
+        )
+
+    def _site_level(
+        self, arrays: Arrays, beginning: Beginning, stream: RandomStream
+    ) -> NoisedUpdate:
+        """Train without noise, then clip and noise the update as a whole."""
+        privacy, training = self.terms.privacy, self.terms.training
+        end = descend(
+            self.module,
+            arrays.x,
+            arrays.y,
+            arrays.patient,
+            start=beginning.start,
+            steps=privacy.steps,
+            lr=training.learning_rate,
+            generator=np.random.default_rng([int(word) for word in stream.words(4)]),
+            sampling_rate=privacy.sampling_rate,
+            correction=beginning.correction,
+        )
+        scale = beginning.patients / training.reference_patients
+        moved = Update(((end - beginning.start) * scale).astype(np.float32))
+        noised, _ = add_noise(
+            clip(moved, privacy.clipping_norm), privacy.noise_multiplier, stream.child("noise")
+        )
+        return noised
 
     def keep(
         self, plan: RoundPlan, trained: Trained, outgoing: Outgoing, stream: RandomStream
@@ -182,14 +240,14 @@ class Egress:
     def seal(
         self,
         plan: RoundPlan,
-        update: NoisedUpdate,
+        update: NoisedUpdate | IntegerUpdate,
         weight: int,
         *,
         cipher: GroupCipher,
         pad: NDArray[np.uint64],
         stream: RandomStream,
     ) -> Outgoing:
-        """Quantise, pack, mask and encrypt a noised update.
+        """Quantise where that is to be done, pack, mask and encrypt a noised update.
 
         Args:
             plan: The round's plan, with the public step sizes.
@@ -200,11 +258,17 @@ class Egress:
             stream: Where stochastic rounding draws from.
         """
         with self._measured("encrypt", plan):
-            steps = np.repeat(np.array(plan.steps), self.terms.training.tensor_sizes)
-            quantised = quantise(update, steps, self.parameters.value_bits, stream)
-            masked = apply_pads(pack(quantised, weight, self.parameters), [pad])
+            if isinstance(update, IntegerUpdate):
+                packed: IntegerUpdate | QuantisedUpdate
+                packed, integers, saturated = update, update.values, 0
+            else:
+                steps = np.repeat(np.array(plan.steps), self.terms.training.tensor_sizes)
+                quantised = quantise(update, steps, self.parameters.value_bits, stream)
+                packed, saturated = quantised, quantised.saturated
+                integers = quantised.values.astype(np.int64)
+            masked = apply_pads(pack(packed, weight, self.parameters), [pad])
             encrypted = cipher.encrypt(masked)
-        return Outgoing(encrypted, quantised.values.astype(np.int64), quantised.saturated)
+        return Outgoing(encrypted, integers, saturated)
 
     @contextmanager
     def _measured(self, stage: str, plan: RoundPlan, *, total: int = 1) -> Iterator[None]:

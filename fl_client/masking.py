@@ -28,6 +28,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from fl_client.store import HeldSecrets, RoundAlreadyAnswered, SiteStore
 from privacy.commitment import envelope_for
 from privacy.keys import SiteKeys, unwrap, wrap
+from privacy.mechanism import round_plan
+from privacy.noise_shares import NoiseShare, noise_root
 from privacy.parameters import ParameterSet
 from privacy.round_secrets import (
     ROUND_SECRETS_BYTES,
@@ -126,9 +128,7 @@ class Masking:
             RoundAlreadyAnswered: Another plan of this round is kept.
             BadSignature: A round key is not signed by its site.
         """
-        held = self.store.round_secrets(plan.study, plan.round, plan.call)
-        if held is None:
-            raise SummationRefused("its plan is for a call that this hospital did not answer")
+        held = self._held(plan)
         made, own = unpacked(held.secrets)
         self._check_roster(plan, held.call, made.public)
         others = [key for key in plan.roster if key.site != self.site]
@@ -149,23 +149,33 @@ class Masking:
         kept = encode("shares", {}, {site: pair.to_bytes() for site, pair in shares.items()})
         self.store.keep_plan(plan, kept)
 
+    def noise_share(self, plan: RoundPlan) -> NoiseShare | None:
+        """Return this hospital's share of a round's noise, where the study's sites share it."""
+        if self.terms.privacy.mechanism != "summed":
+            return None
+        made, _ = unpacked(self._held(plan).secrets)
+        return NoiseShare(round_plan(self.terms, len(plan.sites)), noise_root(made.round_seed))
+
     def pad(self, plan: RoundPlan) -> NDArray[np.uint64]:
         """Return what this hospital adds to its packed update in this round.
 
         Returns:
             ``(ciphertexts * ring_degree,)`` integers below t.
         """
-        held = self.store.round_secrets(plan.study, plan.round, plan.call)
-        if held is None:
-            raise SummationRefused("its plan is for a call that this hospital did not answer")
         return total_pad(
-            unpacked(held.secrets)[0],
+            unpacked(self._held(plan).secrets)[0],
             self.site,
             publics_of(plan),
             context=bytes.fromhex(digest(plan)),
             size=slots_of(self.terms, self.parameters),
             parameters=self.parameters,
         )
+
+    def _held(self, plan: RoundPlan) -> HeldSecrets:
+        held = self.store.round_secrets(plan.study, plan.round, plan.call)
+        if held is None:
+            raise SummationRefused("its plan is for a call that this hospital did not answer")
+        return held
 
     # Checks
 

@@ -60,6 +60,8 @@ from privacy.commitment import (
 )
 from privacy.keys import KeyUnwrapFailed, SiteKeys, unwrap, wrap
 from privacy.masks import remove
+from privacy.mechanism import round_plan
+from privacy.noise_shares import NoiseShare, noise_root
 from privacy.packing import unpack
 from privacy.parameters import ParameterSet
 from privacy.round_secrets import (
@@ -87,7 +89,14 @@ from protocol.messages import (
     read,
 )
 from protocol.progress import Progress, Step
-from protocol.summation import Commitment, Endorsement, Opening, Partial, Unmasking
+from protocol.summation import (
+    Commitment,
+    Endorsement,
+    Opening,
+    Partial,
+    SurplusNoise,
+    Unmasking,
+)
 
 log = logging.getLogger("bithive.agent")
 REVEAL_CONTEXT: Final = b"bithive reveal v1\n"
@@ -179,12 +188,9 @@ class Summation:
             site=self.site,
             tag=tuple(str(residue) for residue in own_tag),
         )
+        blobs = {"reveals": join_parts(envelopes), **self._surplus(now)}
         self._measured("unmask", now, started)
-        return encode(
-            "unmasking",
-            body(unmasking.signed_by(self.keys.sign)),
-            {"reveals": join_parts(envelopes)},
-        )
+        return encode("unmasking", body(unmasking.signed_by(self.keys.sign)), blobs)
 
     def share(self, request: Frame) -> bytes:
         """Give our part of a decryption, once the tags show whose sum it is."""
@@ -346,6 +352,23 @@ class Summation:
 
     def _reveal(self, now: _Round) -> Reveal:
         return reveal(now.secrets, self.site, now.shares, present=now.present, absent=now.absent)
+
+    def _surplus(self, now: _Round) -> dict[str, bytes]:
+        """Return the seeds of our noise that so large a sum can spare, where sites share noise.
+
+        One received set is endorsed in a round and named in the seeds' message, so that no site
+        takes back more than the set it stands by can spare.
+        """
+        if self.terms.privacy.mechanism != "summed" or self.site not in now.present:
+            return {}
+        share = NoiseShare(
+            round_plan(self.terms, len(now.plan.sites)), noise_root(now.secrets.round_seed)
+        )
+        seeds = share.surplus(len(now.present))
+        if not seeds:
+            return {}
+        shown = SurplusNoise(commitment=digest(now.commitment), site=self.site, seeds=seeds)
+        return {"surplus": encode("surplus", body(shown.signed_by(self.keys.sign)))}
 
     def _own_update(self, now: _Round) -> EncryptedUpdate:
         reply = self.store.answer(now.plan.study, now.plan.round, digest(now.plan))
