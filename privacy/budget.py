@@ -11,7 +11,7 @@ cap is the data steward's and covers all studies, rounds and researchers togethe
     >>> reservation = budget.reserve("lesions", 1, event, researcher="radiology")
     >>> budget.commit("lesions", 1)
     >>> print(budget.statement().text())
-    epsilon 3.42 (delta 1e-05, unit: patient, sampling: none, accountant: PRV)
+    epsilon 3.36 (delta 1e-05, unit: patient, sampling: none, accountant: PRV)
 
 The unit of privacy is the patient. An event on a cohort counts for each of its patients
 (privacy/cohorts.py), and every decision is an entry of the journal (privacy/journal.py). Caps and

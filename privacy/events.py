@@ -181,6 +181,16 @@ _KINDS: Final[dict[str, type[Event]]] = {
 }
 
 
+def for_patients(event: Event) -> Event:
+    """Return ``event`` as one patient has to count it, whatever its own unit.
+
+    Examples:
+        >>> for_patients(SiteLevelEvent(8.0, 1))
+        DpSgdEvent(sampling_rate=1.0, noise_multiplier=4.0, steps=1)
+    """
+    return event.for_patients() if isinstance(event, SiteLevelEvent) else event
+
+
 def merged(events: Iterable[Event]) -> tuple[Event, ...]:
     """Return one event per mechanism, in one fixed order, with the steps added up.
 
