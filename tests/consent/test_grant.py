@@ -13,6 +13,7 @@ from consent.grant import (
     Opening,
     WithdrawalCode,
     new_opening,
+    opening_of,
     subject_of,
 )
 from consent.terms import Terms
@@ -27,6 +28,17 @@ SALT = 123456789
 
 def opened(patient=OWNER, terms=TERMS):
     return new_opening(patient, SALT, terms, entropy=secrets.token_bytes)
+
+
+def test_a_patient_makes_what_her_hospital_would_without_knowing_its_salt():
+    zeros = {"entropy": bytes}
+    assert opening_of(OWNER, subject_of(OWNER, SALT), TERMS, **zeros) == new_opening(
+        OWNER, SALT, TERMS, **zeros
+    )
+    opening, _ = opening_of(OWNER, subject_of(OWNER, SALT), TERMS, entropy=secrets.token_bytes)
+    opening.check_document(OWNER)
+    with pytest.raises(DocumentMismatch):
+        opening.check_document(STRANGER)
 
 
 def test_the_leaf_is_what_the_circuit_hashes():
