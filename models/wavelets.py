@@ -82,24 +82,35 @@ class WaveletStem(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return the maps of each image; no gradient flows back through them."""
-        spectrum = torch.fft.fft2(images[:, 0])  # (batch, height, width)
-        bands = [_band(spectrum, self.filters[scale], _frequency(scale)) for scale in range(SCALES)]
+        bands = [_band(*response) for response in self.responses(images)]
         maps = torch.cat(bands, dim=1)  # (batch, 63, height / 4, width / 4)
         maps = self.rows @ maps @ self.columns.mT
         norms = maps.flatten(1).norm(dim=1).clamp(min=_TINY)
         return maps * (NORM / norms)[:, None, None, None]
+
+    def responses(self, images: Tensor) -> list[tuple[Tensor, Tensor, int]]:
+        """Return each scale's six energies, its signed band, and the stride both are sampled at."""
+        spectrum = torch.fft.fft2(images[:, 0])  # (batch, height, width)
+        found = []
+        for scale in range(SCALES):
+            stride = stride_of(scale)
+            filtered = every(spectrum[:, None] * self.filters[scale], stride)
+            response = torch.fft.ifft2(filtered)  # (batch, 7, height / stride, width / stride)
+            found.append((response[:, :-1].abs(), response[:, -1:].real, stride))
+        return found
+
+
+def stride_of(scale: int) -> int:
+    """Return at which pixels the maps of a scale are sampled."""
+    return CELL if _frequency(scale) < _COARSE_BELOW else CELL // 2
 
 
 def _frequency(scale: int) -> float:
     return _HIGHEST_FREQUENCY * 2.0 ** (-scale / 2)
 
 
-def _band(spectrum: Tensor, filters: Tensor, frequency: float) -> Tensor:
+def _band(energy: Tensor, signed: Tensor, stride: int) -> Tensor:
     """Return one scale's 7 maps, each family with mean 0 and variance 1 within its image."""
-    stride = CELL if frequency < _COARSE_BELOW else CELL // 2
-    filtered = _every(spectrum[:, None] * filters, stride)
-    response = torch.fft.ifft2(filtered)  # (batch, 7, height / stride, width / stride)
-    energy, signed = response[:, :-1].abs(), response[:, -1:].real
     pool = CELL // stride
     if pool > 1:
         energy, signed = functional.avg_pool2d(energy, pool), functional.avg_pool2d(signed, pool)
@@ -113,7 +124,7 @@ def _window(cells: int) -> Tensor:
     return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
-def _every(spectrum: Tensor, stride: int) -> Tensor:
+def every(spectrum: Tensor, stride: int) -> Tensor:
     """Fold a spectrum so that its inverse is the image at every ``stride``-th pixel."""
     *leading, height, width = spectrum.shape
     folded = spectrum.reshape(*leading, stride, height // stride, stride, width // stride)
