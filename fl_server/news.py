@@ -5,7 +5,7 @@ news, with the registry's signed epoch and the paths that lead to its root: the 
 it checks a plan's. The server needs nothing of the answer. A site that is silent or refuses is told
 by its next plan, and no round waits for it or fails because of it.
 
-What holds (tests/fl_server/test_news.py):
+What holds (tests/fl_server/test_ahead.py):
 
 1. A site hears of each change of its own lane once, and of no other site's.
 2. Where nothing changed nothing is sent.

@@ -11,6 +11,7 @@ from pathlib import Path
 from consent.openings import OpeningStore
 from fl_client.agent import Agent, SiteSettings
 from fl_client.certifier import Certifier
+from fl_client.lane import Newest
 from fl_client.store import SiteStore
 from models.networks import build
 from privacy.budget import PrivacyBudget
@@ -34,6 +35,7 @@ def open_agent(
     seed: int | None = None,
     keep_integers: bool = False,
     progress: Progress = silent,
+    newest: Newest | None = None,
     kind: type[Agent] = Agent,
 ) -> Agent:
     """Return the agent of ``site``.
@@ -48,6 +50,7 @@ def open_agent(
         seed: Makes a demonstration reproducible; None wherever noise must hide something.
         keep_integers: Keep plain integers, so that a demonstration can check the opened sum.
         progress: Told of every step.
+        newest: Asks the registry how the lane stands, where this hospital can reach it.
         kind: The agent's class; a demonstration of cheating gives its own.
     """
     training = terms.training
@@ -77,4 +80,5 @@ def open_agent(
         certifier=Certifier(terms, store, prover),
         store=store,
         progress=progress,
+        newest=newest,
     )

@@ -80,7 +80,7 @@ class Study:
         shutil.copytree(self.home.path, path)
         return replace(self, home=Home(path))
 
-    def agent(self, site, *, loader=None, kind=Agent):
+    def agent(self, site, *, loader=None, newest=None, kind=Agent):
         """Open a site's agent anew on its folder, as after a restart."""
         return open_agent(
             self.home.site(site),
@@ -90,6 +90,7 @@ class Study:
             loader=self.loader if loader is None else loader,
             prover=self.prover,
             keep_integers=True,
+            newest=newest,
             kind=kind,
         )
 
