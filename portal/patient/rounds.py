@@ -34,6 +34,8 @@ class Coverage:
     required: int
     from_day: int
     through_day: int
+    counted: bool = True
+    """The hospital's update is in the round's sum; if not, it was refused or the round failed."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,9 @@ class Rounds:
 
 
 def _coverage(store: ServerStore, number: int) -> dict[SiteId, list[Coverage]]:
-    epoch = store.planned(number).plan.epoch.number
+    stored = store.planned(number)
+    assert stored.closed is not None
+    counted = {receipt.site for receipt in stored.closed.receipts}
     found: dict[SiteId, list[Coverage]] = {}
     for site, (contribution, _) in store.uploads(number).items():
         for certificate in contribution.certificates:
@@ -120,13 +124,14 @@ def _coverage(store: ServerStore, number: int) -> dict[SiteId, list[Coverage]]:
             found.setdefault(site, []).append(
                 Coverage(
                     round=number,
-                    epoch=epoch,
+                    epoch=stored.plan.epoch.number,
                     chunk=certificate.chunk,
                     chunk_root=statement.chunk_root,
                     count=statement.count,
                     required=statement.scope.required,
                     from_day=statement.scope.from_day,
                     through_day=statement.scope.through_day,
+                    counted=site in counted,
                 )
             )
     return found

@@ -56,7 +56,7 @@ def begin_as_carer(tab, world, patient="4712", ward=CHILD):
     tab.type("#enrol-code", world.invite(patient, ward=ward))
     tab.click("#enrol-form button")
     settle(tab, "!document.getElementById('handover').hidden")
-    return tab.js("document.getElementById('handover-out').value")
+    return tab.text("#handover-out")
 
 
 def be_confirmed(tab, world):

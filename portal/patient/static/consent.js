@@ -255,8 +255,9 @@ function chunkAt(changes, chunk, size, epoch, poseidon2) {
  *
  * `grants` are hers with leaf and terms; `changes` all changes of her hospital's lane; `coverage`
  * what each round proved of it. Each use says what can be known: "was" if all live consents of her
- * chunk were used, "could" if some were, "none" if none was, "not" if her terms did not allow it,
- * "mismatch" if the certificate is not about the leaves in the public list.
+ * chunk were used, "could" if some were, "none" if none was, "dropped" if what her hospital sent entered
+ * no sum, "not" if her terms did not allow it, "mismatch" if the certificate is not about the leaves in
+ * the public list.
  */
 export function usesOf(grants, changes, size, coverage, poseidon2) {
     const uses = []
@@ -271,6 +272,7 @@ export function usesOf(grants, changes, size, coverage, poseidon2) {
             const allowed = (BigInt(one.required) & ~BigInt(grant.terms.grants)) === 0n
                 && grant.terms.notBefore <= one.from_day && one.through_day < grant.terms.expiry
             let kind = one.count === 0 ? "none" : one.count === live ? "was" : "could"
+            if (one.counted === false && kind !== "none") kind = "dropped"
             if (!allowed) kind = "not"
             if (`${root}` !== one.chunk_root) kind = "mismatch"
             uses.push({ round: one.round, epoch: one.epoch, required: one.required, count: one.count, live, kind })

@@ -461,7 +461,7 @@ function show() {
         $("waiting-for").textContent = say("waiting.for", { site: siteName(ring.site), patient: ring.person.patient })
         $("waiting-print").textContent = say("waiting.print", { fingerprint: ring.commitment.slice(0, 12).match(/.{4}/g).join(" ") })
     }
-    if (ring?.handover) $("handover-out").value = consent.exported(ring.handover)
+    $("handover-out").textContent = ring?.handover ? consent.exported(ring.handover) : ""
     if (state === "given") drawGiven(mine)
     if (!$("consent").hidden) drawForm()
     drawStatus(state, mine, live)
@@ -734,7 +734,6 @@ on("handover-print", "click", () => window.print())
 on("handover-done", "click", () => {
     delete ring.handover
     keep()
-    $("handover-out").value = ""
     $("handover-copied").textContent = ""
     show()
     $(ring.enrolled ? "consent-title" : "waiting-title").focus()
