@@ -199,7 +199,7 @@ class Journal:
         except (DatabaseDamaged, StorageFailed) as error:
             if not exists:
                 raise
-            raise BudgetUnreadable(path.name, "it cannot be opened") from error
+            raise BudgetUnreadable(path.name, f"it cannot be opened: {error}") from error
 
     @contextmanager
     def write(self) -> Iterator[Pages]:
@@ -242,12 +242,15 @@ class Journal:
     def _pages(self, connection: sa.Connection) -> Pages:
         """Read every entry, refusing any history that could not have been written by us."""
         noted = self._noted()  # before the entries: it may lag behind them, and never leads
-        row = connection.execute(sa.select(_HEAD)).one_or_none()
+        try:
+            row = connection.execute(sa.select(_HEAD)).one_or_none()
+            rows = connection.execute(
+                sa.select(_ENTRIES).order_by(_ENTRIES.c.number).limit(ENTRIES_MAX + 1)
+            ).all()
+        except sa.exc.DBAPIError as error:
+            raise BudgetUnreadable(self.path.name, "it cannot be read") from error
         if row is None:
             raise BudgetUnreadable(self.path.name, "its head is missing")
-        rows = connection.execute(
-            sa.select(_ENTRIES).order_by(_ENTRIES.c.number).limit(ENTRIES_MAX + 1)
-        ).all()
         if len(rows) > ENTRIES_MAX:
             raise BudgetUnreadable(self.path.name, f"more than {ENTRIES_MAX} entries")
         try:
