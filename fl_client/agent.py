@@ -26,7 +26,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import Final
 
@@ -35,11 +34,12 @@ import torch
 
 from consent.openings import OpeningStore
 from fl_client.certifier import Certifier
-from fl_client.cohort import Cohort, begin, begin_again
+from fl_client.cohort import Cohort, gather
+from fl_client.contribution import Accounts, contribution
 from fl_client.coverage import CohortTooSmall, Selection, left_out, select, select_checked
 from fl_client.egress import Egress, Outgoing
 from fl_client.group_keys import GroupKeys
-from fl_client.lane import LaneMemory, LaneState, Newest
+from fl_client.lane import LaneMemory, Newest
 from fl_client.masking import Masking
 from fl_client.plans import PlanRefused, check_history, check_plan, model_of
 from fl_client.preparation import Preparation
@@ -59,10 +59,7 @@ from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import PatientId, SiteId
 from protocol.messages import (
     ChunkState,
-    Contribution,
-    CoverageCertificate,
     Join,
-    Receipt,
     RoundPlan,
     StudyTerms,
     TrainRequest,
@@ -72,7 +69,6 @@ from protocol.messages import (
 )
 from protocol.progress import Progress, Step, silent
 from records.dataset import Loader, Patient
-from zk.cover import CoverStatement
 
 log = logging.getLogger("bithive.agent")
 COHORT_MIN: Final = 5
@@ -240,25 +236,27 @@ class Agent:
         note = f"{cohort.ahead} of {len(certificates)} certificates were made ahead"
         self.progress(Step("prove", plan.round, self.settings.site, seconds=spent, note=note))
 
-        reply = self._contribution(plan, outgoing, certificates, cohort.left_out)
+        accounts = Accounts(
+            plan, self.terms, self.settings.site, self.budget.spent(), cohort.left_out
+        )
+        reply = contribution(accounts, outgoing, certificates, self.keys)
         kept = outgoing.integers.astype("<i8").tobytes() if self.settings.keep_integers else None
         self.store.keep_answer(plan.study, plan.round, plan_digest, reply, kept, personal=personal)
         self.budget.commit(plan.study, plan.round)
         return reply
 
     def _cohort(self, plan: RoundPlan, chunks: tuple[ChunkState, ...]) -> Cohort:
-        """Choose, begin to prove, reserve epsilon, and look again right before records are read."""
-        self._lane.learn(LaneState(plan.epoch, chunks))
-        gone = self._lane.gone(chunks)
-        cohort = begin(self.choose(plan, chunks), self.certifier, plan)
-        self._reserve(plan, cohort)
-        self._lane.ask()
-        if self._lane.gone(chunks) != gone:
-            again = self.choose(plan, chunks)
-            cohort = begin_again(
-                cohort, again, self.certifier, plan, seconds=self.settings.reprove_seconds
-            )
-            self._check_size(cohort.selections)
+        """Gather the round's patients; say how many withdrew after the plan, and no names."""
+        cohort = gather(
+            lambda: self.choose(plan, chunks),
+            lambda chosen: self._reserve(plan, chosen),
+            plan,
+            chunks,
+            lane=self._lane,
+            certifier=self.certifier,
+            seconds=self.settings.reprove_seconds,
+        )
+        self._check_size(cohort.selections)
         gone = self._lane.gone(chunks)
         withdrew = left_out(self.terms, chunks, self.openings, self.patients, gone=gone)
         cohort = replace(cohort, left_out=cohort.left_out + withdrew)
@@ -354,46 +352,6 @@ class Agent:
             self.settings.seed, self.terms.study, self.settings.site, str(plan.round)
         )
 
-    def _contribution(
-        self,
-        plan: RoundPlan,
-        outgoing: Outgoing,
-        certificates: tuple[CoverageCertificate, ...],
-        left_out: int,
-    ) -> bytes:
-        statements = [
-            CoverStatement.from_public_inputs(list(one.public_inputs)) for one in certificates
-        ]
-        proven = sum(statement.count for statement in statements)
-        privacy = self.terms.privacy
-        receipt = Receipt(
-            study=plan.study,
-            round=plan.round,
-            site=self.settings.site,
-            ciphertext_sha256=outgoing.sha256,
-            consent_root=plan.epoch.root,
-            certificates=tuple(statement.digest() for statement in statements),
-            proven_patients=proven,
-            gradients=privacy.gradients(proven),
-            epsilon_spent=decimal_text(self.budget.spent()),
-            delta=decimal_text(privacy.delta),
-            clipping_norm=decimal_text(privacy.clipping_norm),
-            model_sha256=plan.model,
-            site_key=self.keys.signing_public,
-        )
-        signature = self.keys.sign(receipt.site_bytes())
-        contribution = Contribution(
-            receipt=receipt.model_copy(update={"site_signature": signature}),
-            encryption=outgoing.encrypted.parameters,
-            key_id=outgoing.encrypted.key_id,
-            length=outgoing.encrypted.length,
-            certificates=certificates,
-        )
-        blobs = {"update": outgoing.encrypted.blob}
-        if left_out:
-            blobs["left-out"] = left_out.to_bytes(4, "big")
-        return encode("contribution", body(contribution), blobs)
-
     # Checks
 
     def _check_terms(self, request: Frame) -> None:
@@ -410,17 +368,3 @@ def _outward(error: BitHiveError) -> str:
     if isinstance(error, FederationError | ConsentError):
         return str(error)
     return (type(error).__doc__ or error.code).splitlines()[0]
-
-
-def decimal_text(value: float) -> str:
-    """Write a positive number as signed decimal text, rounded up at the sixth digit.
-
-    Examples:
-        >>> decimal_text(2.71828182)
-        '2.718282'
-        >>> decimal_text(1e-05)
-        '0.00001'
-    """
-    quantum = Decimal("0.000001")
-    text = format(Decimal(repr(value)).quantize(quantum, rounding=ROUND_UP), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text

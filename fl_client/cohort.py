@@ -9,16 +9,19 @@ What holds (tests/fl_client/test_cohort.py):
 
 1. The patients are exactly those whom the certificates count.
 2. Only chunks whose choice changed are proved again, and only those can come too late.
+3. Whatever the order of withdrawals, news, proofs and rounds: nobody takes part who withdrew before
+   the plan, or before this hospital heard of it (tests/consent/test_withdrawal_ahead.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fl_client.certifier import Certification, Certifier
 from fl_client.coverage import Selection
-from protocol.messages import RoundPlan
+from fl_client.lane import LaneMemory, LaneState
+from protocol.messages import ChunkState, RoundPlan
 from records.dataset import Patient
 
 
@@ -39,6 +42,40 @@ class Cohort:
     def ahead(self) -> int:
         """How many certificates were there before the round asked for them."""
         return len(self.certification.ready)
+
+
+def gather(
+    choose: Callable[[], list[Selection]],
+    reserve: Callable[[Cohort], None],
+    plan: RoundPlan,
+    chunks: tuple[ChunkState, ...],
+    *,
+    lane: LaneMemory,
+    certifier: Certifier,
+    seconds: float,
+) -> Cohort:
+    """Choose, begin to prove, reserve, and look again right before records are read.
+
+    Args:
+        choose: Chooses from ``chunks`` by what is known of the lane at that moment.
+        reserve: Reserves what the round costs these patients; what raises here ends the round.
+        plan: The round's; its epoch is taken in.
+        chunks: The lane at that epoch, as the server sent it; hostile.
+        lane: What is known; it asks the registry where it can.
+        certifier: Proves.
+        seconds: As for ``begin_again``.
+
+    Raises:
+        NotSignedByRegistry, LaneForged: The chunks are not the registry's.
+    """
+    lane.learn(LaneState(plan.epoch, chunks))
+    gone = lane.gone(chunks)
+    cohort = begin(choose(), certifier, plan)
+    reserve(cohort)
+    lane.ask()
+    if lane.gone(chunks) == gone:
+        return cohort
+    return begin_again(cohort, choose(), certifier, plan, seconds=seconds)
 
 
 def begin(selections: Sequence[Selection], certifier: Certifier, plan: RoundPlan) -> Cohort:
