@@ -25,7 +25,7 @@ from privacy.events import DpSgdEvent
 
 CAP, DELTA = 4.0, 1e-5
 EVENTS = [DpSgdEvent(1.0, 4.0, 4), DpSgdEvent(1.0, 3.0, 4), DpSgdEvent(1.0, 8.0, 4)]
-JOBS, ROUNDS = 3, 3
+JOBS, ROUNDS = 3, 2
 SHARED_MEMORY = Path("/dev/shm")
 FAST, SLOW = 200, 10_000
 
@@ -156,8 +156,8 @@ def interleave_many(seeds):
 
 
 def test_hundreds_of_interleavings_with_crashes_keep_the_cap_and_lose_nothing_twice():
-    sent = interleave_many(FAST)
-    assert min(sent) + max(sent) > 0
+    sent = interleave_many(range(FAST))
+    assert len(set(sent)) > 1, "the interleavings differ"
 
 
 @pytest.mark.slow
