@@ -3,7 +3,7 @@
 All of it is public and about a whole hospital. Which of it concerns her, a patient's browser works
 out by itself.
 
-What holds (tests/portal/test_patient_rounds.py):
+What holds (tests/portal/test_patient_page_uses.py):
 
 1. A round's coverage is that of its accepted certificates; its privacy and payment are those of the
    receipt that hospital and server signed, and of the books.

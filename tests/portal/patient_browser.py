@@ -128,3 +128,33 @@ def focus(tab, wanted):
         if tab.js("document.activeElement.id") == wanted:
             return
     pytest.fail(f"{wanted} is not reached with the keyboard")
+
+
+def faint(tab):
+    """Return shown texts with less contrast than WCAG 2.2 asks for (1.4.3: 4.5, large ones 3)."""
+    return tab.js(
+        """(() => {
+        const parts = (colour) => colour.match(/[\\d.]+/g).map(Number)
+        const light = (channel) => (channel /= 255) <= 0.04045
+            ? channel / 12.92 : ((channel + 0.055) / 1.055) ** 2.4
+        const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b)
+        const ground = (it) => {
+            for (; it; it = it.parentElement) {
+                const found = parts(getComputedStyle(it).backgroundColor)
+                if (found.length < 4 || found[3] === 1) return found
+            }
+            return [255, 255, 255]
+        }
+        const texts = [...document.body.querySelectorAll("*")].filter((it) => !it.disabled
+            && it.getClientRects().length && it.getBoundingClientRect().left >= 0
+            && [...it.childNodes].some((one) => one.nodeType === 3 && one.data.trim()))
+        return texts.filter((it) => {
+            const style = getComputedStyle(it)
+            const [a, b] = [luminance(parts(style.color)), luminance(ground(it))]
+            const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
+            const size = Number.parseFloat(style.fontSize)
+            const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700)
+            return ratio < (large ? 3 : 4.5)
+        }).map((it) => it.outerHTML.slice(0, 200))
+        })()"""
+    )

@@ -10,12 +10,16 @@ import pytest
 
 pytest.importorskip("groth16py", reason="the server's fast verifier needs the extra `prover`")
 
+from consent.proofing import Removal
 from portal.patient.desk import Coverage
+from portal.patient.limits import TooManyRequests
 from portal.patient.server import open_desk
+from privacy.keys import SiteKeys
 from tests.portal import browser
 from tests.portal.patient_browser import (
     ALL_ASKED,
     enrol,
+    faint,
     focus,
     grant,
     live,
@@ -109,6 +113,81 @@ def test_she_withdraws_and_grants_again(tab, world, desk):
     assert "withdrawn" in tab.text("#status")
     grant(tab)
     assert len(live(desk)) == 1
+
+
+def test_her_key_alone_withdraws_without_any_code(tab, world, desk):
+    enrol(tab, world)
+    grant(tab)
+    forget = "for (const one of rings[0].grants) delete one.code"
+    changed_ring(tab, forget)
+    tab.events.clear()
+    tab.click("#given-withdraw")
+    assert "no code" in tab.text("#withdraw-sure")
+    tab.click("#withdraw-yes")
+    settle(tab, "document.getElementById('given').hidden")
+    assert live(desk) == []
+    sent = [one["request"] for one in tab.of("Network.requestWillBeSent")]
+    posted = [one["url"].rsplit("/api/", 1)[1] for one in sent if one["method"] == "POST"]
+    assert posted == ["withdrawals/proven"]
+
+
+def test_who_is_no_longer_enrolled_still_withdraws_with_the_code_that_her_browser_keeps(
+    tab, world, desk
+):
+    enrol(tab, world)
+    grant(tab)
+    (member,) = desk.members()[1]
+    left = Removal(site=NORTH, commitment=member, at=datetime.now(UTC).isoformat())
+    keys = SiteKeys.load(world.home.site(NORTH) / "keys.json")
+    desk.group.remove(left.signed_by(keys.signing), now=datetime.now(UTC))
+    tab.click("#given-withdraw")
+    tab.click("#withdraw-yes")
+    settle(tab, "document.getElementById('given').hidden")
+    assert live(desk) == []
+
+
+def test_a_grant_whose_answer_was_lost_is_found_again(tab, world, desk):
+    enrol(tab, world)
+    grant(tab)
+    lost = (
+        "const { leaf, code, terms } = rings[0].grants.pop();"
+        "rings[0].pending = { leaf, code, terms }"
+    )
+    changed_ring(tab, lost)
+    settle(tab, "!document.getElementById('given').hidden")
+    tab.click("#given-withdraw")
+    tab.click("#withdraw-yes")
+    settle(tab, "document.getElementById('given').hidden")
+    assert live(desk) == []
+
+
+def changed_ring(tab, change):
+    """Change what her browser keeps, and open the page anew."""
+    tab.js(
+        "(() => { const [name, text] = Object.entries(localStorage).find(([one]) => "
+        "one.startsWith('bithive-key-')); const rings = JSON.parse(text);"
+        f"{change}; localStorage.setItem(name, JSON.stringify(rings)) }})()"
+    )
+    tab.go(tab.js("location.href"))
+
+
+@pytest.mark.parametrize(
+    ("language", "words", "seconds"),
+    [("en-GB", "try again in 60 seconds", 60), ("zh-CN", "60", 60), ("zh-CN", "3小时", 3 * 3600)],
+)
+def test_who_asks_too_often_reads_when_to_come_back(  # noqa: PLR0917 - fixtures
+    devtools, address, desk, world, language, words, seconds
+):
+    def busy(*_):
+        raise TooManyRequests(seconds)
+
+    desk.mailbox.envelope = busy
+    with browser.Tab.open(devtools, language=language, width=390) as other:
+        other.go(address)
+        other.type("#enrol-code", world.invite())
+        other.click("#enrol-form button")
+        other.until("!document.getElementById('alert').hidden")
+        assert words in other.text("#alert").replace("\u00a0", " ").replace(" 小", "小")
 
 
 def test_a_paper_code_withdraws_from_another_device(tab, world, desk, devtools, address):
@@ -260,6 +339,8 @@ def test_everything_is_reached_and_done_with_the_keyboard(tab, world):
     for _ in range(2):
         tab.press("Tab")
     assert tab.js("document.activeElement.type") == "checkbox"
+    outline = "getComputedStyle(document.activeElement).outline"
+    assert "solid 3px" in tab.js(outline)  # whoever uses the keyboard sees where she is
     tab.press(" ", "Space")
     assert tab.js("document.querySelectorAll('#consent-form :checked').length") == 1
 
@@ -281,6 +362,7 @@ def test_nothing_is_wider_than_the_screen_or_without_a_name(  # noqa: PLR0917 - 
             step()
             assert tab.js("document.documentElement.scrollWidth") <= width
             assert unnamed(tab) == []
+            assert faint(tab) == []
             assert "undefined" not in tab.text("body")
             assert not re.search(r"\{\w+\}", tab.text("body"))
         assert small_targets(tab) == []

@@ -20,7 +20,7 @@ from portal.patient.rounds import Rounds
 from portal.patient.server import open_desk, read_terms
 from protocol.ids import SiteId
 from tests.portal import browser
-from tests.portal.patient_browser import settle, small_targets, unnamed
+from tests.portal.patient_browser import faint, settle, small_targets, unnamed
 
 pytestmark = pytest.mark.slow
 NORTH = SiteId("north")
@@ -119,7 +119,8 @@ def look_up(tab, key):
 
 
 def btt(units):
-    return f"{units // 10**18:,}" + f"{units % 10**18 / 10**18:.18f}"[1:8]
+    assert units > 10**18
+    return f"{units / 10**18:,.2f}".rstrip("0").rstrip(".") + "\u00a0BTT"
 
 
 def test_she_sees_rounds_purpose_protection_and_payment(tab, world, desk, site, somebody):
@@ -147,16 +148,16 @@ def test_she_sees_rounds_purpose_protection_and_payment(tab, world, desk, site, 
         assert kind == ("none" if count == 0 else "was" if count == live else "could")
         assert purpose == "health, medical or biomedical research"
         assert data
-        assert f"ε = {float(signed.epsilon_spent):.2f}".rstrip("0") in protection
+        assert f"ε\u00a0=\u00a0{float(signed.epsilon_spent):.2f}".rstrip("0") in protection
         transfer = ledger.find(f"settle:{world.terms.study}:{number}")
         paid = next(
             leg.amount for leg in transfer.legs if leg.credit == pool(world.terms.study, site)
         )
         share = paid // sum(leaf != 0 for leaf in leaves)
-        assert btt(paid)[:6] in payment
-        assert btt(share)[:6] in payment
+        assert btt(paid) in payment
+        assert btt(share) in payment
         together += share if kind in {"was", "could"} else 0
-    assert btt(together)[:6] in tab.text("#uses-found .done")
+    assert btt(together) in tab.text("#uses-found .done")
     assert "ε" in tab.text("#uses-found .done")
 
 
@@ -217,6 +218,7 @@ def test_it_fits_the_screen(  # noqa: PLR0917 - fixtures
         look_up(tab, key)
         assert tab.js("document.documentElement.scrollWidth") <= width
         assert unnamed(tab) == []
+        assert faint(tab) == []
         assert small_targets(tab) == []
         assert "{" not in tab.text("body")
         tab.picture(tmp_path / f"uses-{language}-{width}.png")

@@ -12,7 +12,16 @@ pytest.importorskip("groth16py", reason="the server's fast verifier needs the ex
 from portal.patient.sealing import Relation, Ward
 from portal.patient.server import open_desk
 from tests.portal import browser
-from tests.portal.patient_browser import enrol, grant, live, settle, small_targets, tick, unnamed
+from tests.portal.patient_browser import (
+    enrol,
+    faint,
+    grant,
+    live,
+    settle,
+    small_targets,
+    tick,
+    unnamed,
+)
 from tests.portal.patient_world import World
 
 pytestmark = pytest.mark.slow
@@ -175,6 +184,7 @@ def test_every_screen_of_carers_and_wards_fits_and_is_named(  # noqa: PLR0917 - 
         def look(name):
             assert tab.js("document.documentElement.scrollWidth") <= width
             assert unnamed(tab) == []
+            assert faint(tab) == []
             assert small_targets(tab) == []
             assert "{" not in tab.text("body")
             assert "undefined" not in tab.text("body")

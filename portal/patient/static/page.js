@@ -21,7 +21,7 @@ if (!["en", "zh"].includes(language)) language = "en"
 function say(key, facts = {}) {
     const text = (texts[`${ring?.role}.${key}`] ?? texts[key])?.[language] ?? key
     const all = { ...people(), ...facts }
-    return text.replace(/\{(\w+)\}/g, (whole, name) => all[name] ?? whole)
+    return text.replaceAll("ε = ", "ε\u00a0=\u00a0").replace(/\{(\w+)\}/g, (whole, name) => all[name] ?? whole)
 }
 
 /** For whom, and until when, in words: a relation, never a name. */
@@ -56,6 +56,13 @@ function btt(units) {
     const rest = (BigInt(units) % UNITS_PER_BTT).toString().padStart(18, "0").replace(/0+$/, "")
     const shown = rest.length > 6 ? `${rest.slice(0, 6)}…` : rest
     return `${whole.toLocaleString("en")}${shown && `.${shown}`} BTT`
+}
+
+/** An amount to read, not to pay by. */
+function about(units) {
+    const value = Number(units) / Number(UNITS_PER_BTT)
+    const digits = value < 1 ? { maximumSignificantDigits: 3 } : { maximumFractionDigits: 2 }
+    return `${value.toLocaleString("en", digits)}\u00a0BTT`
 }
 
 // Her key rings: one for herself, one for each ward
@@ -556,7 +563,7 @@ function drawUse(one) {
     if (one.receipt) {
         const { paid, epsilon_spent: spent } = one.receipt
         rows.push(["uses.epsilon", say("uses.epsilon.value", { epsilon: epsilon(spent) })])
-        rows.push(["uses.paid", one.share ? say("uses.paid.value", { paid: btt(paid), amount: btt(one.share) }) : say("uses.paid.not")])
+        rows.push(["uses.paid", one.share ? say("uses.paid.value", { paid: about(paid), amount: about(one.share) }) : say("uses.paid.not")])
     }
     return element("li", { "data-kind": one.kind },
         element("h3", {}, say("uses.round", one), " ", element("span", { class: "chip" }, say(`uses.chip.${one.kind}`))),
@@ -569,7 +576,7 @@ function drawUses(found) {
     const used = found.filter((one) => one.kind === "was" || one.kind === "could")
     const sum = element("div", { class: "done" })
     if (used.length) {
-        const amount = btt(used.reduce((all, one) => all + (one.share ?? 0n), 0n))
+        const amount = about(used.reduce((all, one) => all + (one.share ?? 0n), 0n))
         sum.append(element("p", {}, say(used.length === 1 ? "uses.sum.one" : "uses.sum", { rounds: used.length, amount })))
     } else sum.append(element("p", {}, say("uses.nobody")))
     const last = found.findLast((one) => one.receipt)
