@@ -31,6 +31,7 @@ from monai.networks.nets import DenseNet, FullyConnectedNet, UNet
 from torch import nn
 
 from models.classification import CompactCnn, ResNet18, WaveletNet
+from models.sonogram import SonogramNet
 from protocol.errors import ConfigurationError
 
 PARAMETERS_MAX: Final = 64_000_000
@@ -151,6 +152,11 @@ _Target: TypeAlias = tuple[Callable[..., nn.Module], Mapping[str, Check], Mappin
 _TARGETS: Final[Mapping[str, _Target]] = {
     "models.classification.WaveletNet": (
         WaveletNet,
+        {"input_shape": _IMAGE},
+        {"outputs": _OUTPUTS},
+    ),
+    "models.sonogram.SonogramNet": (
+        SonogramNet,
         {"input_shape": _IMAGE},
         {"outputs": _OUTPUTS},
     ),

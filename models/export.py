@@ -32,6 +32,7 @@ import numpy as np
 import torch
 
 from models.onnx_stem import RealWaveletStem
+from models.sonogram import SIDE, SonogramStem
 from models.wavelets import WaveletStem
 from protocol.errors import ConfigurationError
 from storage.files import write_whole
@@ -143,6 +144,8 @@ def _exportable(module: nn.Module) -> nn.Module:
     """Return a copy for evaluation, its stem in real arithmetic."""
     twin = _evaluating(module)
     stem = getattr(twin, "stem", None)
+    if isinstance(stem, SonogramStem):
+        stem.wavelets = RealWaveletStem((1, SIDE, SIDE))
     if isinstance(stem, WaveletStem):
         height, width = stem.filters.shape[-2:]
         twin.stem = RealWaveletStem((1, height, width))

@@ -9,6 +9,7 @@ logits of so many classes; the last two give them for every point of the input.
 name        input                                parameters loss (``models.losses``)
 =========== ================================== ============ ===================================
 wavelet     (1, height, width), 16 | side            16,129 log; cross-entropy from two outputs
+sonogram    (1, height, width), 16 | side            15,665 log; cross-entropy from two outputs
 cnn         (1, height, width), 16 | side            16,017 log; cross-entropy from two outputs
 densenet    (1, height, width), 16 | side            46,865 log; cross-entropy from two outputs
 densenet121 (1, height, width), 16 | side         6,948,609 log; cross-entropy from two outputs
@@ -52,13 +53,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NetworkName = Literal[
-    "wavelet", "cnn", "densenet", "densenet121", "resnet18", "mlp", "logistic", "unet2d", "unet3d"
+    "wavelet",
+    "sonogram",
+    "cnn",
+    "densenet",
+    "densenet121",
+    "resnet18",
+    "mlp",
+    "logistic",
+    "unet2d",
+    "unet3d",
 ]
 NETWORKS: Final[tuple[str, ...]] = get_args(NetworkName)
 TABLES: Final = frozenset({"mlp", "logistic"})
 SEGMENTATION: Final = frozenset({"unet2d", "unet3d"})
-CONVEX: Final = frozenset({"wavelet", "logistic"})
+CONVEX: Final = frozenset({"wavelet", "sonogram", "logistic"})
 """Zero is the fairest start of these, and needs no luck."""
+STEMS: Final = {
+    "wavelet": "models.classification.WaveletNet",
+    "sonogram": "models.sonogram.SonogramNet",
+}
+"""Networks of a fixed front and a trained linear layer."""
 OUTPUTS_MAX: Final = 256
 
 
@@ -95,11 +110,8 @@ def design_of(name: str, input_shape: tuple[int, ...], outputs: int = 1) -> Desi
     """Return what the network is made of; see ``build``."""
     if not _takes(name, input_shape) or not 1 <= outputs <= OUTPUTS_MAX:
         raise UnknownNetwork(name, input_shape)
-    if name == "wavelet":
-        shape = list(input_shape)
-        return Design(
-            "models.classification.WaveletNet", {"input_shape": shape, "outputs": outputs}
-        )
+    if name in STEMS:
+        return Design(STEMS[name], {"input_shape": list(input_shape), "outputs": outputs})
     if name in TABLES:
         hidden = [classification.HIDDEN] if name == "mlp" else []
         arguments = classification.fully_connected(input_shape[0], outputs, hidden)
@@ -137,7 +149,7 @@ def build(name: str, input_shape: tuple[int, ...], seed: int, outputs: int = 1) 
         torch.manual_seed(seed)
         network = construct(design)
     if name in CONVEX:
-        for parameter in network.parameters():
+        for _, parameter in _trained(network):
             nn.init.zeros_(parameter)
     return network
 
