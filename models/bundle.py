@@ -46,6 +46,8 @@ from storage.files import write_whole
 if TYPE_CHECKING:
     from torch import nn
 
+    from models.design import Design
+
 CONFIG: Final = "configs/inference.json"
 METADATA: Final = "configs/metadata.json"
 WEIGHTS: Final = "models/model.pt"
@@ -94,16 +96,21 @@ def write_bundle(
         ExportTaken: Something is there already.
         StorageError: The disk refused.
     """
-    if path.exists():
-        raise ExportTaken(path)
-    files = bundle_files(
-        module, network=network, input_shape=input_shape, card=card, outputs=outputs
+    _write(
+        bundle_files(module, network=network, input_shape=input_shape, card=card, outputs=outputs),
+        path,
     )
-    if path.suffix == ".zip":
-        write_whole(path, _archive(files, path.stem))
-        return
-    for name, content in files.items():
-        write_whole(path / name, content)
+
+
+def write_plain(module: nn.Module, path: Path, design: Design) -> None:
+    """Write a bundle of a design and tensors alone: what is left of one that was read.
+
+    Raises:
+        ExportTaken: Something is there already.
+        StorageError: The disk refused.
+    """
+    files = {CONFIG: _json({NETWORK: design.config()}), WEIGHTS: weights_of(module)}
+    _write(files, path)
 
 
 def bundle_files(
@@ -116,16 +123,21 @@ def bundle_files(
 ) -> dict[str, bytes]:
     """Return the bundle's files by their names; see ``write_bundle``."""
     design = design_of(network, input_shape, outputs)
-    weights = io.BytesIO()
-    torch.save({name: one.detach().cpu() for name, one in module.state_dict().items()}, weights)
     metadata = _metadata(card, network=network, input_shape=input_shape, outputs=outputs)
     return {
         CONFIG: _json({NETWORK: design.config()}),
         METADATA: _json(metadata),
-        WEIGHTS: weights.getvalue(),
+        WEIGHTS: weights_of(module),
         PAGE: markdown(card).encode(),
         CARD: _json(card),
     }
+
+
+def weights_of(module: nn.Module) -> bytes:
+    """Return the module's tensors by name, as ``torch.load(..., weights_only=True)`` reads them."""
+    buffer = io.BytesIO()
+    torch.save({name: one.detach().cpu() for name, one in module.state_dict().items()}, buffer)
+    return buffer.getvalue()
 
 
 def _metadata(
@@ -185,6 +197,16 @@ def _data_format(network: str, input_shape: tuple[int, ...], outputs: int) -> di
             }
         },
     }
+
+
+def _write(files: Mapping[str, bytes], path: Path) -> None:
+    if path.exists():
+        raise ExportTaken(path)
+    if path.suffix == ".zip":
+        write_whole(path, _archive(files, path.stem))
+        return
+    for name, content in files.items():
+        write_whole(path / name, content)
 
 
 def _inert(text: str) -> str:

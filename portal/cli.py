@@ -20,6 +20,7 @@ from rich.table import Table
 
 from portal.ceremony_cli import app as ceremony
 from portal.consent_cli import app as consent
+from portal.model_cli import app as model
 from portal.patient_cli import app as patient
 from protocol.errors import BitHiveError
 from protocol.units import btt_text
@@ -40,6 +41,7 @@ app.add_typer(site, name="site")
 app.add_typer(consent, name="consent")
 app.add_typer(patient, name="patient")
 app.add_typer(ceremony, name="ceremony")
+app.add_typer(model, name="model")
 
 DEFAULT_HOME: Final = Path("bithive-home")
 DEFAULT_SEED: Final = 7

@@ -161,6 +161,36 @@ def payment_plot(report: dict[str, Any]) -> str:
         )
 
 
+def reliability_plot(found: dict[str, Any], *, unit: str = "patient") -> str:
+    """Return how often those given a probability were positive, against that probability.
+
+    Args:
+        found: The ``calibration`` of ``models.evaluation.evaluate``.
+        unit: What is counted, in the singular.
+    """
+    table = found["table"]
+    largest = max(row["patients"] for row in table)
+    with mpl.rc_context(STYLE | {"svg.hashsalt": "reliability"}):
+        figure, axes = _axes(4.3, 3.6)
+        [perfect] = axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":", linewidth=1.2)
+        predicted, observed = ([row[key] for row in table] for key in ("predicted", "observed"))
+        axes.plot(predicted, observed, color=FEDERATED, linewidth=1.5)
+        # The area of a dot is its share of patients: a bin of two is no evidence.
+        areas = [12 + 120 * row["patients"] / largest for row in table]
+        dots = axes.scatter(predicted, observed, s=areas, color=FEDERATED, zorder=3)
+        axes.set_xlim(-0.05, 1.05)
+        axes.set_ylim(-0.05, 1.05)
+        axes.set_xlabel("predicted probability")
+        axes.set_ylabel(f"share of {unit}s positive")
+        _legend_above(figure, {"calibrated": perfect, f"{unit}s, by area": dots}, columns=2)
+        count = sum(row["patients"] for row in table)
+        return _svg(
+            figure,
+            f"Reliability of {count} {unit}s in {found['bins']} bins: calibration error "
+            f"{found['error']:.3f}, Brier score {found['brier']:.3f}.",
+        )
+
+
 def _short(name: str) -> str:
     return name if len(name) <= NAME_MAX else name[: NAME_MAX - 1] + "…"
 
