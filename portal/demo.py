@@ -42,10 +42,11 @@ from portal.granting import withdraw_due
 from portal.home import Home, Settings
 from portal.hospital import open_agent
 from portal.market import Market
+from portal.noise import ENCRYPTION, NOISES, with_noise
 from portal.patients import Wishes, draw_wishes
 from portal.personal import personal_auc
 from portal.report import make_report, write_report
-from portal.world import ENCRYPTION, Founding, found, recipe_of
+from portal.world import Founding, found, recipe_of
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
 from protocol.ids import PatientId, SiteId
@@ -128,6 +129,7 @@ def settings_for(
     epsilon: float | None,
     grants: str = LanePolicy.HOSPITAL,
     algorithm: str = "fedavg",
+    noise: str = "per-site",
 ) -> Settings:
     """Return the settings of a run; what the user left open comes from the recipe of its data.
 
@@ -144,6 +146,8 @@ def settings_for(
         raise OptionUnknown("--grants", grants, list(LanePolicy))
     if algorithm not in ALGORITHMS:
         raise OptionUnknown("--algorithm", algorithm, ALGORITHMS)
+    if noise not in NOISES:
+        raise OptionUnknown("--noise", noise, NOISES)
     recipe = recipe_for(modality_of(data))
     return Settings(
         data=data if data in PACKAGED else str(Path(data).resolve()),
@@ -159,6 +163,7 @@ def settings_for(
         delta=recipe.delta,
         grants=str(grants),
         algorithm=algorithm,
+        mechanism=noise,
     )
 
 
@@ -204,7 +209,11 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
         progress=lambda done, total: display.tick("data", done, total, "reading records"),
     )
     display.finish("data")
-    recipe = recipe_of(data.source.modality, settings.algorithm)
+    recipe = with_noise(
+        recipe_of(data.source.modality, settings.algorithm),
+        settings.mechanism,
+        data.source.modality,
+    )
     wishes = draw_wishes(
         data.sites, rounds=settings.rounds, careless=careless_site(data), seed=settings.seed
     )

@@ -87,6 +87,8 @@ class Settings:
     """Whose word patients' grants rest on: a ``consent.lanes.LanePolicy``."""
     algorithm: str = "fedavg"
     """One of ``models.algorithms.interface.ALGORITHMS``."""
+    mechanism: str = "per-site"
+    """Whose noise covers the sum: one of ``portal.noise.NOISES``."""
 
 
 @dataclass(frozen=True)

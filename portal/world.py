@@ -21,9 +21,9 @@ from models.networks import build, tensor_sizes, to_vector
 from models.recipes import Recipe, recipe_for
 from portal.granting import STUDY_PURPOSE, Crowd, grant_all
 from portal.home import Home, Settings
+from portal.noise import encryption_of, privacy_terms
 from portal.patients import Wishes
 from portal.semaphore_workers import Tell
-from privacy.accounting import noise_multiplier_for
 from privacy.keys import SiteKeys
 from privacy.parameters import parameter_set
 from privacy.sharing import quorum
@@ -32,7 +32,6 @@ from protocol.ids import SiteId, StudyId
 from protocol.messages import (
     SITES_MIN,
     ConsentTerms,
-    PrivacyTerms,
     SiteIdentity,
     StudyTerms,
     TrainingTerms,
@@ -47,11 +46,8 @@ from zk.keys import VerificationKey
 REGISTRY: Final = "bithive-registry"
 CERTIFICATE_DAYS: Final = 30
 """Days a certificate covers; the gate allows at most 31."""
-ACCOUNTANT: Final = "prv"
 CNN_LR: Final = 1.0
 """For the compact convolutional network, where an algorithm needs one with normalisation."""
-ENCRYPTION: Final = {"members": "packed-bfv-8", "threshold": "threshold-bfv-8"}
-"""The parameter set for each way of opening; under differential privacy 8 bits are enough."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +122,7 @@ def study_terms(
     """Return the terms of the run's study."""
     settings, recipe, data = founding.settings, founding.recipe, founding.data
     module = build(recipe.network, data.input_shape, settings.seed)
-    steps = recipe.steps * settings.rounds
-    noise = noise_multiplier_for(
-        settings.epsilon, settings.delta, recipe.sampling_rate, steps, ACCOUNTANT
-    )
+    sites_min = max(SITES_MIN, quorum(len(identities)))
     first_day = day_number(founding.today)
     return StudyTerms(
         study=StudyId(f"study-{data.source.name}"),
@@ -150,14 +143,12 @@ def study_terms(
             algorithm=settings.algorithm,  # type: ignore[arg-type]  # pydantic checks the names
             proximal=defaults_for(settings.algorithm).proximal,
         ),
-        privacy=PrivacyTerms(
-            epsilon=settings.epsilon,
-            delta=settings.delta,
-            sampling_rate=recipe.sampling_rate,
-            noise_multiplier=noise,
-            clipping_norm=recipe.clipping_norm,
-            steps=recipe.steps,
-            accountant=ACCOUNTANT,
+        privacy=privacy_terms(
+            settings,
+            recipe,
+            sites=len(identities),
+            sites_min=sites_min,
+            dimension=sum(tensor_sizes(module)),
         ),
         consent=ConsentTerms(
             registry=REGISTRY,
@@ -169,8 +160,8 @@ def study_terms(
             circuit=settings.circuit,  # type: ignore[arg-type]  # pydantic checks the two names
             key_hash=founding.verification_key.hash,
         ),
-        encryption=ENCRYPTION[settings.opening],
-        sites_min=max(SITES_MIN, quorum(len(identities))),
+        encryption=encryption_of(settings),
+        sites_min=sites_min,
         opening=settings.opening,  # type: ignore[arg-type]  # pydantic checks the two names
     )
 
