@@ -6,12 +6,13 @@ Question  For 64, 256 and 1,024 patients: how long do coverage certificates take
 Method    Chunks of 64 patients are proved by two warm worker processes (the key loaded, one proof
           made before). Wall seconds are of all chunks together, processor seconds those of the
           workers. A contribution's certificates are then verified by the fast verifier, by py_ecc
-          in one batch, and looked up by digest as a server does that has seen them; what that
-          server spends beside on hashing the lane's leaves to roots is measured apart. A
-          withdrawal sets one leaf to 0 and its chunk is proved again. In the same run: Semaphore
-          proofs by node (npm @semaphore-protocol), checked by snarkjs and by zk.fast; AnonCreds
-          presentations (one attribute, one predicate, non-revocation) in an environment of their
-          own. Single-process times are the least processor seconds of their repetitions.
+          in one batch, and met again by a server that has seen them: its whole way with the
+          contribution but for the ciphertext's form (``_gate_path``). It is spared the hashing of
+          the lane's leaves to roots, which ``lane_roots_ms`` measures apart. A withdrawal sets one
+          leaf to 0 and its chunk is proved again. In the same run: Semaphore proofs by node (npm
+          @semaphore-protocol), checked by snarkjs and by zk.fast; AnonCreds presentations (one
+          attribute, one predicate, non-revocation) in an environment of their own. Single-process
+          times are the least processor seconds of their repetitions.
 Expected  1,024 patients in at most 45 s on two idle cores; verified in 50 ms the first time and
           1 ms later; 900 constraints and 4 bytes a patient; 6 s to prove a chunk again. One proof a
           patient costs some 20 times as much to make with Semaphore and, with AnonCreds, about as
@@ -26,12 +27,9 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
-import subprocess
 import sys
 import time
-import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -40,30 +38,23 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from experiments._gate_path import FIRST_DAY, GatePath, Study
+from experiments._proof_per_patient import Tick, measure_anoncreds, measure_semaphore, measured
 from experiments._recorded import record
 from experiments._stopwatch import Stopwatch
 from portal.demo import cache_folder
 from zk import fast, groth16
 from zk.circuit import Circuit, circuit
-from zk.cover import CoverStatement, Scope, Slot, closed_slot, context_of, leaf_of, pack_terms
+from zk.cover import CoverStatement, Scope, Slot, closed_slot, leaf_of, pack_terms
 from zk.groth16 import PROOF_BYTES
-from zk.keys import VerificationKey, development_key
+from zk.keys import development_key
 from zk.merkle import root_of
 from zk.poseidon import FIELD, poseidon
 from zk.prover import Prover
-from zk.semaphore import SemaphoreProof, check
 
 Proven = list[tuple[CoverStatement, bytes]]
-Tick = Callable[[str], None]
-
-HERE: Final = Path(__file__).parent
-SEMAPHORE: Final = HERE.parent / "zk" / "semaphore"
-ANONCREDS: Final = "0.2.3"
-GRANTS, REQUIRED = 0b111, 0b101
-FIRST_DAY, LAST_DAY, EXPIRY = 20777, 20807, 21142
-MESSAGE_BYTES: Final = 32
-INSTALL_SECONDS_MAX: Final = 300
-RUN_SECONDS_MAX: Final = 600
+GRANTS: Final = 0b111
+EXPIRY: Final = 21142
 
 EXAMPLES: Final = """examples:
   python -m experiments.consent_proof_cost                 all of it, and record the result
@@ -115,10 +106,6 @@ GOALS: Final = (
 )
 
 
-class Missing(Exception):
-    """What a comparison needs is not here; the text says what and how to get it."""
-
-
 def main() -> int:
     """Measure, print, record; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -162,13 +149,16 @@ def measure(config: Config, tick: Tick) -> dict[str, Any]:
     proving_key, vk = development_key(compiled, cache_folder())
     with Prover(compiled, proving_key, vk, workers=config.workers) as prover:
         tick("warm up")
-        warm_up(prover, config.workers)
-        rows = [measure_coverage(size, prover, vk, config, tick) for size in config.patients]
+        study = Study.of(vk, config.circuit)
+        warm_up(prover, study, config.workers)
+        rows = [measure_coverage(size, prover, study, config, tick) for size in config.patients]
     return {
         "coverage": rows,
         "per_patient": {
-            "semaphore": measured(lambda: measure_semaphore(config, tick)),
-            "anoncreds": measured(lambda: measure_anoncreds(config, tick)),
+            "semaphore": measured(
+                lambda: measure_semaphore(config.semaphore_proofs, config.verifications, tick)
+            ),
+            "anoncreds": measured(lambda: measure_anoncreds(config.anoncreds_presentations, tick)),
         },
         "host": {
             "cores": os.cpu_count(),
@@ -183,17 +173,18 @@ def measure(config: Config, tick: Tick) -> dict[str, Any]:
 
 
 def measure_coverage(
-    patients: int, prover: Prover, vk: VerificationKey, config: Config, tick: Tick
+    patients: int, prover: Prover, study: Study, config: Config, tick: Tick
 ) -> dict[str, Any]:
     """Return the numbers of one contribution of so many patients, all slots used."""
     compiled = prover.circuit
     chunks = patients // compiled.slots
     assert chunks * compiled.slots == patients
-    slots = [chunk_of(compiled, chunk) for chunk in range(chunks)]
+    scopes = [study.scope(chunk) for chunk in range(chunks)]
+    slots = [chunk_of(compiled, scope, chunk) for chunk, scope in enumerate(scopes)]
     tick(f"{patients} patients: prove")
     load = os.getloadavg()[0]
     used, started = workers_seconds(), time.monotonic()
-    futures = [prover.submit(one, scope_of(vk, chunk), 1) for chunk, one in enumerate(slots)]
+    futures = [prover.submit(one, scope, 1) for one, scope in zip(slots, scopes, strict=True)]
     proven = [future.result() for future in futures]
     wall, used_after = time.monotonic() - started, workers_seconds()
     assert sum(statement.count for statement, _ in proven) == patients
@@ -201,7 +192,7 @@ def measure_coverage(
     tick(f"{patients} patients: withdraw one and prove her chunk again")
     changed = (closed_slot(0), *slots[0][1:])
     started = time.monotonic()
-    statement, _proof = prover.submit(changed, scope_of(vk, 0), 1).result()
+    statement, _proof = prover.submit(changed, scopes[0], 1).result()
     reprove = time.monotonic() - started
     assert statement.count == compiled.slots - 1
 
@@ -210,7 +201,7 @@ def measure_coverage(
         "certificates": chunks,
         "prove_wall_s": round(wall, 2),
         "prove_cpu_s": None if used is None or used_after is None else round(used_after - used, 2),
-        **measure_verification(proven, vk, config, tick),
+        **measure_verification(proven, slots, study, config, tick),
         "lane_roots_ms": round(measure_roots(slots, config), 2),
         "proof_bytes_per_patient": PROOF_BYTES * chunks / patients,
         "constraints_per_patient": compiled.constraints / compiled.slots,
@@ -220,9 +211,10 @@ def measure_coverage(
 
 
 def measure_verification(
-    proven: Proven, vk: VerificationKey, config: Config, tick: Tick
+    proven: Proven, slots: Sequence[Sequence[Slot]], study: Study, config: Config, tick: Tick
 ) -> dict[str, float]:
     """Return what checking one contribution's certificates takes, first and when they are known."""
+    vk = study.vk
     patients = sum(statement.count for statement, _ in proven)
     watch = Stopwatch()
     tick(f"{patients} patients: verify")
@@ -230,12 +222,11 @@ def measure_verification(
     for _ in range(config.verifications):
         with watch.timed("fast"):
             fast.verify_many(vk, proven)
-    sent = [statement.public_inputs() for statement, _ in proven]
-    known = {statement.digest() for statement, _ in proven}
+    path = GatePath(study, proven, [[slot.leaf for slot in chunk] for chunk in slots])
     for _ in range(config.lookups):
         with watch.timed("cached"):
-            found = [CoverStatement.from_public_inputs(one).digest() in known for one in sent]
-        assert all(found)
+            path.again()
+    path.close()
     tick(f"{patients} patients: verify with py_ecc")
     with watch.timed("py_ecc"):
         groth16.verify_many(vk, proven)
@@ -257,99 +248,17 @@ def measure_roots(slots: Sequence[Sequence[Slot]], config: Config) -> float:
     return 1000 * watch.least("roots")
 
 
-def measured(measurement: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what a measurement gives, or what it misses."""
-    try:
-        return measurement()
-    except Missing as missing:
-        return {"missing": str(missing)}
-
-
-def measure_semaphore(config: Config, tick: Tick) -> dict[str, Any]:
-    """Return what one Semaphore proof costs: made by node, checked by snarkjs and by us."""
-    node = shutil.which("node")
-    if node is None or not (SEMAPHORE / "node" / "node_modules").is_dir():
-        raise Missing("Semaphore needs node and `npm ci --ignore-scripts` in zk/semaphore/node")
-    tick("one Semaphore proof a patient")
-    script = str(HERE / "_semaphore_proof.mjs")
-    row = run([node, script, str(SEMAPHORE), str(config.semaphore_proofs)])
-    proof = SemaphoreProof.from_json(row["proof"])
-    watch = Stopwatch()
-    for _ in range(config.verifications):
-        with watch.timed("check"):
-            check(
-                proof,
-                root=proof.root,
-                scope=proof.scope,
-                message=proof.message,
-                verifier=fast.verify,
-            )
-    return {
-        "proofs": config.semaphore_proofs,
-        "prove_cpu_s": round(min(row["prove_cpu"]), 3),
-        "prove_wall_s": round(min(row["prove_wall"]), 3),
-        "prove_wall_s_first": round(row["prove_wall"][0], 3),
-        "verify_ms": round(1000 * watch.least("check"), 2),
-        "verify_ms_snarkjs": round(1000 * min(row["verify_cpu"]), 1),
-        # Root and scope are common to all; the nullifier and the message are the patient's.
-        "bytes": PROOF_BYTES + 2 * MESSAGE_BYTES,
-    }
-
-
-def measure_anoncreds(config: Config, tick: Tick) -> dict[str, Any]:
-    """Return what one AnonCreds presentation costs, by the library in an environment of its own."""
-    python = anoncreds_python(tick)
-    tick("one AnonCreds presentation a patient")
-    script = str(HERE / "_anoncreds_presentation.py")
-    row = run([str(python), script, str(config.anoncreds_presentations)])
-    return {
-        "version": row["version"],
-        "presentations": config.anoncreds_presentations,
-        "prove_cpu_s": round(min(row["prove"]), 4),
-        "verify_ms": round(1000 * min(row["verify"]), 1),
-        "bytes": row["bytes"],
-    }
-
-
-def anoncreds_python(tick: Tick) -> Path:
-    """Return an interpreter that has anoncreds, made in the cache folder on first use."""
-    folder = cache_folder() / f"anoncreds-{ANONCREDS}"
-    python, done = folder / "bin" / "python", folder / "installed"
-    if not done.exists():
-        tick(f"installing anoncreds {ANONCREDS} into the cache folder")
-        venv.create(folder, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", f"anoncreds=={ANONCREDS}"]
-        ended = subprocess.run(  # noqa: S603 - a command of ours
-            command, capture_output=True, timeout=INSTALL_SECONDS_MAX, check=False
-        )
-        if ended.returncode != 0:
-            raise Missing(f"AnonCreds needs `pip install anoncreds=={ANONCREDS}`, which failed")
-        done.touch()
-    return python
-
-
-def run(command: Sequence[str]) -> dict[str, Any]:
-    """Return the JSON object that a program prints."""
-    ended = subprocess.run(  # noqa: S603 - commands of ours
-        command, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False
-    )
-    if ended.returncode != 0:
-        why = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Missing(f"{Path(command[1]).name} ended with status {ended.returncode}: {why}")
-    row: dict[str, Any] = json.loads(ended.stdout)
-    return row
-
-
-def chunk_of(compiled: Circuit, chunk: int) -> tuple[Slot, ...]:
+def chunk_of(compiled: Circuit, scope: Scope, chunk: int) -> tuple[Slot, ...]:
     """Return a chunk all of whose patients granted what the scope asks."""
     first = chunk * compiled.slots
-    return tuple(slot_of(number) for number in range(first, first + compiled.slots))
+    return tuple(slot_of(scope, number) for number in range(first, first + compiled.slots))
 
 
-def slot_of(number: int) -> Slot:
+def slot_of(scope: Scope, number: int) -> Slot:
     """Return a used slot whose numbers follow from ``number``: an experiment hides nobody."""
     subject, salt, digest = (poseidon(kind, number) for kind in (1, 2, 3))
-    terms = pack_terms(GRANTS, 1, 1, 1, FIRST_DAY - 100, EXPIRY)
+    dates = FIRST_DAY - 100, EXPIRY
+    terms = pack_terms(GRANTS, scope.site, scope.dataset, scope.study, *dates)
     return Slot(
         leaf=leaf_of(subject, terms, salt),
         used=True,
@@ -362,24 +271,10 @@ def slot_of(number: int) -> Slot:
     )
 
 
-def scope_of(vk: VerificationKey, chunk: int) -> Scope:
-    """Return the scope of a chunk's certificate."""
-    return Scope(
-        study=1,
-        site=1,
-        dataset=1,
-        required=REQUIRED,
-        from_day=FIRST_DAY,
-        through_day=LAST_DAY,
-        context=context_of(1, "experiment", vk.hash, chunk),
-    )
-
-
-def warm_up(prover: Prover, workers: int) -> None:
+def warm_up(prover: Prover, study: Study, workers: int) -> None:
     """Let every worker load its key and make a proof, of a chunk that nobody counts."""
     slots = tuple(closed_slot(number) for number in range(prover.circuit.slots))
-    scope = scope_of(prover.verification_key, 0)
-    for future in [prover.submit(slots, scope, FIELD - 1) for _ in range(2 * workers)]:
+    for future in [prover.submit(slots, study.scope(0), FIELD - 1) for _ in range(2 * workers)]:
         future.result()
 
 

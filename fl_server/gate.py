@@ -124,6 +124,7 @@ class Gate:
     context: ServerContext
     today: Callable[[], int]
     roots: ChunkRoots = field(default_factory=ChunkRoots, kw_only=True)
+    _scopes: dict[tuple[SiteId, int], Scope] = field(default_factory=dict, init=False, repr=False)
 
     def admit(
         self,
@@ -245,7 +246,7 @@ class Gate:
         if certificate.circuit != consent.circuit or certificate.key_hash != consent.key_hash:
             raise CertificateRefused(certificate.chunk, "it uses another circuit or key")
         statement = CoverStatement.from_public_inputs(list(certificate.public_inputs))
-        if statement.scope != scope_of(self.terms, site, certificate.chunk):
+        if statement.scope != self._scope(site, certificate.chunk):
             raise CertificateRefused(
                 certificate.chunk, "it is for another study, site, data set, purpose or time"
             )
@@ -253,20 +254,28 @@ class Gate:
             raise CertificateStale(certificate.chunk)
         return statement
 
+    def _scope(self, site: SiteId, chunk: int) -> Scope:
+        """Return what ``scope_of`` does, once for each chunk of the sites' lanes."""
+        scope = self._scopes.get((site, chunk))
+        if scope is None:
+            scope = self._scopes[site, chunk] = scope_of(self.terms, site, chunk)
+        return scope
+
     def _verify(
         self,
         certificates: Sequence[CoverageCertificate],
         statements: Sequence[CoverStatement],
         known: Mapping[str, bool],
     ) -> tuple[str, ...]:
-        fresh = [
-            (statement, certificate.proof)
+        fresh = {
+            digest: (statement, certificate.proof)
             for statement, certificate in zip(statements, certificates, strict=True)
-            if not known.get(statement.digest(), False)
-        ]
-        for start in range(0, len(fresh), PROOFS_BATCH_MAX):
-            verify_many(self.verification_key, fresh[start : start + PROOFS_BATCH_MAX])
-        return tuple(statement.digest() for statement, _ in fresh)
+            if not known.get(digest := statement.digest(), False)
+        }
+        proofs = list(fresh.values())
+        for start in range(0, len(proofs), PROOFS_BATCH_MAX):
+            verify_many(self.verification_key, proofs[start : start + PROOFS_BATCH_MAX])
+        return tuple(fresh)
 
 
 def scope_of(terms: StudyTerms, site: SiteId, chunk: int) -> Scope:
