@@ -171,6 +171,24 @@ def enrol(
     _show(found, f"{len(done)} enrolled", as_json)
 
 
+@app.command(epilog="Example:  bithive patient remove 4711 --site north --home north-home")
+def remove(
+    patient: Annotated[str, typer.Argument(help="The hospital's own number for the person.")],
+    *,
+    site: SiteName,
+    home: StewardPath = DEFAULT_HOME,
+    server: ServerPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a person's enrolment, her carer's too, before inviting her anew; grants stay."""
+    from portal.patient.server import utc_now
+    from protocol.ids import PatientId
+
+    with _steward(home, server, site) as steward:
+        ended = steward.remove(PatientId(patient), now=utc_now())
+    _show({"removed": [str(one) for one in ended]}, f"{len(ended)} enrolments ended", as_json)
+
+
 @app.command(
     epilog="Example:  bithive patient fetch --site north --home north-home --server server-home"
 )

@@ -1,6 +1,7 @@
 """What a hospital's steward does beside the page: invite, enrol, fetch openings.
 
-The hospital keeps a private list of the codes that it handed out and to whom, until they are used.
+The hospital keeps a private list of the codes that it handed out and to whom, until they are used,
+and of the commitments that it enrolled for whom.
 Its keys never leave its folder, and the server sees what it seals or signs.
 
 What holds (tests/portal/test_patient_steward.py):
@@ -9,7 +10,8 @@ What holds (tests/portal/test_patient_steward.py):
 2. A code serves once.
 3. A carer is signed for only with her ward's commitment, which takes over on the ward's day; what
    she grants beyond that day is not kept.
-4. An opening is kept only if it opens its leaf, for this hospital's patient, study and data set,
+4. After an enrolment was ended neither the patient nor her carer can prove anything new.
+5. An opening is kept only if it opens its leaf, for this hospital's patient, study and data set,
    and is tied to the consent document that the hospital would write itself.
 """
 
@@ -25,7 +27,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import Column, MetaData, String, Table
 
-from consent.enrolment import CommitmentUnusable, EnrolmentGroup, WardOfAge
+from consent.enrolment import CommitmentUnusable, EnrolmentGroup, MemberUnknown, WardOfAge
 from consent.grant import Opening, subject_of
 from consent.openings import OpeningStore
 from consent.proofing import (
@@ -34,6 +36,7 @@ from consent.proofing import (
     Enrolment,
     Policy,
     Proofing,
+    Removal,
     check_carer_terms,
     minor,
 )
@@ -84,6 +87,12 @@ WARDS: Final = Table(  # patients for whom a carer was enrolled
     Column("patient", String, primary_key=True),
     Column("until", String, nullable=False),  # ISO 8601 date
     Column("carer", Element, nullable=False),
+)
+ENROLLED: Final = Table(  # whose commitment is whose: only here
+    "enrolled",
+    METADATA,
+    Column("commitment", Element, primary_key=True),
+    Column("patient", String, nullable=False, index=True),
 )
 
 
@@ -259,9 +268,11 @@ class Steward:
         ]
         if not asked:
             raise NobodyAsked
-        statement = self._signed(asked[-1].commitment, issued, SELF, now)
-        if asked[-1].ward is not None:
+        if asked[-1].ward is None:
+            statement = self._signed(asked[-1].commitment, issued, SELF, now)
+        else:
             statement = self._enrol_carer(asked[-1], issued, now)
+        self._remember(statement.commitment, issued.patient)
         self._group.enrol(statement, now=now)
         with writing(self._issued) as connection:
             connection.execute(sa.delete(ISSUED_FOR).where(ISSUED_FOR.c.code == symbols))
@@ -279,11 +290,47 @@ class Steward:
         with writing(self._issued) as connection:
             connection.execute(sa.delete(WARDS).where(WARDS.c.patient == issued.patient))
             connection.execute(sa.insert(WARDS).values(ward))
+        self._remember(asked.commitment, issued.patient)
         # After a crash between the two the carer is enrolled already; if as something else, the
         # group refuses the ward.
         with contextlib.suppress(CommitmentUnusable):
             self._group.enrol(self._signed(asked.commitment, issued, CARER, now), now=now)
         return self._signed(asked.ward, issued, policy, now)
+
+    def remove(self, patient: PatientId, *, now: datetime) -> list[int]:
+        """End a patient's enrolments, her own and her carer's; what was granted is not touched.
+
+        To be done before she is invited anew, or she could act twice: her key was lost, or somebody
+        else has it.
+
+        Returns:
+            The commitments that prove nothing from now on.
+
+        Raises:
+            MemberUnknown: Nobody is enrolled for her.
+            StorageError: The disk refused; again ends what is left.
+        """
+        mine = sa.select(ENROLLED.c.commitment).where(ENROLLED.c.patient == patient)
+        with reading(self._issued) as connection:
+            commitments = list(connection.execute(mine).scalars())
+        removed = []
+        for commitment in commitments:
+            unsigned = Removal(
+                site=self._site, commitment=commitment, at=now.astimezone(UTC).isoformat()
+            )
+            with contextlib.suppress(MemberUnknown):  # removed before a crash, or never joined
+                self._group.remove(unsigned.signed_by(self._keys.signing), now=now)
+                removed.append(commitment)
+        if not removed:
+            raise MemberUnknown(self._site)
+        with writing(self._issued) as connection:
+            connection.execute(sa.delete(ENROLLED).where(ENROLLED.c.patient == patient))
+        return removed
+
+    def _remember(self, commitment: int, patient: str) -> None:
+        with writing(self._issued) as connection:
+            connection.execute(sa.delete(ENROLLED).where(ENROLLED.c.commitment == commitment))
+            connection.execute(sa.insert(ENROLLED).values(commitment=commitment, patient=patient))
 
     def _signed(
         self, commitment: int, issued: sa.Row[Any], policy: Policy, now: datetime

@@ -171,5 +171,6 @@ def test_the_commands_print_results_alone(world, mailbox):
     assert run("waiting")["waiting"][0]["commitment"] == "7"
     assert run("enrol", "--all") == {"enrolled": ["7"]}
     assert run("fetch") == {"kept": 0, "refused": []}
+    assert run("remove", "4711") == {"removed": ["7"]}
     misused = CliRunner().invoke(patient_cli.app, ["enrol", "--site", "north"])
     assert misused.exit_code == 2

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 pytest.importorskip("groth16py", reason="real proofs need the extra `prover`")
 
-from consent.enrolment import WardOfAge
+from consent.enrolment import MemberUnknown, WardOfAge
 from consent.proofing import CarerTermsTooLong
 from portal.patient.sealing import (
     Relation,
@@ -148,11 +148,11 @@ def test_after_a_crash_between_carer_and_ward_enrolling_goes_on(world, client, w
 def _only_the_carer(steward):
     signed, calls = steward._signed, []
 
-    def until_the_third(*arguments):
+    def until_the_second(*arguments):
         calls.append(arguments)
-        return signed(*arguments) if len(calls) < 3 else 1 / 0
+        return signed(*arguments) if len(calls) < 2 else 1 / 0
 
-    return until_the_third
+    return until_the_second
 
 
 def test_nobody_is_invited_or_enrolled_for_a_ward_who_is_of_age(world, client, ward):
@@ -162,3 +162,20 @@ def test_nobody_is_invited_or_enrolled_for_a_ward_who_is_of_age(world, client, w
     Patient(client).ask(code, ward=ward.commitment)
     with pytest.raises(WardOfAge):
         world.steward().enrol(code, now=HER_DAY)
+
+
+def test_a_carer_who_was_removed_acts_no_more_and_the_patient_can_be_invited_anew(
+    client, carer, world, desk, ward
+):
+    body, _ = carer.wish(terms=carer.terms(days=90))
+    steward = world.steward()
+    assert sorted(steward.remove("4712", now=NOW)) == sorted([carer.commitment, ward.commitment])
+    assert desk.members()[1] == [0]
+    refused = client.post("/api/grants", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (409, "enrolment-root-stale")
+    with pytest.raises(MemberUnknown):
+        steward.remove("4712", now=NOW)
+    again = Patient(client)
+    again.ask(world.invite("4712"))
+    world.enrol_all()
+    assert desk.members()[1] == [0, again.commitment]
