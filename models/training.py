@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+from torch import nn
 
 from models.losses import LOG
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-    from torch import nn
 
     from models.losses import Loss, RecordLoss
 
@@ -68,7 +68,7 @@ def fit(
     # A fixed front is computed once, not in every epoch.
     stem, head = getattr(module, "stem", None), getattr(module, "head", None)
     if stem is not None and head is not None:
-        x, trained = _in_batches(stem, x), head
+        x, trained = _in_batches(stem, x), nn.Sequential(head, nn.Flatten())
     else:
         trained = module
     generator = np.random.default_rng(seed)

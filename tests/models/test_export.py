@@ -15,7 +15,7 @@ from models.onnx_stem import RealWaveletStem
 from models.wavelets import WaveletStem
 
 SHAPES = {"mlp": (9,), "logistic": (9,), "unet3d": (1, 16, 32, 16), "wavelet": (1, 32, 64)}
-BIG = {"densenet121", "resnet18", "densenet"}
+BIG = {"densenet121", "resnet18", "densenet", "sonogram"}
 CASES = [
     pytest.param(name, outputs, marks=[pytest.mark.slow] if name in BIG or outputs == 1 else [])
     for name in NETWORKS

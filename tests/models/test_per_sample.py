@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from monai.networks.nets import resnet18
@@ -10,7 +11,9 @@ from opacus.validators import ModuleValidator
 from torch import nn
 
 from models.losses import loss_for
-from models.networks import NETWORKS, SEGMENTATION, build
+from models.networks import NETWORKS, SEGMENTATION, build, to_vector
+from privacy.dpsgd import train_private
+from privacy.randomness import RandomStream
 
 SHAPES = {"mlp": (9,), "logistic": (9,), "unet3d": (1, 16, 16, 16)}
 CASES = [(name, outputs) for name in NETWORKS for outputs in (1, 3)]
@@ -28,6 +31,10 @@ def records(name, outputs, count=3):
     grid = shape[1:] if name in SEGMENTATION else ()
     x = torch.randn(count, *shape, generator=generator)
     return x, torch.randint(0, max(2, outputs), (count, *grid), generator=generator)
+
+
+def learned(network):
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def changed_in_place(network, x):
@@ -90,11 +97,25 @@ def test_per_sample_gradients_equal_those_of_a_loop_over_records(name, outputs):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         loss(hooked(x), y).sum().backward()
-    found = torch.cat([p.grad_sample.flatten(1) for p in network.parameters()], dim=1)
+    found = torch.cat([p.grad_sample.flatten(1) for p in learned(network)], dim=1)
     for record in range(len(x)):
         twin.zero_grad()
         loss(twin(x[record : record + 1]), y[record : record + 1]).sum().backward()
-        expected = torch.cat([p.grad.reshape(-1) for p in twin.parameters()])
+        expected = torch.cat([p.grad.reshape(-1) for p in learned(twin)])
         # Relative to the whole gradient: its small entries are sums that nearly cancel.
         assert (found[record] - expected).norm() < 1e-4 * expected.norm()
         torch.testing.assert_close(found[record], expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name", ["unet3d", "logistic", pytest.param("resnet18", marks=pytest.mark.slow)]
+)
+def test_private_training_takes_the_network_and_its_loss(name):
+    (x, y), network = records(name, 3, count=4), build(name, shape_of(name), 1, 3)
+    trained = train_private(
+        network, x.numpy(), y.numpy(), np.arange(4), sampling_rate=1.0, steps=2,
+        noise_multiplier=1.0, clipping_norm=1.0, lr=0.01, reference_patients=4,
+        stream=RandomStream.from_seed(1, "test"), loss=loss_for(name, 3),
+    )  # fmt: skip
+    assert trained.update.vector.shape == to_vector(network).shape
+    assert np.abs(trained.update.vector).max() > 0

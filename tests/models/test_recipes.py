@@ -4,8 +4,8 @@ import pytest
 
 from models.networks import NETWORKS
 from models.recipes import UnknownModality, recipe_for
-from privacy.accounting import epsilon
-from privacy.events import DpSgdEvent, noise_multiplier_for
+from privacy.accounting import epsilon, noise_multiplier_for
+from privacy.events import DpSgdEvent
 
 MODALITIES = ["image", "table"]
 

@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.losses import CROSS_ENTROPY, DICE
 from models.metrics import auc
 from models.networks import build, to_vector
+from models.overlap import dice
 from models.training import fit, patient_scores, predict
 
 
@@ -68,3 +70,28 @@ def test_predictions_are_probabilities_even_of_certain_models():
 def test_a_patients_score_is_the_mean_over_her_records():
     found = patient_scores(np.array([0.2, 0.4, 0.9]), np.array([1, 1, 0]))
     assert np.allclose(found, [0.9, 0.3])
+
+
+def test_several_classes_are_learned_also_behind_a_fixed_front():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(30, 1, 32, 32)).astype(np.float32)
+    y = np.arange(30) % 3
+    for one in (1, 2):
+        x[y == one, :, 8 * one : 8 * one + 8] *= 4.0
+    network = build("wavelet", (1, 32, 32), 1, 3)
+    fit(network, x, y, epochs=30, batch=10, lr=0.02, seed=1, loss=CROSS_ENTROPY)
+    found = predict(network, x, loss=CROSS_ENTROPY)
+    assert np.allclose(found.sum(axis=1), 1.0)
+    assert (found.argmax(axis=1) == y).mean() > 0.9
+
+
+def test_a_mask_is_learned_and_predicted_on_the_grid_of_its_record():
+    x = np.random.default_rng(1).normal(size=(4, 1, 16, 16, 16)).astype(np.float32)
+    y = np.zeros((4, 16, 16, 16), dtype=np.int64)
+    y[:, 4:10, 4:10, 4:10] = 1
+    x[:, 0] += 3.0 * y
+    network = build("unet3d", (1, 16, 16, 16), 1, 2)
+    fit(network, x, y, epochs=12, batch=2, lr=0.02, seed=1, loss=DICE)
+    found = predict(network, x, loss=DICE)
+    assert found.shape == (4, 2, 16, 16, 16)
+    assert dice(found.argmax(axis=1), y, classes=2).mean() > 0.7
