@@ -32,7 +32,9 @@ from privacy.masks import apply
 from privacy.packing import pack
 from privacy.parameters import ParameterSet, parameter_set
 from privacy.quantisation import QuantisedUpdate
+from privacy.randomness import RandomStream
 from privacy.signatures import check_signature
+from privacy.update import IntegerUpdate
 from protocol.errors import BitHiveError
 from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import SiteId
@@ -56,6 +58,9 @@ from protocol.progress import silent
 LENGTH = 40
 NOTHING = "0" * 64
 STUDY = "study-of-sums"
+ENCRYPTION = {"members": "packed-bfv", "threshold": "threshold-bfv"}
+SUMMED = {"mechanism": "summed", "grid": 1024}
+"""With a noise multiplier of 1, noise of deviation 1024 in a sum; one colluder."""
 
 
 class Stopped(BaseException):
@@ -67,7 +72,7 @@ def names(n):
     return tuple(SiteId(f"site-{k:02}") for k in range(n))
 
 
-def terms_of(keys, server_key, *, opening, sites_min=3, key_rounds=10):
+def terms_of(keys, server_key, *, opening, sites_min=3, key_rounds=10, noise="per-site"):
     """Return terms of a study of these sites, with everything that a sum does not need at hand."""
     return StudyTerms(
         study=STUDY,
@@ -98,6 +103,7 @@ def terms_of(keys, server_key, *, opening, sites_min=3, key_rounds=10):
             clipping_norm=1,
             steps=1,
             accountant="rdp",
+            **({} if noise == "per-site" else SUMMED | {"honest": sites_min - 1}),
         ),
         consent=ConsentTerms(
             registry="registry",
@@ -109,7 +115,7 @@ def terms_of(keys, server_key, *, opening, sites_min=3, key_rounds=10):
             circuit="cover8",
             key_hash=NOTHING,
         ),
-        encryption="packed-bfv-8" if opening == "members" else "threshold-bfv-8",
+        encryption=f"{ENCRYPTION[opening]}-{8 if noise == 'per-site' else 20}",
         sites_min=sites_min,
         opening=opening,
         key_rounds=key_rounds,
@@ -205,7 +211,14 @@ class Hospital:
 
     def contribution(self, plan, values, weight):
         parameters = parameter_set(self.terms.encryption)
-        packed = pack(QuantisedUpdate(values, parameters.value_bits, 0), weight, parameters)
+        share = self.masking.noise_share(plan)
+        if share is None:
+            sent = QuantisedUpdate(values, parameters.value_bits, 0)
+        else:
+            noise = share.draw(values.size, RandomStream.from_system())
+            sent = IntegerUpdate(values.astype(np.int64) + noise)
+        self.sent = sent.values.astype(np.int64)
+        packed = pack(sent, weight, parameters)
         masked = apply(packed, [self.masking.pad(plan)])
         update = self.group.cipher(plan.key_id).encrypt(masked)
         receipt = Receipt(
@@ -305,7 +318,7 @@ class Cohort:
             n: How many.
             opening: The study's.
             folder: Where the hospitals remember; in memory when not given.
-            terms: ``sites_min`` and ``key_rounds``, where they matter.
+            terms: ``sites_min``, ``key_rounds`` and ``noise``, where they matter.
         """
         keys = {site: SiteKeys.generate() for site in names(n)}
         server_key = Ed25519PrivateKey.generate()
