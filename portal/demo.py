@@ -28,6 +28,7 @@ from consent.registry import Registry
 from fl_client import link
 from fl_client.agent import Agent
 from fl_client.app import app as client_app
+from fl_client.lane import newest_in
 from fl_client.store import SiteStore
 from fl_server.app import assemble
 from fl_server.inprocess import InProcessGrid
@@ -285,6 +286,7 @@ def run_in_process(run: Run) -> None:
 def agents_in_process(run: Run) -> Iterator[list[str]]:
     """Open every site's agent here; yield their addresses."""
     names: list[str] = []
+    agents: list[Agent] = []
     with Prover(
         circuit(run.settings.circuit), run.proving_key, run.verification_key, workers=run.processes
     ) as prover:
@@ -292,12 +294,15 @@ def agents_in_process(run: Run) -> Iterator[list[str]]:
         try:
             for site in sorted(run.data.sites):
                 agent = site_agent(run, site, prover)
+                agents.append(agent)
                 names.append(f"{run.home.path}/{site}")
                 link.register(names[-1], agent.answer)
             yield [f"local:{name}" for name in names]
         finally:
             for name in names:
                 link.forget(name)
+            for agent in agents:
+                agent.close()
 
 
 def site_agent(run: Run, site: SiteId, prover: Prover) -> Agent:
@@ -312,6 +317,7 @@ def site_agent(run: Run, site: SiteId, prover: Prover) -> Agent:
         seed=run.seed_noise,
         keep_integers=True,
         progress=run.observe,
+        newest=newest_in(run.registry, run.terms, site),
         kind=CarelessAgent if site == run.careless else Agent,
     )
 

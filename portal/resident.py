@@ -59,6 +59,7 @@ def serve_site(path: Path, name: str, place: Path | None) -> None:
         socket = place or home.site(site) / "agent.sock"
         log.info("serving %s", site)
         serve(agent.answer, socket, stop)
+        agent.close()
     log.info("stopped %s", site)
 
 
