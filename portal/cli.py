@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from portal.ceremony_cli import app as ceremony
 from portal.consent_cli import app as consent
 from portal.model_cli import app as model
 from portal.patient_cli import app as patient
+from portal.site_cli import app as site
 from protocol.errors import BitHiveError
 from protocol.units import btt_text
 
@@ -34,7 +34,6 @@ app = typer.Typer(
 )
 ledger = typer.Typer(no_args_is_help=True, help="The books of BTT.")
 audit = typer.Typer(no_args_is_help=True, help="The audit log.")
-site = typer.Typer(no_args_is_help=True, help="One hospital's agent.")
 app.add_typer(ledger, name="ledger")
 app.add_typer(audit, name="audit")
 app.add_typer(site, name="site")
@@ -94,6 +93,13 @@ def demo(
             "one model, and what each site keeps."
         ),
     ] = "fedavg",
+    noise: Annotated[
+        str,
+        typer.Option(
+            help="per-site: each site's noise is enough alone; summed: sites share the noise of "
+            "the sum, of which nobody sees a part."
+        ),
+    ] = "per-site",
     rounds: Annotated[int | None, typer.Option(min=1, max=500, help="Rounds to train.")] = None,
     epsilon: Annotated[
         float | None, typer.Option(min=0.1, max=100, help="Privacy limit of the study, per site.")
@@ -134,6 +140,7 @@ def demo(
         epsilon=epsilon,
         algorithm=algorithm,
         grants=grants,
+        noise=noise,
     )
     # Without --home a finished demonstration makes room for the next one; a named home is kept.
     if fresh or (home is None and where.report.is_file()):
@@ -223,24 +230,6 @@ def audit_sums(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> Non
     )
 
 
-@site.command("run", epilog="Example:  bithive site run north --home bithive-home")
-def site_run(
-    name: Annotated[str, typer.Argument(help="The site's name.")],
-    *,
-    home: HomePath = DEFAULT_HOME,
-    socket: Annotated[
-        Path | None, typer.Option(help="Where to listen. [HOME/sites/NAME/agent.sock]")
-    ] = None,
-) -> None:
-    """Serve one hospital's agent to its Flower SuperNode, until interrupted."""
-    from portal.resident import serve_site
-
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
-    )
-    serve_site(home, name, socket)
-
-
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -253,6 +242,8 @@ def version() -> None:
 
 def show(report: dict[str, Any]) -> None:
     """Print a run's table for a person."""
+    from privacy.statement import read_statement, rounded_up
+
     out = Console()
     table = Table(title=report["study"]["title"], title_justify="left")
     for heading in (
@@ -271,10 +262,13 @@ def show(report: dict[str, Any]) -> None:
             str(one["patients"]),
             str(one["patients_proven"]),
             f"{one['auc_alone']:.3f}",
-            f"{one['epsilon']:.2f}",
+            rounded_up(one["epsilon"]),
             _short(one["hospital_base_units"]),
             _short(one["patients_base_units"]),
         )
+    privacy = read_statement(report)
+    table.caption = f"epsilon at {privacy.terms()}"
+    table.caption_justify = "left"
     out.print(table)
     mean = sum(report["auc_single_site"]) / report["sites"]
     out.print(
@@ -283,10 +277,9 @@ def show(report: dict[str, Any]) -> None:
         highlight=False,
     )
     exact = "exact" if report["sum_exact"] else "[bold red]NOT EXACT[/]"
+    out.print(privacy.text(), highlight=False, soft_wrap=True)
     out.print(
-        f"epsilon {report['epsilon']:.2f} (delta {report['delta']:g}, unit: "
-        f"{report['source']['unit']})   opened sums {exact}   "
-        f"{report['proofs_verified']} proofs verified   "
+        f"opened sums {exact}   {report['proofs_verified']} proofs verified   "
         f"{report['updates_refused']} updates refused",
         highlight=False,
     )

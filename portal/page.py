@@ -17,12 +17,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from portal.plots import curve_plot, epsilon_plot, payment_plot
 from privacy.parameters import parameter_set
+from privacy.statement import read_statement, rounded_up
 from protocol.units import TOTAL_SUPPLY, btt_text
 
 KILO: Final = 1000
 REFUSALS_SHOWN: Final = 12
 """Boxes for refused updates at most; the table by round and report.json have all of them."""
-_SUPERSCRIPT: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def page(report: dict[str, Any]) -> str:
@@ -40,6 +40,7 @@ def page(report: dict[str, Any]) -> str:
             report=report,
             one=unit,
             many=f"{unit}s",
+            privacy=read_statement(report),
             mean_alone=sum(alone) / len(alone),
             surpassed=sum(auc < report["auc_federated"] for auc in alone),
             refusals=[
@@ -72,9 +73,9 @@ def _environment() -> Environment:
     environment.filters["btt"] = lambda amount: rounded_btt(int(amount))
     environment.filters["exact_btt"] = lambda amount: btt_text(int(amount))
     environment.filters["auc"] = lambda value: f"{value:.3f}"
+    environment.filters["epsilon"] = rounded_up
     environment.filters["whole"] = lambda value: f"{value:,}"
     environment.filters["size"] = size_text
-    environment.filters["small"] = small_text
     return environment
 
 
@@ -137,18 +138,3 @@ def size_text(octets: int) -> str:
     if octets < KILO**2:
         return f"{octets / KILO:.1f} kB"
     return f"{octets / KILO**2:.1f} MB"
-
-
-def small_text(value: float) -> str:
-    """Write a small number such as delta with a power of ten.
-
-    Examples:
-        >>> small_text(1e-05), small_text(2.5e-06), small_text(0.001)
-        ('10⁻⁵', '2.5 × 10⁻⁶', '0.001')
-    """
-    text = f"{value:g}"
-    if "e" not in text:
-        return text
-    mantissa, exponent = text.split("e")
-    power = "10" + str(int(exponent)).translate(_SUPERSCRIPT)
-    return power if mantissa == "1" else f"{mantissa} × {power}"

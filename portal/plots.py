@@ -21,6 +21,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from privacy.statement import read_statement, rounded_up
+
 INK: Final = "#1c2b36"
 FAINT: Final = "#7b8794"
 ALONE: Final = "#b4bfc9"
@@ -123,7 +125,8 @@ def epsilon_plot(report: dict[str, Any]) -> str:
         _legend_above(figure, legend, columns=2)
         return _svg(
             figure,
-            f"Epsilon after each round: {spent[-1]:.2f} of at most {limit:g} after the last.",
+            f"Epsilon after each round: {rounded_up(spent[-1])} of at most {limit:g} after the "
+            f"last ({read_statement(report).terms()}).",
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +36,9 @@ SUMMARY: Final = (
     "auc_pooled",
     "epsilon",
     "delta",
+    "unit",
+    "sampling",
+    "accountant",
     "upload_bytes_per_parameter",
     "upload_bytes",
     "sum_exact",
@@ -47,6 +51,7 @@ SUMMARY: Final = (
     "seconds",
     "data",
     "algorithm",
+    "mechanism",
     "grants",
     "seed",
     "noise",
@@ -81,8 +86,7 @@ def make_report(
         "auc_federated": last["auc"],
         "auc_single_site": [site["auc_alone"] for site in sites],
         "auc_pooled": round(baselines.pooled, 6),
-        "epsilon": max(site["epsilon"] for site in sites),
-        "delta": run.terms.privacy.delta,
+        **max((site["privacy"] for site in sites), key=lambda one: one["epsilon"]),
         "upload_bytes": max(uploads, default=0),
         "upload_bytes_per_parameter": round(
             max(uploads, default=0) / run.terms.training.parameters, 4
@@ -97,6 +101,7 @@ def make_report(
         "seconds": round(seconds, 1),
         "data": source.name,
         "algorithm": run.terms.training.algorithm,
+        "mechanism": run.terms.privacy.mechanism,
         "grants": run.settings.grants,
         "seed": run.settings.seed,
         "noise": "seeded" if run.settings.seed_noise else "system",
@@ -127,6 +132,8 @@ def make_report(
             "noise_multiplier": run.terms.privacy.noise_multiplier,
             "clipping_norm": run.terms.privacy.clipping_norm,
             "steps_per_round": run.terms.privacy.steps,
+            "mechanism": run.terms.privacy.mechanism,
+            "honest": run.terms.privacy.honest,
             "accountant": run.terms.privacy.accountant,
             "epsilon_limit": run.terms.privacy.epsilon,
             "budget_base_units": books.budget,
@@ -186,6 +193,7 @@ def _round(run: Run, number: int) -> dict[str, Any]:
         "refused": [
             {"site": one.site, "code": one.code, "reason": one.reason} for one in closed.refused
         ],
+        "left_out": run.store.left_out(number),
         "upload_bytes": run.store.upload_bytes(number),
     }
 
@@ -219,6 +227,8 @@ def _site(
         delta=privacy.delta,
         accountant=privacy.accountant,
     )
+    spent = budget.statement()
+    spent = replace(spent, epsilon=round(spent.epsilon, 6), unit=run.data.source.unit)
     patients = run.data.sites[site]
     return {
         "site": site,
@@ -227,7 +237,8 @@ def _site(
         "patients_proven": max((one["proven_patients"] for one in receipts), default=0),
         "gradients": sum(one["gradients"] for one in receipts),
         "rounds_counted": len(receipts),
-        "epsilon": round(budget.spent(), 6),
+        "epsilon": spent.epsilon,
+        "privacy": spent.as_json(),
         "auc_alone": round(baselines.alone[site][-1], 6),
         "hospital_base_units": hospital,
         "patients_base_units": of_patients,

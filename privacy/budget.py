@@ -291,6 +291,13 @@ class PrivacyBudget:
         account.check_cohort(cohort)
         return self._dearest(account, cohort)
 
+    def statement_after(self, rounds: int) -> PrivacyStatement:
+        """Return ``statement`` of the first ``rounds`` of ``history`` alone, for a curve."""
+        with self._journal.read() as pages:
+            account = self._account(pages)
+        account.held = dict(list(account.held.items())[:rounds])
+        return self._dearest(account, EVERYONE)
+
     def left(self, cohort: str = EVERYONE) -> float:
         """Return the cap minus ``spent``, at least 0.
 

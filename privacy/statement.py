@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from privacy.events import SummedNoiseEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from privacy.events import Event
 
@@ -62,6 +62,17 @@ class PrivacyStatement:
     def as_json(self) -> dict[str, Any]:
         """Return the five parts as plain values."""
         return asdict(self)
+
+
+def read_statement(fields: Mapping[str, Any]) -> PrivacyStatement:
+    """Return the statement whose five parts stand among ``fields``."""
+    return PrivacyStatement(
+        epsilon=fields["epsilon"],
+        delta=fields["delta"],
+        unit=fields["unit"],
+        sampling=fields["sampling"],
+        accountant=fields["accountant"],
+    )
 
 
 def rounded_up(epsilon: float, digits: int = 2) -> str:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from portal.page import page, rounded_btt, size_text, small_text
+from portal.page import page, rounded_btt, size_text
 from portal.plots import curve_plot, epsilon_plot, payment_plot
 from protocol.units import BASE_UNITS_PER_BTT, TOTAL_SUPPLY
 
@@ -42,6 +42,7 @@ def report_of(*, rounds=4, sites=6, refused=True):
             "rounds_counted": sum(name in one["upload_bytes"] for one in per_round),
             "epsilon": 7.25 + index / 100,
             "auc_alone": alone[name][-1],
+            "auc_personal": None,
             "hospital_base_units": BUDGET // sites * 7 // 10,
             "patients_base_units": BUDGET // sites * 2 // 10,
         }
@@ -56,6 +57,9 @@ def report_of(*, rounds=4, sites=6, refused=True):
         "auc_pooled": 0.953456,
         "epsilon": max(site["epsilon"] for site in per_site),
         "delta": 1e-5,
+        "unit": "patient",
+        "sampling": "Poisson at rate 0.25",
+        "accountant": "rdp",
         "upload_bytes": 67_193,
         "upload_bytes_per_parameter": round(67_193 / 20_011, 4),
         "sum_exact": True,
@@ -97,6 +101,7 @@ def report_of(*, rounds=4, sites=6, refused=True):
             "clipping_norm": 1.0,
             "steps_per_round": 10,
             "accountant": "rdp",
+            "algorithm": "fedavg",
             "epsilon_limit": 8.0,
             "budget_base_units": BUDGET,
             "in_escrow_base_units": 0,
@@ -229,7 +234,7 @@ def test_every_id_is_given_once_and_every_reference_finds_one(usual):
         "0.613",  # mean single site
         "0.953",  # pooled
         "7.30",  # largest epsilon
-        "limit 8 at δ = 10⁻⁵; unit of privacy: patient",
+        "limit 8; delta 1e-05, unit: patient, sampling: Poisson at rate 0.25, accountant: RDP",
         "900.00 BTT",
         "1,234",  # proofs
         "for 201 patients with live consent",
@@ -308,9 +313,10 @@ def test_synthetic_images_are_called_synthetic(usual):
 def test_where_an_image_stands_for_a_patient_the_page_says_so():
     report = report_of()
     report["source"] |= {"synthetic": False, "unit": "image"}
+    report["unit"] = "image"
     text = read(report).text
     assert "Every image stands for one patient here." in text
-    assert "unit of privacy: image" in text
+    assert "unit: image, sampling: Poisson" in text
 
 
 def test_seeded_noise_is_said_to_give_no_privacy(usual):
@@ -398,7 +404,3 @@ def test_sizes_are_within_a_twentieth_of_their_unit(octets):
     number, unit = size_text(octets).split()
     scale = {"B": 1, "kB": 10**3, "MB": 10**6}[unit]
     assert abs(float(number) * scale - octets) <= scale * 0.0501
-
-
-def test_small_numbers_are_written_with_powers_of_ten():
-    assert [small_text(value) for value in (1e-5, 3e-7, 0.01)] == ["10⁻⁵", "3 × 10⁻⁷", "0.01"]

@@ -1,0 +1,156 @@
+# ruff: noqa: PLC0415 - a command loads only what it needs: `--help` in a second, not in ten
+"""``bithive site``: one hospital's agent, and its data steward's hold on the privacy ledger."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:  # a command loads only what it needs
+    from portal.budgets import Row
+
+app = typer.Typer(no_args_is_help=True, help="One hospital: its agent and its privacy ledger.")
+
+DEFAULT_HOME: Final = Path("bithive-home")
+Name = Annotated[str, typer.Argument(help="The site's name.")]
+HomePath = Annotated[
+    Path, typer.Option("--home", help="The run's folder.", file_okay=False, show_default=True)
+]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", help="Of which data set; the only one by default.")
+]
+words = Console(stderr=True)
+
+
+@app.command("run", epilog="Example:  bithive site run north --home bithive-home")
+def run(
+    name: Name,
+    *,
+    home: HomePath = DEFAULT_HOME,
+    socket: Annotated[
+        Path | None, typer.Option(help="Where to listen. [HOME/sites/NAME/agent.sock]")
+    ] = None,
+) -> None:
+    """Serve one hospital's agent to its Flower SuperNode, until interrupted."""
+    from portal.resident import serve_site
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
+    )
+    serve_site(home, name, socket)
+
+
+@app.command(
+    epilog="Examples:  bithive site budget north  |  bithive site budget north --plot spent.svg  |"
+    "  bithive site budget north --cap 6  |  bithive site budget north --cap 10 --confirm-raise"
+    "     Exit code: 0 done, 1 refused with a code, 2 misused."
+)
+def budget(
+    name: Name,
+    *,
+    home: HomePath = DEFAULT_HOME,
+    dataset: DatasetName = None,
+    cap: Annotated[
+        float | None, typer.Option(help="Set the data steward's cap of epsilon; lower takes hold.")
+    ] = None,
+    confirm_raise: Annotated[
+        bool, typer.Option("--confirm-raise", help="The cap may be a higher one than before.")
+    ] = False,
+    accept_clock: Annotated[
+        bool,
+        typer.Option("--accept-clock", help="The clock had been ahead, and is right now."),
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw epsilon over rounds into a .svg or .png.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what patients' privacy was spent on and what is left, or set the cap."""
+    from portal import budgets
+    from privacy.stewardship import Steward
+
+    path = budgets.ledger_at(home, name)
+    if cap is not None or accept_clock:
+        steward = Steward(path, _only(path, dataset))
+        if accept_clock:
+            steward.accept_clock()
+        if cap is not None:
+            steward.set_limit(cap, confirm_raise=confirm_raise)
+    shown = [one for one in budgets.open_budgets(path) if dataset in {None, one.dataset}]
+    if plot is not None:
+        from portal.budget_plot import write_plot
+
+        wanted = _only(path, dataset)
+        write_plot(next(one for one in shown if one.dataset == wanted), plot)
+        words.print(f"plot: {escape(str(plot))}", highlight=False, soft_wrap=True)
+    if as_json:
+        sys.stdout.write(json.dumps(budgets.as_json(name, shown)) + "\n")
+        return
+    rows = [row for one in shown for row in budgets.rows_of(one)]
+    _show(name, rows, {one.dataset: len(one.history()) for one in shown})
+
+
+@app.command(
+    epilog="Example:  bithive site cohort north adults adults.txt   (one patient number a line)"
+)
+def cohort(
+    name: Name,
+    title: Annotated[str, typer.Argument(help="The cohort's name, a slug.")],
+    patients: Annotated[
+        Path,
+        typer.Argument(help="One patient number a line.", dir_okay=False, exists=True),
+    ],
+    *,
+    home: HomePath = DEFAULT_HOME,
+    dataset: DatasetName = None,
+) -> None:
+    """Fix a subset of the patients, once and for all, on which epsilon can be spent by itself."""
+    from portal.budgets import ledger_at
+    from privacy.stewardship import Steward
+
+    numbers = [line.strip() for line in patients.read_text().splitlines() if line.strip()]
+    path = ledger_at(home, name)
+    Steward(path, _only(path, dataset)).fix_cohort(title, numbers)
+    Console().print(f"fixed: {title}, {len(set(numbers))} patients", highlight=False)
+
+
+def _only(path: Path, dataset: str | None) -> str:
+    """Return the data set that was named, or the only one there is."""
+    from privacy.budget import datasets
+
+    known = datasets(path)
+    if dataset is None and len(known) != 1:
+        raise typer.BadParameter(f"there are several: {', '.join(known)}", param_hint="--dataset")
+    return known[0] if dataset is None else dataset
+
+
+def _show(name: str, rows: list[Row], rounds: dict[str, int]) -> None:
+    from privacy.statement import rounded_up
+
+    out = Console()
+    table = Table(title=f"Privacy ledger of {escape(name)}", title_justify="left")
+    for heading in ("data set", "cohort", "patients", "rounds", "spent", "left", "cap"):
+        table.add_column(heading, justify="left" if heading in {"data set", "cohort"} else "right")
+    for row in rows:
+        table.add_row(
+            row.dataset,
+            row.cohort or "all patients",
+            "" if row.patients is None else str(row.patients),
+            "" if row.cohort else str(rounds[row.dataset]),
+            rounded_up(row.spent.epsilon),
+            f"{math.floor(row.left * 100) / 100:.2f}",
+            f"{row.limit:g}",
+        )
+    out.print(table)
+    for row in rows:
+        who = row.cohort or "all patients"
+        out.print(f"{row.dataset}, {who}: {row.spent.text()}", highlight=False, soft_wrap=True)
