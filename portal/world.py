@@ -14,9 +14,9 @@ from typing import Final
 from consent.lanes import LanePolicy
 from consent.purposes import category_mask, purpose_mask
 from consent.registry import Registry
-from fl_server.aggregation import first_state
+from fl_server.aggregation import first_state, study_algorithm
 from fl_server.store import ServerStore
-from models.algorithms.catalogue import defaults_for
+from models.algorithms.catalogue import algorithm_of, defaults_for
 from models.networks import build, tensor_sizes, to_vector
 from models.recipes import Recipe, recipe_for
 from portal.granting import STUDY_PURPOSE, Crowd, grant_all
@@ -89,6 +89,7 @@ def found(home: Home, founding: Founding, *, tell: Tell = lambda *_: None) -> St
         write_whole(home.server / "allow-development-key", b"this is a demonstration\n")
     write_whole(home.server / "terms.json", canonical(terms))
     module = build(terms.training.network, terms.training.input_shape, settings.seed)
+    algorithm_of(study_algorithm(terms).constants, module)  # refused now, not at every hospital
     initial = first_state(terms, parameter_set(terms.encryption), to_vector(module))
     ServerStore(home.server / "server.db").found(terms, initial)
     return terms

@@ -14,13 +14,12 @@ from consent.registry import Registry
 from fl_client.agent import Agent
 from fl_server.app import assemble
 from fl_server.store import ServerStore
-from models.recipes import recipe_for
 from portal.demo import by_id, cache_folder, settings_for
 from portal.granting import withdraw_due
 from portal.home import Home
 from portal.hospital import open_agent
 from portal.patients import draw_wishes
-from portal.world import Founding, found
+from portal.world import Founding, found, recipe_of
 from privacy.keys import SiteKeys
 from privacy.signatures import signing_key
 from protocol.frames import decode, encode
@@ -138,7 +137,7 @@ class Study:
 
 
 @contextmanager
-def small_study(folder: Path):
+def small_study(folder: Path, algorithm: str = "fedavg"):
     """Found the study in ``folder``; its prover lives as long as the block."""
     settings = settings_for(
         data="wisconsin",
@@ -151,6 +150,7 @@ def small_study(folder: Path):
         rounds=ROUNDS,
         circuit="cover8",
         epsilon=None,
+        algorithm=algorithm,
     )
     data, loader = open_source(
         settings.data,
@@ -169,7 +169,7 @@ def small_study(folder: Path):
         Founding(
             settings,
             data,
-            recipe_for(data.source.modality),
+            recipe_of(data.source.modality, algorithm),
             wishes,
             verification_key,
             datetime.now(UTC).date(),
