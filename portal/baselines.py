@@ -25,6 +25,7 @@ from fl_server.aggregation import study_algorithm
 from models.metrics import auc
 from models.networks import build, load_vector, to_vector
 from models.training import fit, patient_scores, predict
+from portal.children import end_with_parent
 from privacy.dpsgd import train_private
 from privacy.randomness import RandomStream
 from protocol.errors import RecordError
@@ -104,7 +105,7 @@ def train_baselines(
     context = multiprocessing.get_context("spawn")
     alone: dict[SiteId, Sequence[float]] = {}
     pooled = 0.0
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
         jobs = {
             pool.submit(_alone, comparison, site, arrays): site for site, arrays in sites.items()
         }

@@ -12,17 +12,15 @@ What holds (tests/portal/test_semaphore_workers.py):
 from __future__ import annotations
 
 import multiprocessing
-import os
 import secrets
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from multiprocessing.connection import wait
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
+from portal.children import end_with_parent
 from zk import semaphore_prover
 from zk.lean_imt import LeanIMT
 from zk.semaphore import SemaphoreProof
@@ -52,7 +50,7 @@ class SemaphoreWorkers:
             workers,
             # A forked child would share locks and threads of torch and gRPC.
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start,
+            initializer=end_with_parent,
         )
 
     def __enter__(self) -> Self:
@@ -111,14 +109,3 @@ def _prove(job: tuple[tuple[int, ...], int, int, int]) -> SemaphoreProof:
 @lru_cache(maxsize=1)
 def _group(members: tuple[int, ...]) -> LeanIMT:
     return LeanIMT(members)
-
-
-def _start() -> None:
-    """Begin a worker: end it when its parent is gone, for a killed parent cannot."""
-
-    def watch(parent: Any) -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=watch, args=(parent,), daemon=True).start()

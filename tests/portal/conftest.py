@@ -61,12 +61,12 @@ def bithive():
 
 @pytest.fixture(scope="session")
 def start():
-    """Start the small run in a home, and go on without it."""
+    """Start a run in a home, the small one where no options are given, and go on without it."""
     started = []
 
-    def begin(home: Path) -> subprocess.Popen[str]:
+    def begin(home: Path, *options: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            command("demo", "--home", home, *SMALL),
+            command("demo", "--home", home, *(options or SMALL)),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
