@@ -68,7 +68,7 @@ def test_misuse_ends_with_two(bithive, misuse):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--engine", "--circuit"])
+@pytest.mark.parametrize("option", ["--engine", "--circuit", "--grants"])
 def test_an_option_that_does_not_exist_names_those_that_do(bithive, tmp_path, option):
     done = bithive(*DEMO, option, "nonsense", "--home", tmp_path / "home")
     assert "choose one of" in refused(done, "option-unknown")
