@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-    from privacy.budget import PrivacyBudget
+    from privacy.ledger_view import LedgerView
 
 COLOURS: Final = (FEDERATED, "#7a5ea8", "#3d8b5f", "#c28a1a", "#b0476b", FAINT)
 """One for each study in order; the last for all that come after."""
@@ -34,7 +34,7 @@ NAME_MAX: Final = 28
 DOTS_PER_INCH: Final = 200
 
 
-def write_plot(budget: PrivacyBudget, path: Path) -> None:
+def write_plot(budget: LedgerView, path: Path) -> None:
     """Draw the ledger of one data set into a file.
 
     Args:
@@ -57,7 +57,7 @@ def write_plot(budget: PrivacyBudget, path: Path) -> None:
     write_whole(path, buffer.getvalue())
 
 
-def _draw(budget: PrivacyBudget) -> Figure:
+def _draw(budget: LedgerView) -> Figure:
     points, limit, spent = curve_of(budget), budget.limit(), budget.statement()
     figure = Figure(figsize=(8.0, 4.2), layout="constrained")
     axes = figure.add_subplot()

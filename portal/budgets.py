@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from privacy.budget import PrivacyBudget, datasets
 from privacy.cohorts import EVERYONE
 from privacy.events import event_fields
+from privacy.ledger_view import LedgerView, datasets, open_ledger
 from protocol.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -85,16 +85,16 @@ def ledger_at(home: Path, site: str) -> Path:
     return path
 
 
-def open_budgets(path: Path) -> list[PrivacyBudget]:
+def open_budgets(path: Path) -> list[LedgerView]:
     """Return the account of every data set in the ledger.
 
     Raises:
         BudgetUnreadable: It cannot be trusted.
     """
-    return [PrivacyBudget(path, dataset=name) for name in datasets(path)]
+    return [open_ledger(path, name) for name in datasets(path)]
 
 
-def rows_of(budget: PrivacyBudget) -> list[Row]:
+def rows_of(budget: LedgerView) -> list[Row]:
     """Return one row for all patients and one for each cohort."""
     limit = budget.limit()
     sizes: dict[str, int | None] = {EVERYONE: None, **budget.cohorts()}
@@ -106,7 +106,7 @@ def rows_of(budget: PrivacyBudget) -> list[Row]:
     return found
 
 
-def curve_of(budget: PrivacyBudget) -> list[Point]:
+def curve_of(budget: LedgerView) -> list[Point]:
     """Return what the patient who pays most had spent after each round, in the ledger's order."""
     history = budget.history()
     if not history:
@@ -123,12 +123,12 @@ def curve_of(budget: PrivacyBudget) -> list[Point]:
     ]
 
 
-def as_json(site: str, budgets: list[PrivacyBudget]) -> dict[str, Any]:
+def as_json(site: str, budgets: list[LedgerView]) -> dict[str, Any]:
     """Return all of it as plain values."""
     return {"site": site, "datasets": [_dataset(budget) for budget in budgets]}
 
 
-def _dataset(budget: PrivacyBudget) -> dict[str, Any]:
+def _dataset(budget: LedgerView) -> dict[str, Any]:
     head = budget.head()
     return {
         "dataset": budget.dataset,

@@ -125,7 +125,7 @@ def cohort(
 
 def _only(path: Path, dataset: str | None) -> str:
     """Return the data set that was named, or the only one there is."""
-    from privacy.budget import datasets
+    from privacy.ledger_view import datasets
 
     known = datasets(path)
     if dataset is None and len(known) != 1:

@@ -76,12 +76,13 @@ class EpsilonUnreachable(PrivacyError):
 
     code = "epsilon-unreachable"
 
-    def __init__(self, epsilon: float, delta: float) -> None:
+    def __init__(self, epsilon: float, delta: float, sampling: str = "as asked for") -> None:
         self.epsilon = epsilon
         self.delta = delta
+        asked = PrivacyStatement(epsilon, delta, "patient", sampling, "rdp")
         super().__init__(
             f"no noise multiplier up to {NOISE_MULTIPLIER_MAX:g} keeps this many steps within "
-            f"epsilon {epsilon:g} at delta {delta:g}; allow more epsilon or take fewer steps"
+            f"{asked.text(6)}; allow more epsilon or take fewer steps"
         )
 
 

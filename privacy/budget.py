@@ -38,15 +38,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from privacy.accounting import Accountant, UnitsMixed, statement
-from privacy.cohorts import EVERYONE, Account, Spending, State, open_account, replay
+from privacy.accounting import Accountant, UnitsMixed
+from privacy.cohorts import EVERYONE, State, replay
 from privacy.events import Event, ImpossibleEvent, event_fields
 from privacy.journal import BudgetUnreadable as BudgetUnreadable  # noqa: PLC0414 - for callers
-from privacy.journal import Head, Journal, Pages
+from privacy.journal import Journal
+from privacy.ledger_view import LedgerView
 from protocol.errors import PrivacyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from privacy.statement import PrivacyStatement
@@ -130,7 +131,7 @@ class Reservation:
     state: State
 
 
-class PrivacyBudget:
+class PrivacyBudget(LedgerView):
     """The ledger of one data set; several share a file, and several processes may open it.
 
     Args:
@@ -163,21 +164,17 @@ class PrivacyBudget:
             _check_limit(epsilon_limit)
         if delta is not None and not 0.0 < delta < 1.0:
             raise ImpossibleEvent("delta", delta, "above 0 and below 1")
-        self.dataset = dataset
-        self._accountant: Accountant = accountant
-        self._journal = Journal(path, clock)
-        with self._journal.write() as pages:
+        journal = Journal(path, clock)
+        with journal.write() as pages:
             account = replay(pages.entries, path.name).get(dataset)
             if account is None:
                 if epsilon_limit is None or delta is None:
                     raise DatasetUnknown(dataset, path.name)
                 body = {"limit": float(epsilon_limit), "delta": float(delta)}
                 pages.add(dataset, "open", body)
-                self.delta = float(delta)
-                return
-            if delta is not None and account.delta != delta:
+            elif delta is not None and account.delta != delta:
                 raise BudgetConflict(f"data set {dataset}", f"delta {account.delta}", delta)
-            self.delta = account.delta
+        super().__init__(journal, dataset, accountant)
 
     def reserve(
         self,
@@ -269,88 +266,6 @@ class PrivacyBudget:
             if held.state == "committed":
                 raise NotReserved(study, round, "already spent")
             pages.add(self.dataset, "release", {"study": study, "round": round})
-
-    def check_members(self, cohort: str, patients: Iterable[str]) -> None:
-        """See that ``patients`` all are of ``cohort``, before their records are read.
-
-        Raises:
-            CohortUnknown: The steward fixed no such cohort.
-            NotOfCohort: Some are not.
-        """
-        with self._journal.read() as pages:
-            self._account(pages).check_members(cohort, patients, pages.salt)
-
-    def spent(self, cohort: str = EVERYONE) -> float:
-        """Return the epsilon of the patient of ``cohort`` who pays most, reservations included."""
-        return self.statement(cohort).epsilon
-
-    def statement(self, cohort: str = EVERYONE) -> PrivacyStatement:
-        """Return ``spent`` with delta, unit, sampling and accountant."""
-        with self._journal.read() as pages:
-            account = self._account(pages)
-        account.check_cohort(cohort)
-        return self._dearest(account, cohort)
-
-    def statement_after(self, rounds: int) -> PrivacyStatement:
-        """Return ``statement`` of the first ``rounds`` of ``history`` alone, for a curve."""
-        with self._journal.read() as pages:
-            account = self._account(pages)
-        account.held = dict(list(account.held.items())[:rounds])
-        return self._dearest(account, EVERYONE)
-
-    def left(self, cohort: str = EVERYONE) -> float:
-        """Return the cap minus ``spent``, at least 0.
-
-        Epsilon does not add up linearly: whether a round still fits is what ``reserve`` answers.
-        """
-        return max(0.0, self.limit() - self.spent(cohort))
-
-    def limit(self) -> float:
-        """Return the stored cap."""
-        with self._journal.read() as pages:
-            return self._account(pages).limit
-
-    def events(self) -> list[Event]:
-        """Return every event committed or reserved, ordered by study and round."""
-        return [one.event for one in sorted(self.history(), key=lambda s: (s.study, s.round))]
-
-    def history(self) -> list[Spending]:
-        """Return what is committed or reserved, in order, with study, round and researcher."""
-        with self._journal.read() as pages:
-            return list(self._account(pages).held.values())
-
-    def cohorts(self) -> dict[str, int]:
-        """Return the fixed cohorts and how many patients each has."""
-        with self._journal.read() as pages:
-            return {name: len(of) for name, of in sorted(self._account(pages).cohorts.items())}
-
-    def head(self) -> Head:
-        """Return the number of entries and the link that seals them all."""
-        with self._journal.read() as pages:
-            return pages.head
-
-    def _dearest(self, account: Account, cohort: str, *more: Event) -> PrivacyStatement:
-        """Return what the patient of ``cohort`` who pays most has spent, with ``more`` events."""
-        stated = [self._stated([*events, *more]) for events in account.payers(cohort)]
-        return max(stated, key=lambda one: one.epsilon)
-
-    def _stated(self, events: Sequence[Event]) -> PrivacyStatement:
-        return statement(events, self.delta, self._accountant)
-
-    def _account(self, pages: Pages) -> Account:
-        return open_account(pages, self.dataset, self._journal.path.name)
-
-
-def datasets(path: Path) -> list[str]:
-    """Return the data sets that the ledger at ``path`` knows, sorted.
-
-    Raises:
-        BudgetUnreadable: It is not there, or cannot be trusted.
-    """
-    if not path.is_file():
-        raise BudgetUnreadable(path.name, "there is none")
-    with Journal(path, time.time).read() as pages:
-        return sorted(replay(pages.entries, path.name))
 
 
 def _check_limit(epsilon_limit: float) -> None:

@@ -39,13 +39,13 @@ class CapRaiseUnconfirmed(PrivacyError):
 
     code = "privacy-cap-raise-unconfirmed"
 
-    def __init__(self, dataset: str, stored: float, asked: float) -> None:
+    def __init__(self, dataset: str, delta: float, stored: float, asked: float) -> None:
         self.stored = stored
         self.asked = asked
         super().__init__(
-            f"raising the cap of data set {dataset} from epsilon {stored:g} to {asked:g}, at the "
-            "ledger's own delta and unit, lets patients lose more privacy for good; if the data "
-            "steward means it, repeat the command with --confirm-raise"
+            f"raising the cap of data set {dataset} from epsilon {stored:g} to {asked:g} (delta "
+            f"{delta:g}, unit: patient, sampling: any, accountant: PRV or RDP) lets patients lose "
+            "more privacy for good; if the data steward means it, repeat with --confirm-raise"
         )
 
 
@@ -82,9 +82,10 @@ class Steward:
         if not 0.0 < epsilon_limit < math.inf:
             raise ImpossibleEvent("epsilon_limit", epsilon_limit, "positive and finite")
         with self._journal.write() as pages:
-            stored = open_account(pages, self.dataset, self._journal.path.name).limit
+            account = open_account(pages, self.dataset, self._journal.path.name)
+            stored = account.limit
             if epsilon_limit > stored and not confirm_raise:
-                raise CapRaiseUnconfirmed(self.dataset, stored, epsilon_limit)
+                raise CapRaiseUnconfirmed(self.dataset, account.delta, stored, epsilon_limit)
             if epsilon_limit != stored:
                 pages.add(self.dataset, "limit", {"limit": float(epsilon_limit)})
 

@@ -19,9 +19,9 @@ from privacy.budget import (
     DatasetUnknown,
     NotReserved,
     PrivacyBudget,
-    datasets,
 )
 from privacy.events import DpSgdEvent, ImpossibleEvent, SiteLevelEvent
+from privacy.ledger_view import datasets
 from protocol.errors import DiskFull, StorageFailed
 
 LIMIT, DELTA = 8.0, 1e-5
