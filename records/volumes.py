@@ -5,24 +5,15 @@ voxels are classes (0 is background). One volume is one patient. An optional ``m
 a column ``id`` and one of ``site`` or ``acq_group`` says who is at which site; without it the
 patients are split evenly. A fifth of every site is held out.
 
-Each volume is standardised alone: zero mean and unit variance over its own voxels, so that groups
-of scanners with other scales become alike and no number taken from other patients enters [1].
-Then it is cut or padded about its centre to one grid. Voxels are not resampled: a study whose
-voxels differ in size prepares its files first.
-
-    >>> fit_grid(np.ones((2, 2, 5)), (4, 2, 3)).sum()
-    np.float64(12.0)
+Each volume is standardised alone and then cut or padded to one grid (``records.grid``). Voxels are
+not resampled: a study whose voxels differ in size prepares its files first.
 
 What holds, each line a test in tests/records/test_volumes.py:
 
 1. ``x`` is ``(records, 1, *grid)`` float32, ``y`` is ``(records, *grid)`` int64 with classes below
    ``classes``, and both are cut and padded alike.
-2. Multiplying a volume by a positive constant, or adding one, leaves ``x`` as it was.
-3. Every patient is in exactly one place, and the same folder and seed give the same study.
-4. A mask of another shape, place or with unknown classes is refused; so is a file that changed.
-
-References:
-    [1] Isensee et al., nnU-Net, Nature Methods 2021: per-image z-scores for magnetic resonance.
+2. Every patient is in exactly one place, and the same folder and seed give the same study.
+3. A mask of another shape, place or with unknown classes is refused; so is a file that changed.
 """
 
 from __future__ import annotations
@@ -32,7 +23,7 @@ import hashlib
 import io
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -40,6 +31,7 @@ from protocol.errors import RecordError
 from protocol.ids import SLUG, PatientId, SiteId
 from records.dataset import Arrays, ImageFile, Patient, Source, StudyData, VolumeFile
 from records.files import FileMissing, read_bytes
+from records.grid import fit_grid, standardised
 from records.manifest import MANIFEST, ManifestRowInvalid, ManifestUnreadable
 from records.nifti import decode_volume
 from records.split import TooFewPatients, hold_out, site_names
@@ -58,8 +50,6 @@ Medical Segmentation Decathlon is cut by it, though three quarters of its volume
 CLASSES: Final = 3
 """Background, anterior and posterior."""
 SUFFIXES: Final = (".nii.gz", ".nii")
-CONTRAST_MIN: Final = 1e-6
-"""Below this standard deviation a volume is one flat shade, and stays flat."""
 PLACE_TOLERANCE: Final = 0.01
 """Millimetres by which the orientations of a volume and its mask may differ."""
 MANIFEST_BYTES_MAX: Final = 2**22
@@ -151,27 +141,6 @@ def read_pair(record: VolumeFile, classes: int) -> tuple[NDArray[np.float32], ND
     if not np.array_equal(labels, mask.voxels):
         raise MaskInvalid(path, "holds values between two classes")
     return volume.voxels, labels
-
-
-def standardised(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the volume with zero mean and unit variance, or all zero if it is flat."""
-    values = voxels.astype(np.float64)
-    spread = values.std()
-    if not spread > CONTRAST_MIN * max(1.0, float(np.abs(values).max())):
-        return np.zeros_like(voxels)
-    return np.asarray((values - values.mean()) / spread, dtype=np.float32)
-
-
-def fit_grid(values: NDArray[Any], grid: tuple[int, ...]) -> NDArray[Any]:
-    """Cut or pad an array with zeros about its centre to the shape ``grid``."""
-    fitted = np.zeros(grid, dtype=values.dtype)
-    source, target = [], []
-    for have, want in zip(values.shape, grid, strict=True):
-        taken = min(have, want)
-        source.append(slice((have - taken) // 2, (have - taken) // 2 + taken))
-        target.append(slice((want - taken) // 2, (want - taken) // 2 + taken))
-    fitted[tuple(target)] = values[tuple(source)]
-    return fitted
 
 
 def holds_volumes(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from records.dataset import RecordChanged, patient_digest
+from records.grid import fit_grid, standardised
 from records.manifest import ManifestRowInvalid
 from records.sources import modality_of, open_source
 from records.volumes import (
@@ -15,9 +16,7 @@ from records.volumes import (
     MaskInvalid,
     VolumeLoader,
     VolumesMissing,
-    fit_grid,
     read_volumes,
-    standardised,
 )
 
 GRID = (8, 8, 8)
