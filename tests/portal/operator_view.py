@@ -88,7 +88,7 @@ def secrets_in(dumped, secrets):
     maybe = np.zeros(SIEVE, bool)
     maybe[np.frombuffer(b"".join(sought), "<u8") % SIEVE] = True
     found = set()
-    for shift in range(PREFIX):
+    for shift in range(min(PREFIX, len(dumped))):
         words = np.frombuffer(dumped, "<u8", (len(dumped) - shift) // PREFIX, shift)
         for place in np.flatnonzero(maybe[words % SIEVE]):
             start = shift + int(place) * PREFIX
