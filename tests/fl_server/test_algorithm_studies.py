@@ -86,6 +86,8 @@ def test_fedbn_runs_on_images_and_every_site_has_its_own_model(tmp_path):
     report = run_demo(home, settings, Display(Console(stderr=True), quiet=True))
     assert report["algorithm"] == "fedbn"
     assert report["sum_exact"]
-    assert all(0 <= site["auc_personal"] <= 1 for site in report["per_site"])
+    trained = [site["auc_personal"] for site in report["per_site"] if site["rounds_counted"]]
+    assert len(trained) >= 2  # the careless site may have been left out of the only round
+    assert all(0 <= found <= 1 for found in trained)
     assert "AUC of the sites" in home.page.read_text()
     assert json.loads(home.report.read_text())["study"]["network"] == "cnn"
