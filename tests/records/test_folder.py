@@ -169,3 +169,20 @@ def test_real_breast_ultrasound_opens_unchanged(real):
     assert len(study.test) == 156
     assert study.source.unit == "image"
     assert study.source.task == "malignant against benign and normal"
+
+
+def test_held_out_patients_are_told_apart_by_natural_sites_and_only_by_them(tmp_path, make_study):
+    rows = [
+        f"{number}.png,{('benign', 'malignant')[number % 2]},{('north', 'south')[number // 20]}"
+        for number in range(40)
+    ]
+    data = read_folder(make_study(tmp_path, "file,label,site", rows), seed=1)
+    found = data.test_by_site()
+    assert set(found) == {"north", "south"}
+    assert sorted(one.id for members in found.values() for one in members) == sorted(
+        one.id for one in data.test
+    )
+
+
+def test_made_up_sites_have_no_held_out_patients_of_their_own(plain_study):
+    assert read_folder(plain_study, seed=1).test_by_site() == {}

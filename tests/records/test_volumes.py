@@ -57,6 +57,15 @@ def test_a_folder_becomes_sites_a_test_set_and_arrays(study):
     assert list(found.patient) == [0, 1, 2, 3, 4]
 
 
+def test_held_out_patients_of_natural_sites_are_told_apart(study):
+    data = read_volumes(study, seed=1)
+    assert {site: len(members) for site, members in data.test_by_site().items()} == {
+        "a-low": 1, "b-mid": 1,
+    }  # fmt: skip
+    (study / "manifest.csv").unlink()
+    assert read_volumes(study, seed=1).test_by_site() == {}
+
+
 def test_the_same_folder_and_seed_give_the_same_study(study):
     assert read_volumes(study, seed=1) == read_volumes(study, seed=1)
     assert len({read_volumes(study, seed=seed).test for seed in range(5)}) > 1
