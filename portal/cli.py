@@ -267,8 +267,6 @@ def show(report: dict[str, Any]) -> None:
             _short(one["patients_base_units"]),
         )
     privacy = read_statement(report)
-    table.caption = f"epsilon at {privacy.terms()}"
-    table.caption_justify = "left"
     out.print(table)
     mean = sum(report["auc_single_site"]) / report["sites"]
     out.print(
