@@ -15,6 +15,7 @@ from fl_client.lane import Newest
 from fl_client.store import SiteStore
 from models.networks import build
 from privacy.budget import PrivacyBudget
+from privacy.cohorts import EVERYONE
 from privacy.keys import SiteKeys
 from privacy.parameters import parameter_set
 from protocol.ids import PatientId, SiteId
@@ -34,6 +35,8 @@ def open_agent(
     prover: Prover,
     seed: int | None = None,
     keep_integers: bool = False,
+    researcher: str = "",
+    budget_cohort: str = EVERYONE,
     progress: Progress = silent,
     newest: Newest | None = None,
     kind: type[Agent] = Agent,
@@ -49,6 +52,8 @@ def open_agent(
         prover: Proves consent; several agents of one machine may share one.
         seed: Makes a demonstration reproducible; None wherever noise must hide something.
         keep_integers: Keep plain integers, so that a demonstration can check the opened sum.
+        researcher: For whom epsilon is spent, as the hospital's officer knows them.
+        budget_cohort: On whom: a cohort that the data steward fixed; by default on all patients.
         progress: Told of every step.
         newest: Asks the registry how the lane stands, where this hospital can reach it.
         kind: The agent's class; a demonstration of cheating gives its own.
@@ -62,6 +67,8 @@ def open_agent(
             approved=digest(terms),
             seed=seed,
             keep_integers=keep_integers,
+            researcher=researcher,
+            budget_cohort=budget_cohort,
         ),
         terms=terms,
         keys=SiteKeys.load(folder / "keys.json"),

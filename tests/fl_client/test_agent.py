@@ -1,6 +1,7 @@
 """The agent obeys only the study it approved, answers once, and reads nobody without consent."""
 
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from fl_client.plans import NO_MANIFEST, PlanRefused
 from fl_client.store import ANSWERS
 from fl_server import gate as gate_module
+from privacy.stewardship import Steward
 from protocol.frames import decode, encode
 from protocol.messages import body, digest
 from protocol.summation import KeyRequest
+from records.files import FileUnreadable
 from storage.database import writing
 from tests.fl_client.mutation import changed, says
 from tests.fl_server.study import Direct
@@ -177,6 +180,40 @@ def test_a_cohort_that_is_too_small_reads_and_spends_nothing(past, site, second)
     spent = agent.budget.spent()
     large = replace(agent, loader=spy, settings=replace(agent.settings, cohort_min=13))
     assert refusal(large.answer(past.train_frame(second, site))) == "cohort-too-small"
+    assert spy.asked == []
+    assert agent.budget.spent() == spent
+
+
+class Unreadable:
+    """A loader whose disk has gone bad."""
+
+    def load(self, _patients):
+        raise FileUnreadable(Path("scan.dcm"), "its disk does not answer")
+
+
+def test_records_that_cannot_be_read_give_the_reserved_epsilon_back(past, site, second):
+    agent = past.agents[site]
+    spent = agent.budget.spent()
+    frame = past.train_frame(second, site)
+    assert refusal(past.agent(site, loader=Unreadable()).answer(frame)) == FileUnreadable.code
+    assert agent.budget.spent() == spent
+    assert decode(past.agent(site).answer(frame)).kind == "contribution"
+    assert agent.budget.spent() > spent
+    assert {one.state for one in agent.budget.history()} == {"committed"}
+
+
+def test_who_asked_is_recorded_with_what_was_spent(past, site):
+    [found] = past.agents[site].budget.history()
+    assert found.researcher == f"server key {past.terms.server_key.hex()[:16]}"
+
+
+def test_patients_outside_the_cohort_that_pays_are_not_read(past, site, second):
+    agent, spy = past.agents[site], Spy(past.loader)
+    Steward(agent.settings.home / "budget.db", agent.budget.dataset).fix_cohort("few", ["nobody"])
+    spent = agent.budget.spent()
+    other = past.agent(site, loader=spy)
+    other = replace(other, settings=replace(other.settings, budget_cohort="few"))
+    assert refusal(other.answer(past.train_frame(second, site))) == "privacy-not-of-cohort"
     assert spy.asked == []
     assert agent.budget.spent() == spent
 
