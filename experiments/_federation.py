@@ -328,7 +328,7 @@ def _learning(
 def _mean(past: list[Vector], averaged: float) -> Vector:
     """Return the mean of the last models, of one at least."""
     last = max(1, round(averaged * len(past)))
-    return np.mean(past[-last:], axis=0, dtype=np.float64).astype(np.float32)
+    return np.asarray(np.mean(past[-last:], axis=0, dtype=np.float64), dtype=np.float32)
 
 
 def _constants(plan: Plan, sites: int) -> Constants:
