@@ -101,6 +101,14 @@ def study_view(desk: Desk, sheet: StudySheet) -> dict[str, Any]:
         "contact": _words(sheet.contact),
         "rounds": terms.rounds,
         "epsilon": terms.privacy.epsilon,
+        "privacy": {
+            "delta": f"{terms.privacy.delta:g}",
+            "rate": f"{terms.privacy.sampling_rate:g}",
+            # Sums of shared noise are beyond PRV (privacy/accounting.py).
+            "accountant": "RDP"
+            if terms.privacy.mechanism == "summed"
+            else terms.privacy.accountant.upper(),
+        },
         "months": list(MONTHS_OFFERED),
         "registry": terms.consent.registry,
         "registry_key": terms.consent.registry_key.hex(),

@@ -524,7 +524,7 @@ function drawStatus(state, mine, live) {
 function drawAbout() {
     const own = { what: study.why, who: study.who, gets: study.gets, contact: study.contact }
     const sites = Object.keys(study.sites).map(siteName)
-    const facts = { sites: list(sites), rounds: study.rounds, epsilon: study.epsilon }
+    const facts = { sites: list(sites), rounds: study.rounds, epsilon: epsilon(study.epsilon) }
     for (const part of ["what", "who", "long", "means", "risk", "gets", "contact"]) {
         $(`about-${part}`).textContent = own[part]?.[language] ?? say(`about.${part}.text`, facts)
     }
@@ -546,7 +546,8 @@ function drawPaperLine() {
     if (mine) $("paper-line").textContent = say("paper.study", { study: study.title[language], site: siteName(ring.site), date: dayOf(mine.receipt.at) })
 }
 
-const epsilon = (text) => Number(text).toLocaleString(language, { maximumFractionDigits: 2 })
+const short = (text) => Number(text).toLocaleString(language, { maximumFractionDigits: 2 })
+const epsilon = (text) => say("epsilon.terms", { number: short(text), ...study.privacy })
 
 function factsOf(rows) {
     const made = rows.map(([key, text]) => element("div", {}, element("dt", {}, say(key)), element("dd", {}, text)))
@@ -580,7 +581,7 @@ function drawUses(found) {
         sum.append(element("p", {}, say(used.length === 1 ? "uses.sum.one" : "uses.sum", { rounds: used.length, amount })))
     } else sum.append(element("p", {}, say("uses.nobody")))
     const last = found.findLast((one) => one.receipt)
-    if (last) sum.append(element("p", {}, say("uses.sum.epsilon", { epsilon: epsilon(last.receipt.epsilon_spent), round: last.round, limit: epsilon(study.epsilon) })))
+    if (last) sum.append(element("p", {}, say("uses.sum.epsilon", { epsilon: epsilon(last.receipt.epsilon_spent), round: last.round, limit: short(study.epsilon) })))
     place.replaceChildren(sum, element("ul", { class: "uses" }, ...found.map(drawUse)),
         element("p", { class: "small" }, say("uses.note", { size: study.sites[ring.site].chunk_size })))
 }
