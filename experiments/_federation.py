@@ -35,7 +35,7 @@ from models.networks import load_vector, to_vector
 from privacy import summed_noise
 from privacy.accounting import noise_multiplier_for, statement
 from privacy.dpsgd import train_private
-from privacy.events import DpSgdEvent, SummedNoiseEvent
+from privacy.events import DpSgdEvent, Event, SummedNoiseEvent
 from privacy.noise_shares import NoisePlan, NoiseShare
 from privacy.patient_gradients import log_loss
 from privacy.randomness import KEY_BYTES, RandomStream
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 Mechanism = Literal["none", "per-site", "summed"]
 Vector = NDArray[np.float32]
 Judge = Callable[[nn.Module], float]
+Watch = Callable[[str, Vector, Vector], None]
+"""Told a site's name, the weights its round began at, and what it adds to the sum."""
 REFERENCE: Final = 64
 """Patients that updates are scaled by; any number gives the same model."""
 
@@ -109,6 +111,7 @@ class Outcome:
         curve: The judge's score after each round; empty without a judge.
         spent: What a patient's privacy cost, or None without noise.
         noise: Deviation of the noise in one coordinate of one round's mean update.
+        events: What ``spent`` accounts for; of one patient, who is at one site.
     """
 
     vector: Vector
@@ -116,6 +119,7 @@ class Outcome:
     curve: tuple[float, ...]
     spent: PrivacyStatement | None
     noise: float
+    events: tuple[Event, ...] = ()
 
 
 def federate(
@@ -126,6 +130,7 @@ def federate(
     seed: int,
     judge: Judge | None = None,
     loss: RecordLoss = log_loss,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Train ``module`` over the sites; it holds the first weights and, at the end, the model.
 
@@ -136,6 +141,7 @@ def federate(
         seed: Of draws and noise, which are seeded: for measuring, not for patients.
         judge: Scores the module after each round.
         loss: Of each record by itself.
+        watch: Sees what sites send, as whoever audits them does.
     """
     sizes = {site: int(arrays.patient.max()) + 1 for site, arrays in sites.items()}
     first = to_vector(module)
@@ -152,6 +158,8 @@ def federate(
             update = _train(module, arrays, beginning, plan, noise, loss=loss, stream=stream)
             shared = rule.shared(update)
             total += shared
+            if watch is not None:
+                watch(site, beginning.start, shared)
             learn = _learning(module, arrays, plan, loss)
             kept[site] = rule.end(beginning, update, shared.astype(np.float64), learn)
         state = rule.step(state, total, weight=sum(sizes.values()), sites=len(sites))
@@ -163,7 +171,7 @@ def federate(
     personal = {site: rule.personal(rule.sent(state), kept[site]) for site in sites}
     if type(rule) is Algorithm:
         personal = dict.fromkeys(sites, final)
-    return Outcome(final, personal, tuple(curve), noise.spent, noise.deviation(sizes))
+    return Outcome(final, personal, tuple(curve), noise.spent, noise.deviation(sizes), noise.events)
 
 
 def alone(
@@ -204,11 +212,11 @@ class _Noise:
         self.grid = summed_noise.grid_for(dimension)
         self.multiplier = 0.0
         self.spent: PrivacyStatement | None = None
+        self.events: tuple[Event, ...] = ()
         steps, delta = plan.rounds * plan.steps, plan.delta
         if plan.mechanism == "per-site":
             self.multiplier = noise_multiplier_for(plan.epsilon, delta, plan.sampling_rate, steps)
-            event = DpSgdEvent(plan.sampling_rate, self.multiplier, steps)
-            self.spent = statement([event], delta)
+            self.events = (DpSgdEvent(plan.sampling_rate, self.multiplier, steps),)
         elif plan.mechanism == "summed":
             self.sensitivity = summed_noise.sensitivity(self.grid, dimension)
             honest = sites - plan.colluders
@@ -221,7 +229,9 @@ class _Noise:
             summed = SummedNoiseEvent(
                 plan.sampling_rate, self.sensitivity, share, honest, dimension, steps
             )
-            self.spent = statement([summed], delta)
+            self.events = (summed,)
+        if self.events:
+            self.spent = statement(self.events, delta)
 
     def deviation(self, sizes: Mapping[str, int]) -> float:
         """Return the deviation of a coordinate of one round's mean update."""
