@@ -140,7 +140,8 @@ def test_an_unsafe_set_cannot_be_made(change, why):
 
 
 def test_an_unknown_set_is_refused_with_the_known_ones_named():
-    with pytest.raises(ParametersUnknown, match="packed-bfv-12, packed-bfv-20, packed-bfv-8, threshold"):
+    known = "packed-bfv-12, packed-bfv-20, packed-bfv-8, threshold"
+    with pytest.raises(ParametersUnknown, match=known):
         parameter_set("ckks")
 
 

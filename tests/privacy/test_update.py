@@ -18,19 +18,24 @@ from privacy.masks import apply
 from privacy.packing import pack
 from privacy.parameters import parameter_set
 from privacy.quantisation import quantise
-from privacy.update import NoisedUpdate, Update
+from privacy.update import IntegerUpdate, NoisedUpdate, Update
 
-def seal(raw: Update, update: NoisedUpdate, key: SecretKey) -> None:
+def seal(
+    raw: Update, update: NoisedUpdate, integers: IntegerUpdate, key: SecretKey
+) -> None:
     preset = parameter_set("packed-bfv-8")
     quantised = quantise(update, 0.1)
     packed = pack(quantised, 1, preset)
     masked = apply(packed, [])
     encrypt(masked, key)
+    pack(integers, 1, preset)
 """
 
 SKIPPED = [
     "quantise(raw, 0.1)",
     "pack(update, 1, preset)",
+    "pack(raw, 1, preset)",
+    "quantise(integers, 0.1)",
     "apply(quantised, [])",
     "encrypt(packed, key)",
     "encrypt(update, key)",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from fl_client import group_keys, summation
+from fl_client import group_keys, masking, summation
 from privacy import bfv, commitment, key_generation, keys, polynomial_sharing, residues, threshold
 from privacy.bfv import EncryptedSum, EncryptedUpdate, ServerContext
 from privacy.masks import apply, pad_sum, pair_pad_key, self_pad_key
@@ -185,7 +185,7 @@ def test_bytes_of_shares_and_reveals(round_):
 
 def test_an_envelope_opens_for_its_recipient_alone(round_):
     given = round_["envelope"]
-    context = summation._shares_context(hexes("call"), "north", "south")
+    context = masking._shares_context(hexes("call"), "north", "south")
     assert context.decode() == given["context"]
     shown = summation._reveal_context(hexes("commitment"), "north", "south")
     assert shown.decode() == given["reveal_context"]
