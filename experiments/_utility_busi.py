@@ -95,7 +95,9 @@ def measure(
     def score(plan: Plan, where: Mapping[str, Arrays] = sites) -> tuple[float, str]:
         module = head(prepared.features.shape[1])
         outcome = federate(module, where, plan, seed=seed)
-        return judge(module), "" if outcome.spent is None else outcome.spent.text()
+        # The source names no patients, so what is protected is a picture.
+        spent = "" if outcome.spent is None else replace(outcome.spent, unit="image").text()
+        return judge(module), spent
 
     tell("plain")
     row: dict[str, Any] = {

@@ -6,7 +6,7 @@ Method    The development half of the breast ultrasounds alone, which is where s
           cross-validation in five parts, twice. A linear head takes 40 full-batch steps; the noise
           of the sum is drawn as one Gaussian with the amount that shared noise needs, and halved,
           since half of the patients are here. Each arm has the best of the same six settings.
-Expected  Whitening gives most under strict privacy, the trunk most without; the map next to nothing.
+Expected  Whitening gives most under strict privacy, the trunk most without; the map hardly counts.
 Run       python -m experiments.utility_parts    (5 minutes)
 Result    experiments/results/utility_parts.json
 """
