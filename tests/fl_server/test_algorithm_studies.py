@@ -79,7 +79,7 @@ def test_fedbn_runs_on_images_and_every_site_has_its_own_model(tmp_path):
     from portal.home import Home
 
     settings = settings_for(
-        data="phantom", seed=1, default_seed=1, engine="in-process", opening="members", sites=3,
+        data="phantom", seed=1, default_seed=1, engine="in-process", opening="members", sites=4,
         patients=16, rounds=1, circuit="cover8", epsilon=None, algorithm="fedbn",
     )  # fmt: skip
     home = Home(tmp_path / "home")
@@ -87,7 +87,7 @@ def test_fedbn_runs_on_images_and_every_site_has_its_own_model(tmp_path):
     assert report["algorithm"] == "fedbn"
     assert report["sum_exact"]
     trained = [site["auc_personal"] for site in report["per_site"] if site["rounds_counted"]]
-    assert len(trained) >= 2  # the careless site may have been left out of the only round
+    assert len(trained) >= 3  # the careless site is left out of the only round
     assert all(0 <= found <= 1 for found in trained)
     assert "AUC of the sites" in home.page.read_text()
     assert json.loads(home.report.read_text())["study"]["network"] == "cnn"
