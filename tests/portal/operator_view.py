@@ -69,13 +69,14 @@ def dump(folders):
 
 
 def forms_of(secret):
-    """Return how a secret may be written: text, bytes, or a field element in five ways."""
+    """Return how a secret may be written: text, bytes, or a number in four ways."""
     if isinstance(secret, str):
         return {secret.encode()}
     if isinstance(secret, bytes):
         return {secret, secret.hex().encode()}
-    big = secret.to_bytes(ELEMENT, "big")
-    return {big, big[::-1], big.hex().encode(), f"{secret:x}".encode(), str(secret).encode()}
+    # Without leading zeros, which files are full of; forms with them hold these.
+    big = secret.to_bytes((secret.bit_length() + 7) // 8, "big")
+    return {big, big[::-1], f"{secret:x}".encode(), str(secret).encode()}
 
 
 def secrets_in(dumped, secrets):
