@@ -5,7 +5,7 @@ on that. Tuning on private data costs privacy too, so these come from synthetic 
 public set of breast ultrasound and from two public tables.
 
     >>> recipe_for("image").network
-    'wavelet'
+    'sonogram'
     >>> recipe_for("table").reference_patients
     64
 
@@ -80,7 +80,7 @@ class Recipe:
 
 
 _IMAGE: Final = Recipe(
-    network="wavelet",
+    network="sonogram",
     rounds=10,
     # Under a fixed epsilon more steps mean more noise in each, and the two nearly cancel; two a
     # round keep the sites' models close together between meetings.

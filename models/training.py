@@ -89,6 +89,20 @@ def fit(
                 on_step(step)
 
 
+def seen_by(module: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what ``module.head`` sees of the records, where a fixed front comes before it.
+
+    It is the same whatever was trained, so whoever judges many models computes it once.
+    """
+    assert has_front(module)
+    return _in_batches(module.stem, x)
+
+
+def has_front(module: nn.Module) -> bool:
+    """Return whether the module is a fixed front and a trained head."""
+    return hasattr(module, "stem") and hasattr(module, "head")
+
+
 def predict(module: nn.Module, x: NDArray[np.float32], *, loss: Loss = LOG) -> NDArray[np.float64]:
     """Return what the model finds likely.
 

@@ -16,6 +16,7 @@ import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from fl_server.aggregation import study_algorithm
 from models.metrics import auc
 from models.networks import build, load_vector, to_vector
-from models.training import fit, patient_scores, predict
+from models.training import fit, has_front, patient_scores, predict, seen_by
 from portal.children import end_with_parent
 from privacy.dpsgd import train_private
 from privacy.randomness import RandomStream
@@ -59,11 +60,22 @@ class Examined:
         """Return the AUC of the model with weights ``vector``."""
         module = build(network, input_shape, 0)
         load_vector(module, vector)
-        scores = patient_scores(predict(module, self.arrays.x), self.arrays.patient)
+        if has_front(module):
+            if network not in self._seen:
+                self._seen[network] = seen_by(module, self.arrays.x)
+            predicted = predict(module.head, self._seen[network])
+        else:
+            predicted = predict(module, self.arrays.x)
+        scores = patient_scores(predicted, self.arrays.patient)
         found = auc(self.labels, scores)
         if found is None:
             raise OneClassHeldOut
         return found
+
+    @cached_property
+    def _seen(self) -> dict[str, NDArray[np.float32]]:
+        """What a network's fixed front makes of the records: seventy models share it."""
+        return {}
 
 
 @dataclass(frozen=True)
