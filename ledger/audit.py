@@ -35,9 +35,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from sqlalchemy import Connection, Engine, func, insert, select
 
 from ledger.canonical import JSON, canonical_json
-from ledger.store import AUDIT, open_tables
+from ledger.store import AUDIT, open_tables, writing
 from protocol.errors import LedgerError
-from storage.database import reading, writing
+from storage.database import reading
 from storage.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
 
 RECORD_BYTES_MAX: Final = 64 * 1024
@@ -148,7 +148,7 @@ class AuditLog:
         record = canonical_json({"facts": facts, "kind": kind})
         if len(record) > RECORD_BYTES_MAX:
             raise FactRefused(kind, f"the record exceeds {RECORD_BYTES_MAX} bytes")
-        with writing(self.engine) as connection:
+        with writing(self.engine, AUDIT) as connection:
             earlier = _keyed(connection, key)
             if earlier is None:
                 return self._append(connection, record.decode(), key)

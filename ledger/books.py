@@ -35,21 +35,22 @@ from sqlalchemy import Connection, Engine, select
 
 from ledger import journal
 from ledger.chart import BURNED, GENESIS, treasury
-from ledger.journal import Leg, Transfer, UnknownAccount
+from ledger.flags import AccountFlagged, AccountNotEmpty, Flag, flags_of, write_flag
+from ledger.journal import Entry, Leg, Transfer, UnknownAccount
 from ledger.reconcile import LedgerReport, reconcile
-from ledger.store import ACCOUNTS, open_tables
+from ledger.store import ACCOUNTS, open_tables, writing
 from ledger.tokenomics import Allocation
 from protocol.ids import AccountId
 from protocol.units import TOTAL_SUPPLY
-from storage.database import reading, writing
+from storage.database import reading
 
 
 class Ledger:
-    """The books in one SQLite database. Safe to share between threads and processes.
+    """The books in one database. Safe to share between threads and processes.
 
     Args:
-        database: The file, created if need be; or an engine of ``ledger.store.open_tables``,
-            to share one file with the audit log.
+        database: The SQLite file, created if need be; or an engine of ``ledger.store.open_tables``,
+            to share one file with the audit log, or for a server of ``storage.postgresql``.
 
     Raises:
         DatabaseDamaged: The file is not a sound database.
@@ -115,7 +116,8 @@ class Ledger:
         Raises:
             NegativeAmount, EmptyTransfer, UnknownAccount, InsufficientFunds, IdempotencyConflict:
                 As ``ledger.journal.post``.
-            AccountReserved: As there, or an escrow is named.
+            AccountReserved: As there, or an account is named that moves by rules of its own.
+            AccountFlagged: A flag forbids it.
         """
         return self.transfer_many(key, [Leg(debit, credit, amount)], memo=memo, now=now)
 
@@ -125,6 +127,54 @@ class Ledger:
             journal.check_no_escrow(leg.debit, leg.credit)
         with self.begin() as connection:
             return journal.post(connection, key, legs, memo=memo, now=now)
+
+    def post_batch(self, entries: Sequence[Entry], *, now: datetime) -> list[Transfer]:
+        """Post transfers with a key each in one commit, all or none. Raises as ``transfer`` does.
+
+        Returns:
+            One transfer for each entry, in order; an earlier one where it is repeated.
+        """
+        for entry in entries:
+            for leg in entry.legs:
+                journal.check_no_escrow(leg.debit, leg.credit)
+        with self.begin() as connection:
+            return journal.post_batch(connection, entries, now=now)
+
+    def reverse(self, key: str, of: str, *, memo: str, now: datetime) -> Transfer:
+        """Correct the transfer posted under ``of``: post its legs backwards, under ``key``.
+
+        Nothing is edited: both stay in the journal. Raises as ``transfer`` does, burned BTT and
+        genesis among what is refused.
+        """
+        earlier = self.find(of)
+        assert earlier is not None, f"there is no transfer {of} to reverse"
+        legs = [Leg(leg.credit, leg.debit, leg.amount) for leg in reversed(earlier.legs)]
+        return self.transfer_many(key, legs, memo=memo, now=now)
+
+    def set_flag(
+        self, account: AccountId, flag: Flag, *, raised: bool = True, reason: str, now: datetime
+    ) -> None:
+        """Raise or lower a flag of ``account``; see ``ledger.flags``.
+
+        Raises:
+            UnknownAccount: It was never opened.
+            AccountNotEmpty: It is to be closed and holds something.
+            AccountFlagged: It is closed: that is for ever.
+        """
+        with self.begin() as connection:
+            flow = journal.flows_of(connection, [account]).get(account)
+            if flow is None:
+                raise UnknownAccount(account)
+            if Flag.CLOSED in flags_of(connection, [account]).get(account, set()):
+                raise AccountFlagged(account, Flag.CLOSED)
+            if flag is Flag.CLOSED and flow.balance != 0:
+                raise AccountNotEmpty(account, flow.balance)
+            write_flag(connection, account, flag, raised=raised, reason=reason, now=now)
+
+    def flags(self, account: AccountId) -> frozenset[Flag]:
+        """Return the flags of ``account`` that are raised."""
+        with reading(self.engine) as connection:
+            return frozenset(flags_of(connection, [account]).get(account, set()))
 
     def burn(
         self, key: str, account: AccountId, amount: int, *, memo: str, now: datetime

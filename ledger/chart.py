@@ -6,13 +6,16 @@ An account is ``kind`` or ``kind:part`` or ``kind:part:part``; the kind says who
 ``genesis``         the source of the supply; the only account ever below zero
 ``burned``          destroyed BTT; receives, never pays
 ``slashed``         stake taken for proven misconduct, until it is divided
-``treasury:BUCKET`` one of the allocation buckets of ``tokenomics.toml``
+``treasury:BUCKET`` one of the allocation buckets of ``tokenomics.yaml``
 ``wallet:PARTY``    a hospital, researcher or other party that may spend
 ``escrow:ORDER``    put up for an order or a study; moves only through ``ledger.escrow``
 ``pool:STUDY:SITE`` the patients' share of a study at a site, until it is claimed
+``pending``         taken by a first phase, until it is posted, void or expired
+``vesting:NAME``    allocated to a beneficiary, released by its schedule
 ``stake:PARTY``     bonded by a party
-``fees:PURPOSE``    fees kept, by purpose
-``rewards:GROUP``   set aside for rewards, by group
+``fees:PURPOSE``    fees kept: ``platform``, ``buyback``, ``development`` and the like
+``rewards:GROUP``   set aside for rewards: ``mining``, ``community``, ``staking``
+``points:PATIENT``  backing of the health points under a patient's pseudonym
 ==================  ==================================================================
 
     >>> wallet("st-anna"), pool(StudyId("busi-2026"), SiteId("st-anna"))
@@ -35,11 +38,14 @@ from protocol.ids import AccountId, SiteId, StudyId
 GENESIS: Final = AccountId("genesis")
 BURNED: Final = AccountId("burned")
 SLASHED: Final = AccountId("slashed")
+PENDING: Final = AccountId("pending")
 
 PARTS_OF_KIND: Final = {
     "genesis": 0,
     "burned": 0,
     "slashed": 0,
+    "pending": 0,
+    "vesting": 1,
     "treasury": 1,
     "wallet": 1,
     "escrow": 1,
@@ -47,7 +53,10 @@ PARTS_OF_KIND: Final = {
     "stake": 1,
     "fees": 1,
     "rewards": 1,
+    "points": 1,
 }
+MANAGED: Final = frozenset({"escrow", "pending", "vesting", "stake", "slashed"})
+"""Kinds that move only through a module of their own, which keeps a state beside the money."""
 PART: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """Room for a slug of ``protocol.ids`` and for a pseudonymous address of 64 hexadecimal digits."""
 
@@ -105,3 +114,28 @@ def escrow(order: str) -> AccountId:
 def pool(study: StudyId, site: SiteId) -> AccountId:
     """Return the account that gathers the patients' share of ``study`` at ``site``."""
     return check_account(f"pool:{study}:{site}")
+
+
+def vesting(beneficiary: str) -> AccountId:
+    """Return the account from which a beneficiary's allocation is released."""
+    return check_account(f"vesting:{beneficiary}")
+
+
+def stake(party: str) -> AccountId:
+    """Return the account of what a party has bonded."""
+    return check_account(f"stake:{party}")
+
+
+def fees(purpose: str) -> AccountId:
+    """Return the account of fees kept for a purpose."""
+    return check_account(f"fees:{purpose}")
+
+
+def rewards(group: str) -> AccountId:
+    """Return the account of what is set aside for a group's rewards."""
+    return check_account(f"rewards:{group}")
+
+
+def points(pseudonym: str) -> AccountId:
+    """Return the account that backs the points of a pseudonym; never a patient's name."""
+    return check_account(f"points:{pseudonym}")

@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select
 
+from ledger import rows
 from ledger.canonical import JSON, canonical_json
-from ledger.chart import BURNED, GENESIS, check_account, kind_of
+from ledger.chart import BURNED, GENESIS, MANAGED, check_account, kind_of
+from ledger.flags import check_flags, flags_of
 from ledger.store import ACCOUNTS, LEGS, TRANSFERS
 from protocol.errors import LedgerError
 from protocol.ids import AccountId
@@ -34,6 +36,8 @@ from protocol.ids import AccountId
 GENESIS_KEY: Final = "genesis"
 """The one transfer that may debit the genesis account."""
 LEGS_MAX: Final = 4096
+BATCH_MAX: Final = 4096
+"""Transfers of a batch."""
 KEY_CHARACTERS_MAX: Final = 200
 MEMO_CHARACTERS_MAX: Final = 400
 
@@ -96,7 +100,8 @@ class AccountReserved(LedgerError):
         self.account = account
         super().__init__(
             f"{account} cannot take part in this transfer: genesis pays once, burned never pays, "
-            "and an escrow is opened, released and refunded"
+            "an escrow is opened, released and refunded, a hold posted or voided, a stake unbonded "
+            "or slashed, and vesting released by its schedule"
         )
 
 
@@ -119,6 +124,15 @@ class Leg:
     debit: AccountId
     credit: AccountId
     amount: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A transfer to be posted with others in one batch; see ``post``."""
+
+    key: str
+    legs: tuple[Leg, ...]
+    memo: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,20 +170,33 @@ def open_accounts(connection: Connection, accounts: Iterable[AccountId]) -> None
 
 
 def check_no_escrow(*accounts: AccountId) -> None:
-    """Refuse, with AccountReserved, an escrow where only ``ledger.escrow`` may name one."""
+    """Refuse, with AccountReserved, an account that moves only by the rules of its own module."""
     for account in accounts:
-        if kind_of(account) == "escrow":
+        if kind_of(account) in MANAGED:
             raise AccountReserved(account)
 
 
 def find(connection: Connection, key: str) -> Transfer | None:
     """Return the transfer posted under ``key``, if there is one."""
-    row = connection.execute(select(TRANSFERS).where(TRANSFERS.c.key == key)).one_or_none()
-    if row is None:
-        return None
-    of_transfer = select(LEGS).where(LEGS.c.sequence == row.sequence).order_by(LEGS.c.position)
-    legs = tuple(Leg(leg.debit, leg.credit, leg.amount) for leg in connection.execute(of_transfer))
-    return Transfer(row.sequence, row.key, legs, row.memo, datetime.fromisoformat(row.at))
+    return find_many(connection, [key]).get(key)
+
+
+def find_many(connection: Connection, keys: Iterable[str]) -> dict[str, Transfer]:
+    """Return, by key, those transfers that were posted under one of ``keys``."""
+    by_key = select(TRANSFERS).where(TRANSFERS.c.key.in_(list(keys)))
+    found = {row.sequence: row for row in connection.execute(by_key)}
+    if not found:
+        return {}
+    of_them = select(LEGS).where(LEGS.c.sequence.in_(list(found)))
+    legs: dict[int, list[Leg]] = {sequence: [] for sequence in found}
+    for leg in connection.execute(of_them.order_by(LEGS.c.sequence, LEGS.c.position)):
+        legs[leg.sequence].append(Leg(leg.debit, leg.credit, leg.amount))
+    return {
+        row.key: Transfer(
+            sequence, row.key, tuple(legs[sequence]), row.memo, datetime.fromisoformat(row.at)
+        )
+        for sequence, row in found.items()
+    }
 
 
 def post(
@@ -178,7 +205,7 @@ def post(
     """Write a transfer, or return the earlier one of the same key and content.
 
     Args:
-        connection: Inside ``storage.database.writing``.
+        connection: Inside ``ledger.store.writing``.
         key: Names this transfer for ever, e.g. ``settle:busi-2026:3``.
         legs: At least one, each of at least one base unit; applied in order.
         memo: What it was for. Part of the content. Never about a patient.
@@ -187,27 +214,61 @@ def post(
     Raises:
         NegativeAmount, EmptyTransfer: A leg that moves money backwards or not at all.
         AccountReserved: A leg pays out of burned, into genesis, or a second time out of genesis.
+        AccountFlagged: A flag forbids a leg.
         UnknownAccount: A leg names an account that is not open.
         InsufficientFunds: A leg takes more than its account holds at that moment.
         IdempotencyConflict: The key was used for something else.
     """
-    assert 0 < len(key) <= KEY_CHARACTERS_MAX
-    assert len(memo) <= MEMO_CHARACTERS_MAX
-    assert len(legs) <= LEGS_MAX
+    return post_batch(connection, [Entry(key, tuple(legs), memo)], now=now)[0]
+
+
+def post_batch(
+    connection: Connection, entries: Sequence[Entry], *, now: datetime
+) -> list[Transfer]:
+    """Write transfers in order, all or none; each is what ``post`` would have made of it.
+
+    Returns:
+        One transfer for each entry: the new one, or the earlier of the same key and content.
+
+    Raises:
+        As ``post``, for the first entry that is refused.
+    """
+    assert 0 < len(entries) <= BATCH_MAX
     assert now.tzinfo is not None
-    _check_amounts(key, legs)
-    _check_reserved(key, legs)
-    earlier = find(connection, key)
-    if earlier is not None:
-        if (earlier.legs, earlier.memo) != (tuple(legs), memo):
-            raise IdempotencyConflict(key)
-        return earlier
-    flows = flows_of(connection, {name for leg in legs for name in (leg.debit, leg.credit)})
-    for leg in legs:
-        apply_leg(flows, leg)
-    transfer = _append(connection, key, tuple(legs), memo, now.astimezone(UTC))
-    _store_flows(connection, flows)
-    return transfer
+    for entry in entries:
+        _check_entry(entry)
+    known = find_many(connection, [entry.key for entry in entries])
+    fresh = [entry for entry in entries if entry.key not in known]
+    names = {name for entry in fresh for leg in entry.legs for name in (leg.debit, leg.credit)}
+    flows, flags = (flows_of(connection, names), flags_of(connection, names)) if fresh else ({}, {})
+    sequence, chain = tip(connection)
+    at, written = now.astimezone(UTC), list[tuple[Transfer, bytes]]()
+    for entry in entries:
+        earlier = known.get(entry.key)
+        if earlier is not None:
+            if (earlier.legs, earlier.memo) != (entry.legs, entry.memo):
+                raise IdempotencyConflict(entry.key)
+            continue
+        for leg in entry.legs:
+            check_flags(flags, leg.debit, leg.credit)
+            apply_leg(flows, leg)
+        sequence += 1
+        transfer = known[entry.key] = Transfer(sequence, entry.key, entry.legs, entry.memo, at)
+        chain = chained(chain, transfer)
+        written.append((transfer, chain))
+    if written:
+        _write(connection, written)
+        sums = [(name, flow.debits, flow.credits) for name, flow in sorted(flows.items())]
+        rows.update_flows(connection, sums)
+    return [known[entry.key] for entry in entries]
+
+
+def tip(connection: Connection) -> tuple[int, bytes]:
+    """Return the newest row's sequence and link; before the first, 0 and ``CHAIN_START``."""
+    last = select(func.max(TRANSFERS.c.sequence)).scalar_subquery()
+    newest = select(TRANSFERS.c.sequence, TRANSFERS.c.chain).where(TRANSFERS.c.sequence == last)
+    row = connection.execute(newest).one_or_none()
+    return (0, CHAIN_START) if row is None else (row.sequence, row.chain)
 
 
 def apply_leg(flows: Mapping[AccountId, Flow], leg: Leg) -> None:
@@ -248,52 +309,35 @@ def chained(previous: bytes, transfer: Transfer) -> bytes:
     return hashlib.sha256(previous + canonical_json(content)).digest()
 
 
-def _check_amounts(key: str, legs: Sequence[Leg]) -> None:
-    for leg in legs:
+def _check_entry(entry: Entry) -> None:
+    key = entry.key
+    assert 0 < len(key) <= KEY_CHARACTERS_MAX
+    assert len(entry.memo) <= MEMO_CHARACTERS_MAX
+    assert len(entry.legs) <= LEGS_MAX
+    if not entry.legs:
+        raise EmptyTransfer(key)
+    for leg in entry.legs:
         if leg.amount < 0:
             raise NegativeAmount(leg.amount)
         if leg.amount == 0:
             raise EmptyTransfer(key)
-    if not legs:
-        raise EmptyTransfer(key)
-
-
-def _check_reserved(key: str, legs: Sequence[Leg]) -> None:
-    for leg in legs:
+    for leg in entry.legs:
         if leg.debit == BURNED:
             raise AccountReserved(BURNED)
         if leg.credit == GENESIS or (leg.debit == GENESIS and key != GENESIS_KEY):
             raise AccountReserved(GENESIS)
 
 
-def _append(
-    connection: Connection, key: str, legs: tuple[Leg, ...], memo: str, at: datetime
-) -> Transfer:
-    last = select(func.max(TRANSFERS.c.sequence)).scalar_subquery()
-    tip = connection.execute(select(TRANSFERS).where(TRANSFERS.c.sequence == last)).one_or_none()
-    sequence, previous = (tip.sequence + 1, tip.chain) if tip is not None else (1, CHAIN_START)
-    transfer = Transfer(sequence, key, legs, memo, at)
-    row = {"sequence": sequence, "key": key, "memo": memo, "at": at.isoformat()}
-    connection.execute(insert(TRANSFERS), row | {"chain": chained(previous, transfer)})
-    connection.execute(
-        insert(LEGS),
-        [
-            {
-                "sequence": sequence,
-                "position": position,
-                "debit": leg.debit,
-                "credit": leg.credit,
-                "amount": leg.amount,
-            }
-            for position, leg in enumerate(legs)
-        ],
+def _write(connection: Connection, written: Sequence[tuple[Transfer, bytes]]) -> None:
+    rows.insert_transfers(
+        connection,
+        [(one.sequence, one.key, one.memo, one.at.isoformat(), link) for one, link in written],
     )
-    return transfer
-
-
-def _store_flows(connection: Connection, flows: Mapping[AccountId, Flow]) -> None:
-    change = update(ACCOUNTS).where(ACCOUNTS.c.account == bindparam("name"))
-    connection.execute(
-        change.values(debits=bindparam("out"), credits=bindparam("into")),
-        [{"name": name, "out": flow.debits, "into": flow.credits} for name, flow in flows.items()],
+    rows.insert_legs(
+        connection,
+        [
+            (one.sequence, position, leg.debit, leg.credit, leg.amount)
+            for one, _ in written
+            for position, leg in enumerate(one.legs)
+        ],
     )

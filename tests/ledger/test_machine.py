@@ -5,9 +5,10 @@ The machine keeps a plain dictionary of balances beside the ledger and asks both
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ledger import chart, tokenomics
+from ledger import chart, pending, tokenomics
 from ledger.books import Ledger
 from ledger.escrow import EscrowEnded, escrow_of, open_escrow, refund, release
+from ledger.flags import AccountFlagged, Flag
 from ledger.journal import IdempotencyConflict, InsufficientFunds, NegativeAmount
+from ledger.pending import HoldEnded
 from protocol.units import TOTAL_SUPPLY
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
+LATER = NOW + timedelta(days=1)
 HOLDERS = [chart.treasury("ecosystem"), chart.wallet("funder"), chart.wallet("north")]
 holders = st.sampled_from(HOLDERS)
 amounts = st.integers(1, 50) | st.integers(1, TOTAL_SUPPLY)
@@ -37,14 +41,21 @@ class Books(RuleBasedStateMachine):
     @initialize()
     def open(self):
         self.folder = Path(tempfile.mkdtemp())
-        self.ledger = Ledger(self.folder / "ledger.db")
+        self.ledger = self.open_new()
         self.ledger.genesis(tokenomics.load().allocation, now=NOW)
         self.ledger.open_accounts(HOLDERS)
         self.expected = self.ledger.balances()
         self.escrows = {}
+        self.holds = {}
         self.done = []
         self.keys = 0
         self.burned_before = 0
+
+    def opened(self):
+        return Ledger(self.folder / "ledger.db")
+
+    def open_new(self):
+        return self.opened()
 
     def teardown(self):
         self.ledger.close()
@@ -126,6 +137,52 @@ class Books(RuleBasedStateMachine):
         refused_as = None if left else EscrowEnded
         self.attempt(step, [(account, funder, left)], refused_as=refused_as)
 
+    @rule(debit=holders, credit=holders, amount=amounts)
+    def hold(self, debit, credit, amount):
+        key = f"key-{self.keys + 1}"
+
+        def step(key):
+            return pending.hold(
+                self.ledger, key, debit, credit, amount, expires=LATER, memo="", now=NOW
+            )
+
+        self.ledger.open_account(chart.PENDING)
+        self.expected.setdefault(chart.PENDING, 0)
+        if self.attempt(step, [(debit, chart.PENDING, amount)]):
+            self.holds[key] = (debit, credit, amount, "pending")
+
+    @precondition(lambda self: self.holds)
+    @rule(draw=st.data(), way=st.sampled_from(["posted", "void", "expired"]))
+    def end_a_hold(self, draw, way):
+        held = draw.draw(st.sampled_from(sorted(self.holds)))
+        debit, credit, amount, state = self.holds[held]
+        part = draw.draw(st.integers(1, amount)) if way == "posted" else 0
+
+        def step(key):
+            if way == "posted":
+                return pending.post(self.ledger, key, held, amount=part, now=NOW)
+            if way == "void":
+                return pending.void(self.ledger, key, held, now=NOW)
+            return pending.expire(self.ledger, held, now=LATER)
+
+        if way == state == "expired":
+            return  # a repetition, which is fine
+        moves = [(chart.PENDING, credit, part), (chart.PENDING, debit, amount - part)]
+        ended = state != "pending"
+        if self.attempt(step, [] if ended else moves, refused_as=HoldEnded if ended else None):
+            self.holds[held] = (debit, credit, amount, way)
+            if way == "expired":
+                self.done.pop()  # its key is its own
+
+    @rule(account=holders, raised=st.booleans())
+    def flag(self, account, raised):
+        self.ledger.set_flag(account, Flag.NO_DEBIT, raised=raised, reason="a test", now=NOW)
+        with contextlib.suppress(AccountFlagged, InsufficientFunds):
+            key = f"flagged-{self.keys}-{account}-{raised}"
+            self.ledger.transfer(key, account, account, 1, memo="", now=NOW)
+            assert not raised
+        self.ledger.set_flag(account, Flag.NO_DEBIT, raised=False, reason="a test", now=NOW)
+
     @precondition(lambda self: self.done)
     @rule(draw=st.data())
     def repeat(self, draw):
@@ -142,7 +199,7 @@ class Books(RuleBasedStateMachine):
     @rule()
     def close_and_open_again(self):
         self.ledger.close()
-        self.ledger = Ledger(self.folder / "ledger.db")
+        self.ledger = self.opened()
 
     @invariant()
     def nothing_was_made_or_lost(self):
@@ -162,6 +219,9 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def an_escrow_has_ended_if_and_only_if_it_is_empty(self):
+        assert sum(one[2] for one in self.holds.values() if one[3] == "pending") == (
+            self.expected.get(chart.PENDING, 0)
+        )
         for order in self.escrows:
             found = escrow_of(self.ledger, order)
             assert (found.remaining == 0) == (found.state != "held")

@@ -1,0 +1,111 @@
+"""Flags: what an account may not do for now, or ever again.
+
+==============  ===================================================================
+``no-debit``    pays nothing (a party under investigation, a bucket under time lock)
+``no-credit``   receives nothing
+``closed``      neither, for ever; only an empty account is closed
+==============  ===================================================================
+
+That no account falls below zero, that burned never pays and that genesis pays once are no flags:
+they cannot be lowered. Each change is a row that is never edited; the newest one counts.
+
+What holds, each line a test in tests/ledger/test_flags.py:
+
+1. A transfer that a raised flag forbids is refused and moves nothing.
+2. A closed account stays closed and empty.
+3. A repeated transfer is found although its account was flagged since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from sqlalchemy import Connection, func, insert, select
+
+from ledger.store import FLAGS
+from protocol.errors import LedgerError
+from protocol.ids import AccountId
+
+REASON_CHARACTERS_MAX = 400
+
+
+class Flag(StrEnum):
+    """What an account may not do."""
+
+    NO_DEBIT = "no-debit"
+    NO_CREDIT = "no-credit"
+    CLOSED = "closed"
+
+
+class AccountFlagged(LedgerError):
+    """A flag forbids what the transfer asks of an account."""
+
+    code = "account-flagged"
+
+    def __init__(self, account: AccountId, flag: Flag) -> None:
+        self.account = account
+        self.flag = flag
+        super().__init__(f"{account} is flagged {flag.value}; use another account or lift the flag")
+
+
+class AccountNotEmpty(LedgerError):
+    """An account that holds something was to be closed."""
+
+    code = "account-not-empty"
+
+    def __init__(self, account: AccountId, balance: int) -> None:
+        self.account = account
+        self.balance = balance
+        super().__init__(f"{account} holds {balance} base units; move them before closing it")
+
+
+def write_flag(
+    connection: Connection,
+    account: AccountId,
+    flag: Flag,
+    *,
+    raised: bool,
+    reason: str,
+    now: datetime,
+) -> None:
+    """Raise or lower a flag of an open account; whoever calls checked that it may be."""
+    assert 0 < len(reason) <= REASON_CHARACTERS_MAX
+    assert now.tzinfo is not None
+    last = connection.execute(select(func.max(FLAGS.c.number))).scalar() or 0
+    row = {
+        "number": last + 1,
+        "account": account,
+        "flag": flag.value,
+        "raised": int(raised),
+        "reason": reason,
+        "at": now.astimezone(UTC).isoformat(),
+    }
+    connection.execute(insert(FLAGS), row)
+
+
+def flags_of(connection: Connection, accounts: Iterable[AccountId]) -> dict[AccountId, set[Flag]]:
+    """Return the raised flags of those of ``accounts`` that have any."""
+    # Flags are few: a scan of them costs less than asking for thousands of accounts by name.
+    rows = connection.execute(select(FLAGS).order_by(FLAGS.c.number)).all()
+    if not rows:
+        return {}
+    wanted, found = set(accounts), dict[AccountId, set[Flag]]()
+    for row in rows:
+        if row.account in wanted:
+            flags = found.setdefault(AccountId(row.account), set())
+            (flags.add if row.raised else flags.discard)(Flag(row.flag))
+    return {account: flags for account, flags in found.items() if flags}
+
+
+def check_flags(flags: dict[AccountId, set[Flag]], debit: AccountId, credit: AccountId) -> None:
+    """Refuse a leg that a flag of one of its accounts forbids.
+
+    Raises:
+        AccountFlagged: One does.
+    """
+    for account, forbidden in ((debit, Flag.NO_DEBIT), (credit, Flag.NO_CREDIT)):
+        raised = flags.get(account, set()) & {forbidden, Flag.CLOSED}
+        if raised:
+            raise AccountFlagged(account, min(raised))
