@@ -232,13 +232,12 @@ class Agent:
             raise
         started = time.thread_time()
         certificates = self.certifier.finish(cohort.certification)
-        spent = time.thread_time() - started
+        seconds = time.thread_time() - started
         note = f"{cohort.ahead} of {len(certificates)} certificates were made ahead"
-        self.progress(Step("prove", plan.round, self.settings.site, seconds=spent, note=note))
+        self.progress(Step("prove", plan.round, self.settings.site, seconds=seconds, note=note))
 
-        accounts = Accounts(
-            plan, self.terms, self.settings.site, self.budget.spent(), cohort.left_out
-        )
+        spent = self.budget.statement_of(plan.study).epsilon  # of other studies it tells nothing
+        accounts = Accounts(plan, self.terms, self.settings.site, spent, cohort.left_out)
         reply = contribution(accounts, outgoing, certificates, self.keys)
         kept = outgoing.integers.astype("<i8").tobytes() if self.settings.keep_integers else None
         self.store.keep_answer(plan.study, plan.round, plan_digest, reply, kept, personal=personal)

@@ -66,6 +66,12 @@ class LedgerView:
         account.check_cohort(cohort)
         return self._dearest(account, cohort)
 
+    def statement_of(self, study: str) -> PrivacyStatement:
+        """Return what one study's rounds cost together: all that its receipts need to tell."""
+        with self._journal.read() as pages:
+            held = self._account(pages).held.values()
+        return self._stated([one.event for one in held if one.study == study])
+
     def statement_after(self, rounds: int) -> PrivacyStatement:
         """Return ``statement`` of the first ``rounds`` of ``history`` alone, for a curve."""
         with self._journal.read() as pages:

@@ -9,9 +9,10 @@ import pytest
 from fl_client.plans import NO_MANIFEST, PlanRefused
 from fl_client.store import ANSWERS
 from fl_server import gate as gate_module
+from privacy.events import DpSgdEvent
 from privacy.stewardship import Steward
 from protocol.frames import decode, encode
-from protocol.messages import body, digest
+from protocol.messages import Contribution, body, digest, read
 from protocol.summation import KeyRequest
 from records.files import FileUnreadable
 from storage.database import writing
@@ -200,6 +201,21 @@ def test_records_that_cannot_be_read_give_the_reserved_epsilon_back(past, site, 
     assert decode(past.agent(site).answer(frame)).kind == "contribution"
     assert agent.budget.spent() > spent
     assert {one.state for one in agent.budget.history()} == {"committed"}
+
+
+def test_a_receipt_tells_what_its_own_study_cost_and_nothing_of_others(past, site, second):
+    agent = past.agents[site]
+    ledger = agent.settings.home / "budget.db"
+    Steward(ledger, agent.budget.dataset).set_limit(1000.0, confirm_raise=True)
+    agent.budget.reserve("another-study", 1, DpSgdEvent(1.0, 0.5, 10))
+    limit = past.terms.privacy.epsilon
+    assert agent.budget.spent() > limit
+    reply = decode(past.agent(site).answer(past.train_frame(second, site)))
+    told = read(Contribution, reply.body).receipt.epsilon_spent
+    assert told <= limit + 1e-6
+    assert float(told) == pytest.approx(
+        agent.budget.statement_of(past.terms.study).epsilon, abs=2e-6
+    )
 
 
 def test_who_asked_is_recorded_with_what_was_spent(past, site):
