@@ -211,11 +211,10 @@ def test_a_receipt_tells_what_its_own_study_cost_and_nothing_of_others(past, sit
     limit = past.terms.privacy.epsilon
     assert agent.budget.spent() > limit
     reply = decode(past.agent(site).answer(past.train_frame(second, site)))
-    told = read(Contribution, reply.body).receipt.epsilon_spent
+    told = float(read(Contribution, reply.body).receipt.epsilon_spent)
+    of_study = agent.budget.statement_of(past.terms.study).epsilon
     assert told <= limit + 1e-6
-    assert float(told) == pytest.approx(
-        agent.budget.statement_of(past.terms.study).epsilon, abs=2e-6
-    )
+    assert told == pytest.approx(of_study, abs=2e-6)
 
 
 def test_who_asked_is_recorded_with_what_was_spent(past, site):
