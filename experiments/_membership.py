@@ -51,7 +51,7 @@ CRAFTED: Final = 2
 _PUSH: Final = 1e3
 """Input and slope of a crafted canary: far above any clipping norm."""
 _AT_ONCE: Final = 32
-_RIDGE_MIN: Final = 1e-9
+_RIDGE_MIN: Final = 1e-6
 """Of the largest squared gradient: keeps the regression solvable where there is no noise."""
 
 
@@ -102,7 +102,8 @@ def audit(
     """Train once with coins tossed, guess them from what was released, and bound epsilon.
 
     Args:
-        module: As ``federate`` takes it; a linear layer where canaries are crafted.
+        module: As ``federate`` takes it; a linear layer where canaries are crafted. It keeps its
+            weights.
         sites: One record for each patient.
         plan: One step a round, and nobody left to chance but by the coins.
         seed: Of coins, draws and noise.
@@ -112,7 +113,7 @@ def audit(
     """
     assert plan.steps == 1
     assert plan.sampling_rate == 1.0
-    assert plan.algorithm == "fedavg"
+    assert plan.algorithm in {"fedavg", "fedavgm"}, "what sites send is a sum of gradients"
     places = dict(_with_crafted(sites, crafted)) if crafted else dict(sites)
     canary = {
         site: arrays.y == CRAFTED if crafted else np.ones(len(arrays.x), dtype=bool)
@@ -123,9 +124,10 @@ def audit(
     attended = {
         site: _without(places[site], np.flatnonzero(canary[site])[~taken[site]]) for site in places
     }
-    seen = _Seen()
+    seen, first = _Seen(), to_vector(module)
     outcome = federate(module, attended, plan, seed=seed, loss=_of_present(loss), watch=seen)
     scores = _scores(module, places, canary, plan, seen, outcome.noise, loss)
+    load_vector(module, first)
     truth = np.concatenate(list(taken.values()))
     return Audited(
         canaries=len(truth),
@@ -161,7 +163,6 @@ def _scores(  # noqa: PLR0917 - all that was released and is known
     groups = [[site] for site in places] if plan.mechanism == "per-site" else [list(places)]
     patients = sum(len(arrays.x) for arrays in places.values())
     deviation = noise * patients / (plan.lr * math.sqrt(len(groups)))  # of a group's sum
-    kept = to_vector(module)
     counts = {site: int(chosen.sum()) for site, chosen in canary.items()}
     parts = []
     for group in groups:
@@ -175,13 +176,12 @@ def _scores(  # noqa: PLR0917 - all that was released and is known
                 found = gradients(module, places[site], _of_present(loss), _bound(plan))
                 left -= found[~canary[site]].sum(axis=0, dtype=np.float64)
                 own.append(found[canary[site]])
-            ours = np.concatenate(own)  # (canaries, parameters)
-            left -= 0.5 * ours.sum(axis=0, dtype=np.float64)
+            ours = np.concatenate(own).astype(np.float64)  # (canaries, parameters)
+            left -= 0.5 * ours.sum(axis=0)
             gram += ours @ ours.T
-            aligned += ours @ left.astype(np.float32)
+            aligned += ours @ left
         ridge = max(4.0 * deviation**2, _RIDGE_MIN * float(gram.diagonal().max()))
         parts.append(np.linalg.solve(gram + ridge * np.eye(size), aligned))
-    load_vector(module, kept)
     return np.concatenate(parts)
 
 
