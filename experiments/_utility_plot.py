@@ -1,4 +1,4 @@
-"""Draw what privacy costs: AUC against epsilon for each task, and hospital by hospital."""
+"""Draw what privacy costs: the score against epsilon for each task, and hospital by hospital."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 TITLES: Final = {
     "busi": "Breast ultrasound, six sites",
     "heart": "Heart disease, four hospitals",
+    "hippocampus": "Hippocampus in 3-D, three groups",
 }
+SCORES: Final = {"hippocampus": "Dice"}
 HOSPITALS: Final = {
     "cleveland": "Cleveland",
     "hungarian": "Budapest",
@@ -50,7 +52,7 @@ def plot(rows: dict[str, Any], path: Path) -> None:
 
 
 def _frontier(axes: Axes, task: str, row: dict[str, Any]) -> None:
-    """AUC against epsilon: means, every seed as a faint dot."""
+    """The score against epsilon: means, every seed as a faint dot."""
     limits = sorted(
         (name.split("_")[1] for name in row["arms"] if name[:7] == "summed_"), key=float
     )
@@ -71,7 +73,7 @@ def _frontier(axes: Axes, task: str, row: dict[str, Any]) -> None:
         axes.plot(at, means, "-o", color=colour, lw=1.6, ms=6, label=label, zorder=3)
     axes.set_xticks(places, [*(f"ε = {limit}" for limit in limits), PLAIN])
     axes.set_xlim(-0.4, places[-1] + 0.4)
-    axes.set_ylabel("AUC on held-out patients")
+    axes.set_ylabel(f"{SCORES.get(task, 'AUC')} on held-out patients")
     axes.set_title(TITLES.get(task, task), loc="left", fontsize=10.5, color=INK)
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.3 * (high - low), high)  # room for the legend
