@@ -1,8 +1,9 @@
 """The first allocation of BTT: which treasury bucket receives how much of the fixed supply.
 
 The supply is minted once, into buckets, and never again. The shares are whole percents in
-``tokenomics.toml`` beside this file; a table that gives away more or less than everything is
-refused, because the difference would have to be invented or lost.
+``tokenomics.yaml`` beside this file; a table that gives away more or less than everything is
+refused, because the difference would have to be invented or lost. What else the file says, how the
+buckets are released, fees and staking, is read by ``ledger.economy``.
 
     >>> allocation = load().allocation
     >>> allocation.percent["mining"], len(allocation.percent)
@@ -25,10 +26,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from ledger.tables import Section, TokenomicsUnreadable, read_preset
 from protocol.errors import ConfigurationError
 from protocol.units import TOTAL_SUPPLY
 
-DEFAULT_PATH: Final = Path(__file__).with_name("tokenomics.toml")
+DEFAULT_PATH: Final = Path(__file__).with_name("tokenomics.yaml")
 KNOWN_VERSION: Final = 1
 
 
@@ -42,16 +44,6 @@ class AllocationUnbalanced(ConfigurationError):
         super().__init__(
             f"the allocation gives away {total} % of the supply; correct it to exactly 100 %"
         )
-
-
-class TokenomicsUnreadable(ConfigurationError):
-    """The tokenomics file is missing, is not TOML, or lacks what it must say."""
-
-    code = "tokenomics-unreadable"
-
-    def __init__(self, path: Path, reason: str) -> None:
-        self.path = path
-        super().__init__(f"{path} does not state the tokenomics: {reason}")
 
 
 @dataclass(frozen=True)
@@ -77,18 +69,20 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Tokenomics:
-    """What ``tokenomics.toml`` says."""
+    """What the token is called, and who receives it at genesis."""
 
     name: str
     symbol: str
     allocation: Allocation
 
 
-def load(path: Path = DEFAULT_PATH) -> Tokenomics:
-    """Read the tokenomics from a TOML file.
+def load(path: Path = DEFAULT_PATH, preset: str | None = None) -> Tokenomics:
+    """Read names and allocation.
 
     Args:
-        path: The file; by default the one shipped with the package.
+        path: The file; by default the one shipped with the package. A ``.toml`` file holds one
+            table of whole percents, ``allocation_percent``, and nothing about releases.
+        preset: Which preset of a YAML file; by default the one it names.
 
     Returns:
         Names and the checked allocation.
@@ -97,6 +91,24 @@ def load(path: Path = DEFAULT_PATH) -> Tokenomics:
         TokenomicsUnreadable: The file cannot be read, or a field is missing or of another kind.
         AllocationUnbalanced: The percents do not sum to 100.
     """
+    if path.suffix == ".toml":
+        return _from_toml(path)
+    return tokenomics_of(read_preset(path, preset))
+
+
+def tokenomics_of(preset: Section) -> Tokenomics:
+    """Read names and allocation from a preset. Raises as ``load``."""
+    token, buckets = preset.section("token"), preset.section("allocation")
+    percents = {
+        bucket: buckets.section(bucket).whole("percent", 1, 100)
+        for bucket in buckets.keys()  # noqa: SIM118 - a method, not a dict's
+    }
+    found = Tokenomics(token.text("name"), token.text("symbol"), Allocation(percents))
+    token.done()
+    return found
+
+
+def _from_toml(path: Path) -> Tokenomics:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # TOMLDecodeError and bad UTF-8 are ValueErrors
