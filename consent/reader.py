@@ -276,6 +276,13 @@ class RegistryReader:
             replaced_by=None if heir is None else GrantId(heir),
         )
 
+    def live_grant(self, nullifier: int) -> GrantId | None:
+        """Return the live grant that carries a nullifier; a person has one at most in a study."""
+        live = (GRANTS.c.nullifier == nullifier) & GRANTS.c.withdrawn_epoch.is_(None)
+        with reading(self._engine) as connection:
+            found = connection.execute(sa.select(GRANTS.c.grant).where(live)).scalar()
+        return None if found is None else GrantId(found)
+
     def epoch_at(self, number: int) -> SignedEpoch:
         """Return a signed state of the past.
 

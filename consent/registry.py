@@ -53,7 +53,7 @@ from consent.lanes import CHUNK_SIZE, Lane, LanePolicy, allot, read_lanes
 from consent.publication import Checked, ProvenGrant, publish
 from consent.reader import FORMAT, RegistryMissing, RegistryReader
 from consent.receipts import GrantReceipt, WithdrawalReceipt
-from consent.store import REGISTRY, lock, open_tables
+from consent.store import CHANGES, EPOCHS, GRANTS, LANES, REGISTRY, lock, open_tables
 from consent.withdrawal import (
     GrantOfAnotherSite,
     GrantReplaced,
@@ -365,6 +365,19 @@ class Registry(RegistryReader):
                 raise GrantReplaced(grant, GrantId(newest_of(connection, row).grant))
             return end(connection, history, key, row, _utc(now))
 
+    def withdraw_checked(self, grant: GrantId, *, now: datetime) -> WithdrawalReceipt:
+        """End a grant, or what took its place, whose giver the caller has made sure of.
+
+        ``consent.batching`` has checked her code or proof for a grant that waited.
+
+        Raises:
+            GrantUnknown: There is no such grant.
+            StorageError: The disk refused; the grant is as it was.
+        """
+        with self._changing() as (connection, history, key):
+            row = newest_of(connection, find_grant(connection, grant))
+            return end(connection, history, key, row, _utc(now))
+
     def withdraw_for_site(
         self, statement: SiteWithdrawal, site_key: bytes, *, now: datetime
     ) -> WithdrawalReceipt:
@@ -388,6 +401,61 @@ class Registry(RegistryReader):
             if sites[row.lane] != statement.site:
                 raise GrantOfAnotherSite(statement.grant, statement.site)
             return end(connection, history, key, row, _utc(now))
+
+    # Receipts again
+
+    def receipt(self, grant: GrantId) -> GrantReceipt:
+        """Return the receipt that publishing a grant returned, to the byte.
+
+        Raises:
+            GrantUnknown: There is no such grant.
+        """
+        with reading(self._engine) as connection:
+            place = find_grant(connection, grant).place
+            return self._receipts(connection, GRANTS.c.place == place)[0]
+
+    def receipts(self, lane: Lane, epoch: int) -> list[GrantReceipt]:
+        """Return the receipts of all grants that an epoch published in a lane, by their places.
+
+        Raises:
+            EpochUnknown: There is no such epoch.
+        """
+        self._check_epoch(epoch)
+        wanted = (GRANTS.c.lane == lane.first_chunk) & (CHANGES.c.epoch == epoch)
+        with reading(self._engine) as connection:
+            return self._receipts(connection, wanted)
+
+    def _receipts(
+        self, connection: sa.Connection, wanted: sa.ColumnElement[bool]
+    ) -> list[GrantReceipt]:
+        if self._signing_key is None:
+            raise RegistryReadOnly
+        before = GRANTS.alias()
+        found = (
+            sa.select(GRANTS, CHANGES.c.epoch, EPOCHS.c.at, LANES.c.policy)
+            .add_columns(before.c.grant.label("replaces"))
+            .join(CHANGES, (CHANGES.c.place == GRANTS.c.place) & (CHANGES.c.leaf == GRANTS.c.leaf))
+            .join(EPOCHS, EPOCHS.c.number == CHANGES.c.epoch)
+            .join(LANES, LANES.c.first_chunk == GRANTS.c.lane)
+            .outerjoin(before, before.c.replaced_by == GRANTS.c.place)
+            .where(wanted)
+            .order_by(GRANTS.c.place)
+        )
+        return [
+            GrantReceipt(
+                self.id,
+                b"",
+                grant=GrantId(row.grant),
+                index=row.place,
+                leaf=row.leaf,
+                epoch=row.epoch,
+                at=row.at,
+                policy=row.policy,
+                proven=row.proof is not None,
+                replaces=None if row.replaces is None else GrantId(row.replaces),
+            ).signed_by(self._signing_key)
+            for row in connection.execute(found)
+        ]
 
     # Below
 

@@ -9,6 +9,7 @@ own rule too.
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,8 @@ from sqlalchemy import (
     event,
 )
 
-from storage.database import open_database, writing
+from protocol.errors import storage_error
+from storage.database import name_of, open_database, writing
 
 ELEMENT_BYTES: Final = 32
 
@@ -187,6 +189,31 @@ def lock(connection: Connection, table: Table = REGISTRY) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"LOCK TABLE {table.name} IN EXCLUSIVE MODE")
+
+
+def forget_past(engine: Engine) -> None:
+    """Rewrite a SQLite file by its rows alone, so that nothing else tells how they came there.
+
+    Rows that are gone, the order of what was written (pages, write-ahead log) are gone after it. On
+    PostgreSQL this does nothing.
+
+    References:
+        SQLite documentation, "VACUUM" and "PRAGMA wal_checkpoint".
+
+    Raises:
+        StorageError: The disk refused, or others use the file; it is as it was.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    raw = engine.raw_connection()  # neither statement may stand in a transaction
+    try:
+        cursor = raw.cursor()
+        cursor.execute("VACUUM")
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error as error:
+        raise storage_error(error, name_of(engine)) from error
+    finally:
+        raw.close()
 
 
 @contextlib.contextmanager

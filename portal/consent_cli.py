@@ -136,6 +136,10 @@ def withdraw(
 
     consents = Consents.of(home)
     receipt = consents.withdraw(GrantId(grant), _code(), now=_now())
+    if receipt is None:
+        never = {"grant": grant, "state": "never-published"}
+        _show(never, f"grant {grant} waited for its batch and will not be published", as_json)
+        return
     sentence = f"grant {receipt.grant} ended with epoch {receipt.epoch} at {receipt.at}"
     if receipt.grant != grant:
         sentence += f", which had taken the place of {grant}"

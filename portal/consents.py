@@ -12,12 +12,14 @@ leaves a leaf that nobody can use and a paper that still ends it.
 from __future__ import annotations
 
 import json
+import random
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
+from consent.batching import GrantQueue
 from consent.epochs import EpochLine
 from consent.erasure import Erased, erase
 from consent.grant import WithdrawalCode, new_opening
@@ -152,13 +154,21 @@ class Consents:
         registered(self.terms, site)
         return versions_of(self._openings(site), self._reader(), patient)
 
-    def withdraw(self, grant: GrantId, code: bytes, *, now: datetime) -> WithdrawalReceipt:
-        """End a grant by the code on its paper.
+    def withdraw(self, grant: GrantId, code: bytes, *, now: datetime) -> WithdrawalReceipt | None:
+        """End a grant by the code on its paper, published or waiting for its batch.
+
+        Returns:
+            The receipt; None for a grant that waited and now never will be published.
 
         Raises:
             GrantUnknown, WithdrawalCodeWrong: It is not that grant's code.
         """
-        return self._registry().withdraw(grant, code, now=now)
+        registry, waiting = self._registry(), self.home.server / "queue.db"
+        if not waiting.is_file():
+            return registry.withdraw(grant, code, now=now)
+        shuffle = random.SystemRandom().shuffle
+        queue = GrantQueue(waiting, registry, interval=timedelta(), shuffle=shuffle)
+        return queue.withdraw(grant, code, now=now)
 
     def erase(self, site: SiteId, patient: PatientId, *, now: datetime) -> Erased:
         """Withdraw all of a patient's grants and destroy what opens them.

@@ -56,8 +56,20 @@ def serve(
             help="Address or network of a proxy in front, whose X-Forwarded-For is believed."
         ),
     ] = None,
+    batch_minutes: Annotated[
+        int,
+        typer.Option(
+            "--batch-minutes",
+            min=0,
+            max=24 * 60,
+            help="How long grants are gathered before they are published together, in random "
+            "order; 0 publishes each at once, and its time shows.",
+        ),
+    ] = 60,
 ) -> None:
-    """Serve the patient's page until interrupted."""
+    """Serve the patient's page until interrupted, and publish grants in batches."""
+    from datetime import timedelta
+
     from portal.home import Home
     from portal.patient.homes import others_in
     from portal.patient.limits import Limits, read_proxies
@@ -72,7 +84,8 @@ def serve(
             soft_wrap=True,
         )
     words.print(f"the patient's page: http://{host}:{port}/", highlight=False)
-    serve_page(home, host=host, port=port, limits=limits)
+    batch = timedelta(minutes=batch_minutes)
+    serve_page(home, host=host, port=port, limits=limits, batch=batch)
 
 
 @app.command(

@@ -5,18 +5,19 @@
 ``GET /api/enrolment/members``            everybody enrolled, always all of them
 ``GET /api/invitations/{lookup}``         an envelope that only a code on paper opens
 ``POST /api/enrolments``                  ask the hospital to enrol a commitment
-``POST /api/grants``                      grant, or change a grant
+``POST /api/grants``                      grant, or change a grant: 202 while it waits for its batch
 ``POST /api/withdrawals``                 end a grant by its code
 ``POST /api/withdrawals/proven``          end a grant by a proof
 ``GET /api/epoch``                        the registry's newest signed state
 ``GET /api/lanes/{site}/changes``         all that was ever set or taken out in a hospital's lane
+``GET /api/lanes/{site}/receipts``        receipts of all that an epoch published in the lane
 ``GET /api/lanes/{site}/leaves``          the lane's leaves, at an epoch
 ``GET /api/log``                          the registry's log, for whoever rebuilds it
 ``GET /api/rounds/{site}``                what each round proved of the lane, cost and paid
 ``GET /api/payouts/{site}``               payouts with the size of their groups
 ``GET /api/payouts/{site}/{epoch}``       one payout with its whole group
 ``POST /api/claims``                      claim a share
-``GET /health``                           whether the server answers, and with which verifier
+``GET /health``                           whether the server answers, its verifier and its batches
 ========================================  ==========================================================
 
 No route takes a leaf, a commitment or a nullifier to look something up by. Formats are in
@@ -26,14 +27,15 @@ docs/patient-page.md; refusals are ``portal.patient.problems``.
 from __future__ import annotations
 
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from consent.publication import ProvenGrant
-from consent.receipts import Signed
+from consent.receipts import Signed, WithdrawalReceipt
 from portal.patient import mailbox
-from portal.patient.desk import Desk, GrantWish
+from portal.patient.desk import Accepted, Desk, GrantWish
 from portal.patient.schemas import (
     ClaimAsked,
     EnrolmentAsked,
@@ -65,6 +67,7 @@ def _sheet(request: Request) -> StudySheet:
 TheDesk = Annotated[Desk, Depends(_desk)]
 TheSheet = Annotated[StudySheet, Depends(_sheet)]
 After = Annotated[int, Query(ge=-1, lt=2**53)]
+EpochWanted = Annotated[int, Query(ge=0, lt=2**53)]
 AtEpoch = Annotated[int | None, Query(ge=0, lt=2**53)]
 
 
@@ -95,29 +98,34 @@ def ask_enrolment(asked: EnrolmentAsked, desk: TheDesk) -> dict[str, str]:
     return {"state": "waiting"}
 
 
-@router.post("/api/grants", status_code=201)
-def grant(asked: GrantAsked, desk: TheDesk) -> dict[str, Any]:
-    """Publish a grant; the same person's earlier one ends with it."""
+@router.post("/api/grants", status_code=202)
+def grant(asked: GrantAsked, desk: TheDesk, response: Response) -> dict[str, Any]:
+    """Accept a grant for the next batch; the same person's earlier one ends with it."""
     proven = ProvenGrant(
         leaf=asked.leaf,
         revoke_hash=asked.revoke_hash,
         payout_id=asked.payout_id,
         proof=SemaphoreProof.from_json(asked.proof),
     )
-    return _signed(desk.grant(GrantWish(asked.site, proven, asked.sealed)))
+    done = desk.grant(GrantWish(asked.site, proven, asked.sealed))
+    if isinstance(done, Accepted):
+        return {"grant": done.grant, "state": "waiting", "due": done.due.isoformat()}
+    response.status_code = HTTPStatus.CREATED
+    return _signed(done)
 
 
 @router.post("/api/withdrawals")
 def withdraw(asked: WithdrawalAsked, desk: TheDesk) -> dict[str, Any]:
     """End a grant by its code; again, likewise."""
-    return _signed(desk.withdraw(GrantId(asked.grant), asked.code))
+    name = GrantId(asked.grant)
+    return _ended(name, desk.withdraw(name, asked.code))
 
 
 @router.post("/api/withdrawals/proven")
 def withdraw_proven(asked: ProvenWithdrawalAsked, desk: TheDesk) -> dict[str, Any]:
     """End a grant by a proof of who gave it."""
-    proof = SemaphoreProof.from_json(asked.proof)
-    return _signed(desk.withdraw_proven(GrantId(asked.grant), proof))
+    proof, name = SemaphoreProof.from_json(asked.proof), GrantId(asked.grant)
+    return _ended(name, desk.withdraw_proven(name, proof))
 
 
 @router.get("/api/epoch")
@@ -141,6 +149,13 @@ def leaves(site: Site, desk: TheDesk, at: AtEpoch = None) -> dict[str, Any]:
     number = desk.registry.epoch().number if at is None else at
     found = desk.registry.leaves_at(lane, number)
     return {"epoch": number, "leaves": [str(leaf) for leaf in found]}
+
+
+@router.get("/api/lanes/{site}/receipts")
+def receipts(site: Site, desk: TheDesk, epoch: EpochWanted) -> dict[str, Any]:
+    """Return the receipts of a whole batch, so that nobody need say which one is hers."""
+    found = desk.receipts_of(desk.lane(site), epoch)
+    return {"epoch": epoch, "receipts": [_signed(one) for one in found]}
 
 
 @router.get("/api/log")
@@ -183,7 +198,19 @@ def claim(asked: ClaimAsked, desk: TheDesk) -> dict[str, Any]:
 def health(desk: TheDesk) -> dict[str, Any]:
     """Say that the server answers."""
     verifier = "fast" if desk.verifier is fast.verify else "reference"
-    return {"study": desk.study, "verifier": verifier, "epoch": desk.registry.epoch().number}
+    return {
+        "study": desk.study,
+        "verifier": verifier,
+        "epoch": desk.registry.epoch().number,
+        "batch_seconds": int(desk.queue.interval.total_seconds()),
+    }
+
+
+def _ended(grant: GrantId, receipt: WithdrawalReceipt | None) -> dict[str, Any]:
+    """Answer a withdrawal; there is no receipt of what the registry never had."""
+    if receipt is None:
+        return {"grant": grant, "state": "never-published"}
+    return _signed(receipt)
 
 
 def _signed(message: Signed) -> dict[str, Any]:

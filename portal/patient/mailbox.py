@@ -2,12 +2,14 @@
 
 None of it can be read here: an envelope opens with a code on paper, a sealed opening with the key
 of its hospital. Requests and openings are forgotten once the hospital has them. Days are kept, not
-hours, and never an address.
+hours, and never an address. Openings lie by their leaves, which are hashes, and are handed out like
+that: neither the table nor the hospital's book shows in which order they came.
 
 What holds (tests/portal/test_patient_api.py):
 
 1. What was fetched and thrown away is gone; what was not is there after a crash.
-2. Nobody fills the box: requests for an invitation, and openings waiting at a hospital, end at a
+2. Neither table nor file shows, after a batch, in which order its openings came.
+3. Nobody fills the box: requests for an invitation, and openings waiting at a hospital, end at a
    limit.
 """
 
@@ -22,8 +24,9 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy import Column, Integer, LargeBinary, MetaData, String, Table
 
+from consent.publication import LeafUnusable
 from consent.receipts import GrantReceipt
-from consent.store import Element
+from consent.store import Element, forget_past
 from protocol.errors import ConsentError
 from protocol.ids import SiteId
 from storage.database import open_database, reading, writing
@@ -58,14 +61,15 @@ WARDS: Final = Table(  # of requests by carers
     sa.ForeignKeyConstraint(["lookup", "commitment"], ["requests.lookup", "requests.commitment"]),
 )
 BOXES: Final = Table(
-    "boxes",
+    "sealed_openings",
     METADATA,
-    Column("sequence", Integer, primary_key=True),
+    # By leaf, not by arrival: the file must not keep the order that a batch hides.
+    Column("leaf", Element, primary_key=True),
     Column("site", String, nullable=False, index=True),
     Column("lane", Integer, nullable=False),
-    Column("leaf", Element, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("receipt", String),  # none until the registry has published the leaf
+    sqlite_with_rowid=False,
 )
 
 
@@ -108,7 +112,6 @@ class Request:
 class Box:
     """A sealed opening and the receipt of its leaf."""
 
-    sequence: int
     lane: int
     leaf: int
     sealed: bytes
@@ -199,9 +202,10 @@ class Mailbox:
     # Sealed openings
 
     def keep(self, site: SiteId, lane: int, leaf: int, sealed: bytes) -> int:
-        """Keep a sealed opening before its leaf is published, and return its number.
+        """Keep a sealed opening before its leaf is published, and return what names it: the leaf.
 
         Raises:
+            LeafUnusable: One is kept for this leaf.
             MailboxFull: The hospital has not fetched for long.
         """
         waiting = sa.select(sa.func.count()).where(
@@ -211,29 +215,44 @@ class Mailbox:
         with writing(self._engine) as connection:
             if connection.execute(waiting).scalar_one() >= WAITING_MAX:
                 raise MailboxFull("sealed openings")
-            made = connection.execute(sa.insert(BOXES).values(row)).inserted_primary_key
-        assert made is not None
-        return int(made[0])
+            same = sa.select(BOXES.c.leaf).where(BOXES.c.leaf == leaf)
+            if connection.execute(same).first() is not None:
+                raise LeafUnusable(0, "its leaf was accepted before")
+            connection.execute(sa.insert(BOXES).values(row))
+        return leaf
 
-    def published(self, sequence: int, receipt: GrantReceipt) -> None:
+    def published(self, leaf: int, receipt: GrantReceipt) -> None:
         """Note that the leaf of a kept opening is in the registry."""
         text = json.dumps(asdict(receipt) | {"signature": receipt.signature.hex()})
         with writing(self._engine) as connection:
-            connection.execute(
-                sa.update(BOXES).where(BOXES.c.sequence == sequence).values(receipt=text)
-            )
+            connection.execute(sa.update(BOXES).where(BOXES.c.leaf == leaf).values(receipt=text))
+
+    def unpublished(self) -> list[int]:
+        """Return the leaves that are not known to be published."""
+        wanted = sa.select(BOXES.c.leaf).where(BOXES.c.receipt.is_(None))
+        with reading(self._engine) as connection:
+            return list(connection.execute(wanted).scalars())
 
     def boxes(self, site: SiteId) -> list[Box]:
-        """Return the openings that wait for a hospital, in the order of their arrival."""
+        """Return the openings that wait for a hospital, by their leaves, in no other order."""
         wanted = sa.select(BOXES).where(BOXES.c.site == site, BOXES.c.receipt.is_not(None))
         with reading(self._engine) as connection:
-            rows = connection.execute(wanted.order_by(BOXES.c.sequence)).all()
-        return [Box(r.sequence, r.lane, r.leaf, r.sealed, _receipt(r.receipt)) for r in rows]
+            rows = connection.execute(wanted.order_by(BOXES.c.leaf)).all()
+        return [Box(r.lane, r.leaf, r.sealed, _receipt(r.receipt)) for r in rows]
 
-    def forget(self, sequence: int) -> None:
-        """Throw an opening away: its hospital has it, or the registry refused its leaf."""
+    def forget(self, leaf: int) -> None:
+        """Throw an opening away: its hospital has it, or its leaf will not be published."""
         with writing(self._engine) as connection:
-            connection.execute(sa.delete(BOXES).where(BOXES.c.sequence == sequence))
+            connection.execute(sa.delete(BOXES).where(BOXES.c.leaf == leaf))
+
+    def forget_past(self) -> None:
+        """Leave nothing in the file of what it held once, nor of the order in which it came.
+
+        Raises:
+            StorageError: The disk refused, or a steward reads; the traces are there until the next
+                time.
+        """
+        forget_past(self._engine)
 
 
 def _invitation(lookup: str) -> sa.Select[tuple[str, bytes]]:

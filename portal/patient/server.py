@@ -1,14 +1,20 @@
-"""Assemble the patient's page over a home, and serve it on one port of this machine.
+"""Assemble the patient's page over a home, serve it on one port, and publish batches of grants.
 
 Nothing is logged about who asks: no access log, no addresses. Errors that nobody expected are
 logged by their type and the route, never with what was sent.
+
+Grants are published by a task beside the server, which looks whether a batch is due, whatever
+became of the last one: what waited over a crash or a full disk is published when it can be.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
-from datetime import UTC, datetime
+import random
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +23,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.middleware.base import RequestResponseEndpoint
 
+from consent.batching import GrantQueue
 from consent.claims import ClaimBook, SmallGroups
 from consent.enrolment import EnrolmentGroup
 from consent.registry import Registry
@@ -25,7 +32,7 @@ from ledger.books import Ledger
 from portal.books import NoRunHere
 from portal.home import Home
 from portal.patient.api import router
-from portal.patient.desk import Desk
+from portal.patient.desk import AT_ONCE, Desk
 from portal.patient.limits import LimitedRates, Limits, granting_buckets
 from portal.patient.mailbox import Mailbox
 from portal.patient.page import HEADERS, assets, document, language_of
@@ -38,12 +45,22 @@ from zk.semaphore import Verifier
 
 CONNECTIONS_MAX: Final = 64
 KEEP_ALIVE_SECONDS: Final = 5
+BATCH: Final = timedelta(hours=1)
+"""Between batches of grants, where the operator says nothing else."""
+LOOK_SECONDS_MIN: Final = 0.05
+LOOK_SECONDS: Final = 30.0
+"""At most so long between looks whether a batch is due: a clock may be put right meanwhile."""
 FOREVER: Final = "public, max-age=31536000, immutable"
 log = logging.getLogger("bithive.patient")
 
 
-def open_desk(home: Home, *, clock: Callable[[], datetime]) -> Desk:
+def open_desk(home: Home, *, clock: Callable[[], datetime], batch: timedelta = AT_ONCE) -> Desk:
     """Return the desk over a home's server folder.
+
+    Args:
+        home: Of the server.
+        clock: Gives times with a time zone.
+        batch: How long grants are gathered before they are published together.
 
     Raises:
         NoRunHere: The home has no study and registry.
@@ -56,10 +73,16 @@ def open_desk(home: Home, *, clock: Callable[[], datetime]) -> Desk:
         registry_id=terms.consent.registry,
         signing_key=signing_key(folder / "registry.key"),
     )
+    queue = GrantQueue(
+        folder / "queue.db", registry, interval=batch, shuffle=random.SystemRandom().shuffle
+    )
+    if batch != AT_ONCE:
+        queue.begin(now=clock())
     store, books = folder / "server.db", home.market / "ledger.db"
     return Desk(
         terms=terms,
         registry=registry,
+        queue=queue,
         group=open_group(home, terms),
         # Small groups are told so on the page.
         claims=ClaimBook(
@@ -109,7 +132,19 @@ def create_app(desk: Desk, sheet: StudySheet, *, limits: Limits | None = None) -
         sheet: What the operator says of the study.
         limits: How often an address may ask; None where somebody in front of it counts.
     """
-    app = FastAPI(title="BitHive, the patient's page", docs_url=None, redoc_url=None)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        """Publish batches while the server lives; a batch that has begun is finished."""
+        stop = asyncio.Event()
+        task = asyncio.create_task(publish_batches(desk, stop))
+        yield
+        stop.set()
+        await task
+
+    app = FastAPI(
+        title="BitHive, the patient's page", docs_url=None, redoc_url=None, lifespan=lifespan
+    )
     app.state.desk = desk
     app.state.sheet = sheet
     app.include_router(router)
@@ -139,7 +174,43 @@ def create_app(desk: Desk, sheet: StudySheet, *, limits: Limits | None = None) -
     return app
 
 
-def serve(path: Path, *, host: str, port: int, limits: Limits | None = None) -> None:
+async def publish_batches(
+    desk: Desk, stop: asyncio.Event, *, look_seconds: float = LOOK_SECONDS
+) -> None:
+    """Publish every batch when it is due, until stopped; no error ends it.
+
+    Args:
+        desk: Whose grants.
+        stop: Set to end.
+        look_seconds: At most so long between looks.
+    """
+    while not stop.is_set():
+        try:
+            seconds = await asyncio.to_thread(_publish, desk)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next batch may succeed
+            log.error("%s while a batch was published", type(error).__name__)  # noqa: TRY400 - a traceback may quote what was sent
+            seconds = look_seconds
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), min(seconds, look_seconds))
+
+
+def _publish(desk: Desk) -> float:
+    """Publish a batch if it is due, and return how many seconds there are to the next."""
+    desk.publish_due()
+    if desk.queue.interval == AT_ONCE:
+        return LOOK_SECONDS
+    now = desk.clock()
+    return max((desk.queue.due(now=now) - now).total_seconds(), LOOK_SECONDS_MIN)
+
+
+def serve(
+    path: Path,
+    *,
+    host: str,
+    port: int,
+    limits: Limits | None = None,
+    batch: timedelta = BATCH,
+) -> None:
     """Serve the page of the home at ``path`` until interrupted.
 
     Args:
@@ -147,6 +218,7 @@ def serve(path: Path, *, host: str, port: int, limits: Limits | None = None) -> 
         host: Address to listen on.
         port: TCP port.
         limits: How often an address or a person may ask; None for the usual ones.
+        batch: How long grants are gathered before they are published together.
 
     Raises:
         NoRunHere: The home has no study and registry.
@@ -154,7 +226,7 @@ def serve(path: Path, *, host: str, port: int, limits: Limits | None = None) -> 
     """
     home = Home(path)
     limits = limits or Limits()
-    desk = open_desk(home, clock=utc_now)
+    desk = open_desk(home, clock=utc_now, batch=batch)
     desk.granting = granting_buckets(limits)
     app = create_app(desk, read_sheet(home.server / "study-sheet.json"), limits=limits)
     uvicorn.run(

@@ -109,6 +109,7 @@ def study_view(desk: Desk, sheet: StudySheet) -> dict[str, Any]:
             if terms.privacy.mechanism == "summed"
             else terms.privacy.accountant.upper(),
         },
+        "batch_seconds": int(desk.queue.interval.total_seconds()),
         "months": list(MONTHS_OFFERED),
         "registry": terms.consent.registry,
         "registry_key": terms.consent.registry_key.hex(),

@@ -366,7 +366,7 @@ class Steward:
                 kept += 1
             except ConsentError as error:
                 refused.append(error)
-            self._mailbox.forget(box.sequence)
+            self._mailbox.forget(box.leaf)
         return Fetched(kept, tuple(refused))
 
     def _open(self, box: Box) -> tuple[PatientId, Opening]:

@@ -9,6 +9,7 @@ const { Refused, hex, unhex, utf8 } = consent
 
 const LANGUAGE = "bithive-language"
 const RING = `bithive-key-${study.study}`
+const LATE = 120_000 // milliseconds after which a batch is said to be late
 const UNITS_PER_BTT = 10n ** 18n
 const $ = (id) => document.getElementById(id)
 
@@ -43,6 +44,14 @@ const day = (number) => new Date(number * 86_400_000).toLocaleDateString(
     language === "zh" ? "zh-CN" : "en-GB", { year: "numeric", month: "long", day: "numeric", timeZone: "UTC" })
 const dayNumber = (iso) => consent.today(Date.parse(iso))
 const dayOf = (iso) => day(consent.today(Date.parse(iso)))
+/** About when, to the minute, of the browser's own clock; the day too where it is another. */
+function clockTime(time) {
+    const at = new Date(Math.ceil(time / 60_000) * 60_000)
+    const locale = language === "zh" ? "zh-CN" : "en-GB"
+    const hours = at.toLocaleTimeString(locale, { hour: "2-digit", minute: "2-digit" })
+    if (at.toDateString() === new Date().toDateString()) return hours
+    return `${at.toLocaleDateString(locale, { month: "long", day: "numeric" })} ${hours}`
+}
 const siteName = (site) => study.sites[site]?.name[language] ?? site
 const list = (names) => new Intl.ListFormat(language, { type: "conjunction" }).format(names)
 
@@ -78,6 +87,10 @@ let ring = rings[0] ?? null // null while another invitation is typed
 
 function keep() {
     if (!rings.includes(ring)) rings.push(ring)
+    save()
+}
+
+function save() {
     try {
         localStorage.setItem(RING, JSON.stringify(rings))
     } catch {
@@ -97,6 +110,8 @@ const isYoung = (one) => one?.role === "ward" && consent.today() < dayNumber(one
 const isOver = (one) => one?.role === "carer" && consent.today() >= dayNumber(one.person.until)
 
 const current = () => ring?.grants.at(-1)
+/** What she said last: a grant that waits for its batch, or the one that was published last. */
+const newest = () => ring?.waiting ?? current()
 const isLive = (grant) => grant && !grant.ended && consent.today() < grant.terms.expiry
 
 // The server
@@ -233,24 +248,83 @@ async function grant(wish) {
     const proof = await proven((one, proving) => one.proveGrant(one.identityOf(secret()), everybody, asked, proving))
     busy("busy.send")
     const sealed = await consent.seal(JSON.stringify(opening), unhex(site.agreement_key), `${study.registry}\n${site.lane}\n${leaf}`)
-    ring.pending = { leaf, code, terms } // should the answer be lost, the code is not
+    ring.pending = { leaf, code, terms, sent: Date.now() } // should the answer be lost, the code is not
     keep()
-    const receipt = await ask("/api/grants", {
+    const answer = await ask("/api/grants", {
         site: ring.site, leaf, payout_id: `${asked.payoutId}`, revoke_hash: asked.revokeHash, sealed, proof,
     })
-    const checked = await consent.checkSigned("grant receipt", receipt, unhex(study.registry_key))
-    const before = current()
-    if (before && !before.ended) before.ended = { epoch: receipt.epoch, at: receipt.at, why: "changed" }
-    ring.grants.push({ leaf, code, terms, receipt, checked })
+    delete ring.waiting // the new one takes its place
     delete ring.pending
+    if (answer.signature) await published(ring, { leaf, code, terms }, answer)
+    else ring.waiting = { leaf, code, terms, grant: answer.grant, due: Date.parse(answer.due), at: new Date().toISOString() }
     keep()
-    return receipt
+    lookLater()
+    return answer.grant
+}
+
+/** Keep a grant as published, with its signed receipt; what it takes the place of ends with it. */
+async function published(one, { leaf, code, terms }, receipt) {
+    const checked = await consent.checkSigned("grant receipt", receipt, unhex(study.registry_key))
+    add(one, { leaf, code, terms, receipt, checked })
+}
+
+function add(one, grant) {
+    const before = one.grants.at(-1)
+    if (before && !before.ended) before.ended = { epoch: grant.receipt.epoch, at: grant.receipt.at, why: "changed" }
+    one.grants.push(grant)
+}
+
+// Waiting for a batch
+
+/**
+ * See whether a waiting grant was published. The lane's changes are read as anybody reads them, and of
+ * the batch all receipts: which one is hers is found here.
+ */
+async function findPublished(one) {
+    const { leaf, code, terms, grant, due, unsure } = one.waiting
+    const found = (await laneChanges(one.site)).find((change) => change.leaf === leaf)
+    if (one.waiting?.leaf !== leaf) return // changed or withdrawn meanwhile
+    if (!found) {
+        if (unsure && Date.now() > due + study.batch_seconds * 1000) delete one.waiting // it never arrived
+        return
+    }
+    const batch = await ask(`/api/lanes/${one.site}/receipts?epoch=${found.epoch}`)
+    const receipt = batch.receipts.find((each) => each.leaf === leaf)
+    if (one.waiting?.leaf !== leaf) return
+    if (receipt) await published(one, { leaf, code, terms }, receipt)
+    else add(one, { leaf, code, terms, receipt: { grant, index: found.index, leaf, epoch: found.epoch, at: found.at }, checked: null })
+    delete one.waiting
+}
+
+let looking
+/** Look when a batch is due, a little later than others: at most a quarter of the interval. */
+function lookLater() {
+    clearTimeout(looking)
+    const dues = rings.filter((one) => one.waiting).map((one) => one.waiting.due)
+    if (!dues.length) return
+    const spread = Math.min(study.batch_seconds * 250, 60_000)
+    const wanted = Math.max(Math.min(...dues) - Date.now(), 0) + Math.min(spread, 1000) + Math.random() * spread
+    looking = setTimeout(look, Math.min(wanted, 86_400_000))
+}
+
+async function look() {
+    const due = rings.filter((one) => one.waiting && one.waiting.due <= Date.now())
+    for (const one of due) {
+        const before = one.waiting
+        await findPublished(one).catch(() => {}) // no network, or a busy server: later
+        if (one.waiting === before) continue
+        save()
+        if (one !== ring) continue
+        if (!$("consent").hidden) remember()
+        show()
+    }
+    lookLater()
 }
 
 /** By proof, for which her key is enough; by the code where she may prove nothing any more. */
 async function withdrawMine() {
-    const mine = current()
-    const { grant } = mine.receipt
+    const mine = newest()
+    const grant = mine.grant ?? mine.receipt.grant
     let receipt
     try {
         const everybody = await members("/api/enrolment/members")
@@ -259,45 +333,52 @@ async function withdrawMine() {
         busy("busy.send")
         receipt = await ask("/api/withdrawals/proven", { grant, proof })
     } catch (error) {
-        if (!mine.code || !["not-a-member", "grant-not-proven", "grant-of-another"].includes(error.code)) throw error
-        receipt = await ask("/api/withdrawals", { grant, code: mine.code })
+        if (mine.unsure && error.code === "grant-unknown") receipt = { grant } // it never arrived
+        else if (!mine.code || !["not-a-member", "grant-not-proven", "grant-of-another"].includes(error.code)) throw error
+        else receipt = await ask("/api/withdrawals", { grant, code: mine.code })
     }
-    await consent.checkSigned("withdrawal receipt", receipt, unhex(study.registry_key))
-    mine.ended = { epoch: receipt.epoch, at: receipt.at, why: "withdrawn" }
-    keep()
+    if (receipt.signature) await consent.checkSigned("withdrawal receipt", receipt, unhex(study.registry_key))
+    withdrawn(receipt)
 }
 
-/** Find a grant whose answer was lost on its way, by its leaf in the public list of the whole lane. */
-async function recover() {
-    const { leaf, code, terms } = ring.pending
-    const found = (await laneChanges()).find((one) => one.leaf === leaf)
-    if (found) {
-        const grant = await consent.grantId(study.registry, leaf)
-        const before = current()
-        if (before && !before.ended) before.ended = { epoch: found.epoch, at: found.at, why: "changed" }
-        ring.grants.push({ leaf, code, terms, receipt: { grant, index: found.index, leaf, epoch: found.epoch, at: found.at }, checked: null })
-    }
+/** Note the end of all that she has here: what waits ends with what it would have replaced. */
+function withdrawn(receipt) {
+    const ended = { epoch: receipt.epoch ?? null, at: receipt.at ?? new Date().toISOString(), why: "withdrawn" }
+    const mine = current()
+    if (mine && !mine.ended && receipt.signature) mine.ended = ended
+    if (ring.waiting) ring.grants.push({ leaf: ring.waiting.leaf, terms: ring.waiting.terms, ended })
+    delete ring.waiting
     delete ring.pending
     keep()
+    lookLater()
+}
+
+/** A grant whose answer was lost on its way: published, waiting for its batch, or never arrived. */
+async function recover() {
+    const { leaf, code, terms, sent } = ring.pending
+    const grant = await consent.grantId(study.registry, leaf)
+    ring.waiting = { leaf, code, terms, grant, due: (sent ?? 0) + study.batch_seconds * 1000, at: new Date(sent ?? Date.now()).toISOString(), unsure: true }
+    await findPublished(ring)
+    delete ring.pending
+    keep()
+    lookLater()
 }
 
 async function withdrawByCode(text) {
-    const receipt = await ask("/api/withdrawals", await consent.readPaperCode(text))
-    const mine = current()
-    if (mine && receipt.grant === mine.receipt.grant && !mine.ended) {
-        mine.ended = { epoch: receipt.epoch, at: receipt.at, why: "withdrawn" }
-        keep()
-    }
+    const asked = await consent.readPaperCode(text)
+    const receipt = await ask("/api/withdrawals", asked)
+    const mine = [ring?.waiting?.grant, current()?.ended ? null : current()?.receipt?.grant]
+    if (mine.includes(asked.grant) || mine.includes(receipt.grant)) withdrawn(receipt)
     return receipt
 }
 
 // Looking up
 
-async function laneChanges() {
+async function laneChanges(site = ring.site) {
     const changes = []
     let page
     do {
-        page = await ask(`/api/lanes/${ring.site}/changes?after=${changes.at(-1)?.sequence ?? 0}`)
+        page = await ask(`/api/lanes/${site}/changes?after=${changes.at(-1)?.sequence ?? 0}`)
         changes.push(...page.changes)
     } while (page.changes.length)
     return changes
@@ -306,7 +387,7 @@ async function laneChanges() {
 async function uses() {
     const [changes, { coverage, receipts }, sem] = await Promise.all([laneChanges(), ask(`/api/rounds/${ring.site}`), semaphore()])
     const mine = current()
-    const out = mine && !mine.ended && changes.find((one) => one.index === mine.receipt.index && one.leaf === "0")
+    const out = mine?.receipt && !mine.ended && changes.find((one) => one.index === mine.receipt.index && one.leaf === "0")
     if (out) { // withdrawn elsewhere, with the paper
         mine.ended = { epoch: out.epoch, at: out.at, why: "withdrawn" }
         keep()
@@ -387,8 +468,8 @@ let changing = false
 let ticked = null // what was ticked, while the form is drawn anew in another language
 
 function drawForm() {
-    const before = ticked ?? (changing && current() ? new Set([...study.purposes, ...study.categories]
-        .filter((one) => (BigInt(current().terms.grants) & BigInt(one.mask)) === BigInt(one.mask)).map((one) => one.code)) : new Set())
+    const before = ticked ?? (changing && newest() ? new Set([...study.purposes, ...study.categories]
+        .filter((one) => (BigInt(newest().terms.grants) & BigInt(one.mask)) === BigInt(one.mask)).map((one) => one.code)) : new Set())
     for (const [kind, id] of [["purpose", "consent-purposes"], ["category", "consent-categories"]]) {
         const all = kind === "purpose" ? study.purposes : study.categories
         $(id).replaceChildren(...[...all].sort((a, b) => b.asked - a.asked).map((one) => {
@@ -430,15 +511,15 @@ function drawGiven(grant) {
     const rows = [
         ["given.for", list(named.map((one) => say(`purpose.${one.code}`)))],
         ["given.data", list(study.categories.filter((one) => set(one.bit)).map((one) => say(`category.${one.code}`)))],
-        ["given.since", dayOf(grant.receipt.at)],
+        [grant.receipt ? "given.since" : "given.from", grant.receipt ? dayOf(grant.receipt.at) : clockTime(grant.due)],
         ["given.until", day(grant.terms.expiry - 1)],
-        ["given.receipt", say(grant.checked ? "given.checked" : "given.unchecked", { grant: grant.receipt.grant })],
     ]
+    if (grant.receipt) rows.push(["given.receipt", say(grant.checked ? "given.checked" : "given.unchecked", { grant: grant.receipt.grant })])
     $("given-facts").replaceChildren(...rows.map(([key, text]) => element("div", {}, element("dt", {}, say(key)), element("dd", {}, text))))
     const lacking = missing(grant.terms.grants)
     $("given-short").hidden = lacking.length === 0
     $("given-short").textContent = lacking.length ? say("given.short.text", { missing: list(lacking) }) : ""
-    $("given-title").textContent = say(lacking.length ? "given.short" : "given")
+    $("given-title").textContent = say(!grant.receipt ? (grant.unsure ? "sent" : "accepted") : lacking.length ? "given.short" : "given")
 }
 
 /** Draw everything from the state, in the language. */
@@ -452,14 +533,15 @@ function show() {
     drawAbout()
     const mine = current()
     const live = isLive(mine)
-    const state = !ring ? "new" : isYoung(ring) ? "young" : isOver(ring) ? "over" : !ring.enrolled ? "waiting" : live ? "given" : "open"
+    const state = !ring ? "new" : isYoung(ring) ? "young" : isOver(ring) ? "over" : !ring.enrolled ? "waiting" : ring.waiting ? "accepted" : live ? "given" : "open"
     drawPeople()
     $("whom").hidden = ring?.role !== "carer" || state === "over"
     $("handover").hidden = !ring?.handover
     for (const one of ["young", "over", "waiting"]) $(one).hidden = state !== one
     $("enrol").hidden = state !== "new"
-    $("given").hidden = !(state === "given" && !changing)
-    $("consent").hidden = !(state === "open" || (state === "given" && changing))
+    const said = ["given", "accepted"].includes(state)
+    $("given").hidden = !(said && !changing)
+    $("consent").hidden = !(state === "open" || (said && changing))
     $("uses").hidden = $("share").hidden = !ring?.grants.length
     $("key-mine").hidden = !ring
     $("key-form").hidden = Boolean(ring)
@@ -469,7 +551,7 @@ function show() {
         $("waiting-print").textContent = say("waiting.print", { fingerprint: ring.commitment.slice(0, 12).match(/.{4}/g).join(" ") })
     }
     $("handover-out").textContent = ring?.handover ? consent.exported(ring.handover) : ""
-    if (state === "given") drawGiven(mine)
+    if (said) drawGiven(newest())
     if (!$("consent").hidden) drawForm()
     drawStatus(state, mine, live)
 }
@@ -510,6 +592,7 @@ function drawStatus(state, mine, live) {
     let title = null, text = ""
     if (state === "given" && missing(mine.terms.grants).length) [title, text] = ["given.short", say("consent.until.until", { date: day(mine.terms.expiry - 1) })]
     else if (state === "given") [title, text] = ["given", say("consent.until.until", { date: day(mine.terms.expiry - 1) })]
+    else if (state === "accepted") [title, text] = drawAccepted(ring.waiting, live)
     else if (state === "open" && mine?.ended) [title, text] = ["withdrawn", say("withdrawn.text", { at: dayOf(mine.ended.at) })]
     else if (state === "open" && mine) [title, text] = ["expired", say("expired.text", { date: day(mine.terms.expiry - 1) })]
     else if (state === "open") [title, text] = ["none", say("none.text")]
@@ -521,6 +604,13 @@ function drawStatus(state, mine, live) {
     }
 }
 
+function drawAccepted({ due, unsure }, live) {
+    const time = clockTime(due)
+    if (unsure) return ["sent", say("sent.text", { time })]
+    if (Date.now() > due + LATE) return ["accepted", say("accepted.late", { time })]
+    return ["accepted", `${say("accepted.text", { time })}${live ? ` ${say("accepted.until")}` : ""}`]
+}
+
 function drawAbout() {
     const own = { what: study.why, who: study.who, gets: study.gets, contact: study.contact }
     const sites = Object.keys(study.sites).map(siteName)
@@ -530,9 +620,8 @@ function drawAbout() {
     }
 }
 
-async function showPaper(receipt) {
-    const mine = current()
-    const groups = (await consent.paperCode(receipt.grant, mine.code)).split("-")
+async function showPaper(grant) {
+    const groups = (await consent.paperCode(grant, newest().code)).split("-")
     $("paper-code").replaceChildren(...groups.flatMap((group) => [element("span", {}, group), " "]))
     drawPaperLine()
     $("paper-address").textContent = location.origin + location.pathname
@@ -542,8 +631,8 @@ async function showPaper(receipt) {
 }
 
 function drawPaperLine() {
-    const mine = current()
-    if (mine) $("paper-line").textContent = say("paper.study", { study: study.title[language], site: siteName(ring.site), date: dayOf(mine.receipt.at) })
+    const mine = newest()
+    if (mine) $("paper-line").textContent = say("paper.study", { study: study.title[language], site: siteName(ring.site), date: dayOf(mine.receipt?.at ?? mine.at ?? mine.ended.at) })
 }
 
 const short = (text) => Number(text).toLocaleString(language, { maximumFractionDigits: 2 })
@@ -669,11 +758,11 @@ on("consent-form", "submit", async () => {
         document.querySelector("#consent-form input").focus()
         return
     }
-    const receipt = await grant(wish)
+    const made = await grant(wish)
     changing = false
     ticked = null
     show()
-    await showPaper(receipt)
+    await showPaper(made)
 })
 $("consent-form").addEventListener("change", narrow)
 
@@ -696,7 +785,7 @@ on("code-form", "submit", async () => {
     const receipt = await withdrawByCode($("code-code").value)
     $("code-code").value = ""
     show()
-    $("code-done").textContent = say("code.done", { at: dayOf(receipt.at) })
+    $("code-done").textContent = say("code.done", { at: dayOf(receipt.at ?? new Date().toISOString()) })
     $("code-done").hidden = false
 })
 
@@ -728,6 +817,7 @@ on("key-form", "submit", async () => {
     show()
     $("status").hidden = $("status").firstElementChild.textContent === ""
     if (!ring.enrolled && !isYoung(ring)) await checkEnrolled().then((done) => done && show())
+    await look()
 })
 
 on("people-more", "click", () => turnTo(null))
@@ -750,6 +840,7 @@ on("handover-done", "click", () => {
 show()
 if (ring && !ring.enrolled && !isYoung(ring)) await checkEnrolled().then((done) => done && show(), () => {})
 if (ring?.pending) await recover().then(show, () => {})
+await look()
 if (ring?.enrolled) {
     void semaphore()
     void provingFiles().catch(() => {}) // so that a proof need not wait for them
