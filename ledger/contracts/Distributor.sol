@@ -117,7 +117,8 @@ contract Distributor is AccessControl, Pausable, ReentrancyGuardTransient {
         emit BatchPaid(batch, msg.sender, count, amount);
         TOKEN.safeTransferFrom(msg.sender, address(this), amount);
         for (uint256 i = 0; i < count; ++i) {
-            TOKEN.safeTransfer(payouts[i].recipient, payouts[i].amount);
+            Payout calldata one = payouts[i];
+            TOKEN.safeTransfer(one.recipient, one.amount);
         }
     }
 

@@ -47,15 +47,23 @@ abstract contract EscrowVault is AccessControl, ReentrancyGuardTransient {
         TOKEN.safeTransfer(to, amount);
     }
 
+    /// @param total What the payouts sum to.
+    function _giveAll(Payout[] calldata payouts, uint256 total) internal {
+        held -= total;
+        for (uint256 i = 0; i < payouts.length; ++i) {
+            TOKEN.safeTransfer(payouts[i].recipient, payouts[i].amount);
+        }
+    }
+
     /// @return total What the payouts sum to.
     function _checked(Payout[] calldata payouts, uint256 max) internal view returns (uint256 total) {
         if (payouts.length == 0 || payouts.length > max) revert CountOutOfRange(payouts.length, max);
         for (uint256 i = 0; i < payouts.length; ++i) {
-            address recipient = payouts[i].recipient;
-            if (payouts[i].amount == 0 || recipient == address(0) || recipient == address(this)) {
+            Payout calldata one = payouts[i];
+            if (one.amount == 0 || one.recipient == address(0) || one.recipient == address(this)) {
                 revert PayoutMalformed(i);
             }
-            total += payouts[i].amount;
+            total += one.amount;
         }
     }
 

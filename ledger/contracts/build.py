@@ -38,7 +38,8 @@ MODULES: Final = HERE / "node_modules"
 PACKAGES: Final = ("solc", "@openzeppelin/contracts")
 SETTINGS: Final[dict[str, Any]] = {
     # 200 runs: StudyEscrow and Distributor are near what a call costs anyway; code stays small.
-    "optimizer": {"enabled": True, "runs": 200},
+    "optimizer": {"enabled": True, "runs": 1_000_000},
+    "viaIR": True,
     # Transient storage and MCOPY, which the library uses, came with cancun.
     "evmVersion": "cancun",
     # Without the hash of comments and file names, equal code has equal bytes.

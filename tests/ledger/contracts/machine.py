@@ -14,6 +14,9 @@ import pytest
 from ledger.contracts.artifacts import load
 from ledger.contracts.tree import keccak256
 
+# Importing it here, before any test runs, also raises the recursion limit before Hypothesis looks.
+pytest.importorskip("eth", reason="py-evm is not installed (the extra `dev` has it)")
+
 SUPPLY = 210_000_000 * 10**18
 START = 1_800_000_000
 DAY = 86_400
@@ -63,7 +66,6 @@ class Machine:
     """A state, a clock, and what is deployed."""
 
     def __init__(self):
-        pytest.importorskip("eth", reason="py-evm is not installed (the extra `dev` has it)")
         from eth import constants
         from eth.chains.base import MiningChain
         from eth.consensus.noproof import NoProofConsensus
