@@ -2,8 +2,9 @@
 
 Between the choice and the reading of records a patient may withdraw, and the hospital may hear of
 it (``fl_client.lane``). Then it chooses again: she is out, her chunk is proved again without her,
-and if that takes too long the whole chunk stays out of this round. All of it happens before a file
-is opened; what has been trained on cannot be taken back.
+and if that takes too long the whole chunk stays out of this round. While it waits others may
+withdraw, so it looks until nothing is new. All of it happens before a file is opened; what has been
+trained on cannot be taken back.
 
 What holds (tests/fl_client/test_cohort.py):
 
@@ -15,6 +16,7 @@ What holds (tests/fl_client/test_cohort.py):
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -54,16 +56,17 @@ def gather(
     certifier: Certifier,
     seconds: float,
 ) -> Cohort:
-    """Choose, begin to prove, reserve, and look again right before records are read.
+    """Choose, begin to prove, reserve, and look again until nothing is new; then records are read.
 
     Args:
         choose: Chooses from ``chunks`` by what is known of the lane at that moment.
-        reserve: Reserves what the round costs these patients; what raises here ends the round.
+        reserve: Reserves what the round costs these patients, as often as they are chosen; what
+            raises here ends the round.
         plan: The round's; its epoch is taken in.
         chunks: The lane at that epoch, as the server sent it; hostile.
         lane: What is known; it asks the registry where it can.
         certifier: Proves.
-        seconds: As for ``begin_again``.
+        seconds: As for ``begin_again``, over all its turns.
 
     Raises:
         NotSignedByRegistry, LaneForged: The chunks are not the registry's.
@@ -72,10 +75,16 @@ def gather(
     gone = lane.gone(chunks)
     cohort = begin(choose(), certifier, plan)
     reserve(cohort)
-    lane.ask()
-    if lane.gone(chunks) == gone:
-        return cohort
-    return begin_again(cohort, choose(), certifier, plan, seconds=seconds)
+    until: float | None = None
+    while True:  # who is gone stays gone, so that it ends
+        lane.ask()
+        known, gone = gone, lane.gone(chunks)
+        if gone == known:
+            return cohort
+        now = time.monotonic()
+        until = now + seconds if until is None else until
+        cohort = begin_again(cohort, choose(), certifier, plan, seconds=max(0.0, until - now))
+        reserve(cohort)
 
 
 def begin(selections: Sequence[Selection], certifier: Certifier, plan: RoundPlan) -> Cohort:

@@ -7,6 +7,9 @@ allow the study's purpose on all of its days, and we hold records of her.
 
 The server is not believed: a chunk's leaves must lead to the root that the registry signed
 (``fl_client.lane``).
+
+What holds (tests/fl_client/test_cohort.py): a patient is chosen once, however many live leaves she
+has; noise hides one gradient of hers a step.
 """
 
 from __future__ import annotations
@@ -100,7 +103,10 @@ def select_checked(
     gone: Collection[int] = NOBODY,
 ) -> list[Selection]:
     """Choose as ``select`` does, from chunks whose leaves the caller has checked."""
-    selections = (select_chunk(terms, site, one, openings, patients, gone=gone) for one in chunks)
+    taken: set[PatientId] = set()
+    selections = (
+        select_chunk(terms, site, one, openings, patients, gone=gone, taken=taken) for one in chunks
+    )
     return [selection for selection in selections if selection.patients]
 
 
@@ -112,8 +118,13 @@ def select_chunk(
     patients: Mapping[PatientId, Patient],
     *,
     gone: Collection[int] = NOBODY,
+    taken: set[PatientId] | None = None,
 ) -> Selection:
-    """Choose the patients of one chunk, whose leaves the caller has checked."""
+    """Choose the patients of one chunk, whose leaves the caller has checked.
+
+    Who is ``taken`` is not chosen again; who is chosen is added to it.
+    """
+    taken = set() if taken is None else taken
     consent = terms.consent
     scope = Scope(
         study=number_of(terms.study, bits=64),
@@ -129,10 +140,11 @@ def select_chunk(
     chosen: list[Patient] = []
     for place, leaf in enumerate(state.leaves, start=first):
         found = usable(terms, place, leaf, openings, patients)
-        if found is None or place in gone:
+        if found is None or place in gone or found[0].id in taken:
             slots.append(closed_slot(leaf))
             continue
         patient, opening = found
+        taken.add(patient.id)
         chosen.append(patient)
         slots.append(
             Slot(

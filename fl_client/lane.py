@@ -7,7 +7,7 @@ is slow or that lies, brings nobody back who has withdrawn since.
 
 What holds (tests/fl_client/test_lane.py):
 
-1. Leaves count only if they lead to the root of an epoch that the registry signed.
+1. Leaves count only if they lead to the root of an epoch that the registry signed, and once.
 2. Of each chunk the newest state seen stands, in this process and the next.
 3. A patient whose leaf is gone in the newest state is gone in every older one.
 """
@@ -35,15 +35,17 @@ SLOTS: Final = {"cover8": 8, "cover64": 64}
 
 
 class LaneForged(ConsentError):
-    """The leaves the server sent do not lead to the root that the registry signed."""
+    """The leaves the server sent are not, once each, those that the registry signed."""
 
     code = "lane-forged"
 
-    def __init__(self, chunk: int) -> None:
+    def __init__(
+        self, chunk: int, why: str = "its leaves do not lead to the registry's signed root"
+    ) -> None:
         self.chunk = chunk
         super().__init__(
-            f"the leaves of chunk {chunk} do not lead to the registry's signed root; do not train "
-            "on them, and ask the registry for its log"
+            f"chunk {chunk} of the lane is not as the registry has it: {why}; do not train on it, "
+            "and ask the registry for its log"
         )
 
 
@@ -68,7 +70,7 @@ def check_lane(terms: StudyTerms, state: LaneState) -> None:
 
     Raises:
         NotSignedByRegistry: The epoch is not the registry's.
-        LaneForged: A chunk's leaves do not lead to the epoch's root.
+        LaneForged: A chunk's leaves do not lead to the epoch's root, or it is named twice.
     """
     epoch = state.epoch
     signed = SignedEpoch(
@@ -79,7 +81,12 @@ def check_lane(terms: StudyTerms, state: LaneState) -> None:
         signature=epoch.signature,
     )
     verify_epoch(signed, terms.consent.registry_key)
+    seen: set[int] = set()
     for one in state.chunks:
+        # Whoever is named twice would be trained on twice, with noise for once.
+        if one.chunk in seen:
+            raise LaneForged(one.chunk, "it is named twice")
+        seen.add(one.chunk)
         _check_chunk(one, SLOTS[terms.consent.circuit], epoch.root)
 
 

@@ -6,9 +6,18 @@ from types import SimpleNamespace
 import pytest
 
 from fl_client.certifier import Certifier
-from fl_client.cohort import begin, begin_again
+from fl_client.cohort import begin, begin_again, gather
 from fl_client.coverage import left_out, select_checked
-from tests.fl_client.lane_world import CHUNKS, NORTH, SLOTS, TERMS, HandProver, LaneWorld
+from fl_client.lane import LaneMemory
+from tests.fl_client.lane_world import (
+    CHUNKS,
+    NORTH,
+    PATIENTS,
+    SLOTS,
+    TERMS,
+    HandProver,
+    LaneWorld,
+)
 
 PLAN = SimpleNamespace(epoch=SimpleNamespace(number=1))
 
@@ -99,3 +108,88 @@ def test_only_who_could_have_taken_part_counts_as_left_out(world):
     del records["patient 2"]
     gone = {first + number for number in (1, 2)}
     assert left_out(TERMS, state.chunks, world.openings, records, gone=gone) == 1
+
+
+class Twins:
+    """An openings book in which two leaves, of one chunk or of two, are one patient's."""
+
+    def __init__(self, openings, pairs):
+        self.openings, self.pairs = openings, pairs
+
+    def opening_at(self, place):
+        patient, opening = self.openings.opening_at(place)
+        return self.pairs.get(patient, patient), opening
+
+
+def test_a_patient_with_two_live_leaves_is_chosen_once(world):
+    pairs = {PATIENTS[1]: PATIENTS[0], PATIENTS[SLOTS + 1]: PATIENTS[2]}
+    book = SimpleNamespace(openings=Twins(world.openings, pairs), records=world.records)
+    selections = choose(book, world.state())
+    chosen = [patient.id for one in selections for patient in one.patients]
+    assert len(chosen) == len(set(chosen)) == CHUNKS * SLOTS - 2
+    for one in selections:
+        assert sum(slot.used for slot in one.slots) == len(one.patients)
+
+
+def gathered(world, certifier, *, reserve, seconds=0.0):
+    """Gather a round's patients from the lane as it is now; news comes from the registry."""
+    state = world.state()
+    plan = SimpleNamespace(epoch=state.epoch)
+    lane = LaneMemory(TERMS, world.store, world.newest)
+
+    def chosen():
+        return select_checked(
+            TERMS,
+            NORTH,
+            state.chunks,
+            openings=world.openings,
+            patients=world.records,
+            gone=lane.gone(state.chunks),
+        )
+
+    return gather(
+        chosen, reserve, plan, state.chunks, lane=lane, certifier=certifier, seconds=seconds
+    )
+
+
+def test_who_withdraws_while_a_second_choice_is_proved_is_not_read_either(world):
+    """Proofs of a second choice may take minutes; each turn here somebody else withdraws."""
+    leaving = [1, 9, 17, 2]
+    prover = HandProver()
+
+    class Waiting(Certifier):
+        def late(self, certification, chunks, *, seconds):
+            if leaving:
+                world.withdraw(leaving.pop())
+            prover.work()
+            return super().late(certification, chunks, seconds=seconds)
+
+    certifier = Waiting(TERMS, world.store, prover)
+    world.first = True
+
+    def reserve(_cohort):
+        if world.first:
+            world.first = False
+            world.withdraw(leaving.pop())
+
+    cohort = gathered(world, certifier, reserve=reserve)
+    prover.work()
+    assert not leaving
+    gone = {PATIENTS[number] for number in (1, 9, 17, 2)}
+    assert {patient.id for patient in cohort.patients} == set(PATIENTS) - gone
+    assert proven(certifier, cohort) == len(cohort.patients)
+    assert cohort.left_out == 0
+
+
+def test_the_ledger_is_asked_about_the_patients_of_every_choice(world, certifier, prover):
+    asked = []
+
+    def reserve(cohort):
+        if not asked:
+            world.withdraw(1)
+        asked.append(cohort)
+
+    cohort = gathered(world, certifier, reserve=reserve)
+    assert len(asked) == 2
+    assert asked[-1] == cohort
+    prover.work()

@@ -61,6 +61,14 @@ def test_a_chunk_at_another_place_is_refused(states):
     assert first.chunk != second.chunk
 
 
+def test_a_chunk_that_is_named_twice_is_refused(states):
+    """Its patients would be trained on twice in each step, with noise for once."""
+    first, *_ = states[0].chunks
+    with pytest.raises(LaneForged, match="named twice") as caught:
+        check_lane(TERMS, LaneState(states[0].epoch, (*states[0].chunks, first)))
+    assert caught.value.chunk == first.chunk
+
+
 def test_inner_nodes_do_not_pass_for_leaves(states):
     """Two chunks' halves as the leaves of one place above: they lead to the root, and are none."""
     chunk = states[0].chunks[0]
