@@ -14,7 +14,8 @@ What holds, each a test in tests/fl_client/test_agent.py:
 
 1. A plan the server did not sign, of other terms, or for a round answered otherwise, is refused.
 2. The same plan asked twice gets the same bytes twice, across restarts.
-3. Nothing is read without a consent selection, and nothing leaves without reserved epsilon.
+3. Nothing is read without a consent selection, and nothing leaves without reserved epsilon, nor
+   twice with it.
 4. A plan goes on from the manifest of the round before, whose sum this hospital opened.
 5. Who withdrew by anything this hospital was told or could ask is left out before a file is opened.
 """
@@ -43,10 +44,10 @@ from fl_client.lane import LaneMemory, Newest
 from fl_client.masking import Masking
 from fl_client.plans import PlanRefused, check_history, check_plan, model_of
 from fl_client.preparation import Preparation
-from fl_client.store import SiteStore
+from fl_client.store import RoundAlreadyAnswered, SiteStore
 from fl_client.summation import Summation
 from privacy.bfv import self_test
-from privacy.budget import PrivacyBudget
+from privacy.budget import BudgetConflict, PrivacyBudget
 from privacy.cohorts import EVERYONE
 from privacy.events import for_patients
 from privacy.keys import SiteKeys
@@ -125,6 +126,7 @@ class Agent:
             raise PlanRefused("its terms are not those that were approved")
         check_way(self.parameters, self.terms.opening)
         check_mechanism(self.terms, self.parameters)
+        self._check_ledger()
         self._lock = threading.Lock()
         self._lane = LaneMemory(self.terms, self.store, self.newest)
         self._preparation = Preparation(
@@ -266,10 +268,15 @@ class Agent:
         return cohort
 
     def _reserve(self, plan: RoundPlan, cohort: Cohort) -> None:
-        """Set aside what the round costs each of the steward's cohort that pays for it."""
+        """Set aside what the round costs each of the steward's cohort that pays for it.
+
+        Raises:
+            RoundAlreadyAnswered: It was spent already, on an answer that this hospital's memory
+                has lost: another one would cost the patients the same again.
+        """
         payers = self.settings.budget_cohort
         self.budget.check_members(payers, [patient.id for patient in cohort.patients])
-        self.budget.reserve(
+        held = self.budget.reserve(
             plan.study,
             plan.round,
             for_patients(round_event(self.terms)),
@@ -277,6 +284,8 @@ class Agent:
             researcher=self.settings.researcher or f"server key {self.terms.server_key.hex()[:16]}",
             study_limit=self.terms.privacy.epsilon,
         )
+        if held.state == "committed":
+            raise RoundAlreadyAnswered(plan.round)
 
     def choose(self, plan: RoundPlan, chunks: tuple[ChunkState, ...]) -> list[Selection]:
         """Choose this round's patients from what their consent allows.
@@ -352,6 +361,17 @@ class Agent:
         )
 
     # Checks
+
+    def _check_ledger(self) -> None:
+        """See that epsilon is counted for the study's data set, at the delta its terms promise.
+
+        Raises:
+            BudgetConflict: It is not, and a receipt would promise something else.
+        """
+        ledger = (self.budget.dataset, self.budget.delta)
+        asked = (self.terms.consent.dataset, self.terms.privacy.delta)
+        if ledger != asked:
+            raise BudgetConflict(f"study {self.terms.study} (data set, delta)", ledger, asked)
 
     def _check_terms(self, request: Frame) -> None:
         if request.body.get("terms") != self.settings.approved:

@@ -9,6 +9,7 @@ import pytest
 from fl_client.plans import NO_MANIFEST, PlanRefused
 from fl_client.store import ANSWERS
 from fl_server import gate as gate_module
+from privacy.budget import BudgetConflict, PrivacyBudget
 from privacy.events import DpSgdEvent
 from privacy.stewardship import Steward
 from protocol.frames import decode, encode
@@ -217,6 +218,32 @@ def test_a_receipt_tells_what_its_own_study_cost_and_nothing_of_others(past, sit
     assert told == pytest.approx(of_study, abs=2e-6)
 
 
+def test_a_round_whose_answer_was_lost_is_not_trained_again_on_epsilon_that_is_spent(
+    past, site, second
+):
+    """A hospital whose memory went back to an older day answers with other noise, for nothing."""
+    agent, frame = past.agents[site], past.train_frame(second, site)
+    assert decode(agent.answer(frame)).kind == "contribution"
+    with writing(agent.store._engine) as connection:
+        connection.execute(ANSWERS.delete())
+    spent, spy = agent.budget.spent(), Spy(past.loader)
+    assert refusal(past.agent(site, loader=spy).answer(frame)) == "round-already-answered"
+    assert spy.asked == []
+    assert agent.budget.spent() == spent
+
+
+@pytest.mark.parametrize("wrong", ["delta", "dataset"])
+def test_an_agent_does_not_start_on_a_ledger_of_another_delta_or_data_set(
+    study, site, tmp_path, wrong
+):
+    agent = study.agents[site]
+    dataset, delta = agent.budget.dataset, agent.budget.delta
+    numbers = {"dataset": dataset, "delta": delta, "epsilon_limit": 8.0}
+    numbers[wrong] = delta / 10 if wrong == "delta" else "another"
+    with pytest.raises(BudgetConflict):
+        replace(agent, budget=PrivacyBudget(tmp_path / "b.db", **numbers))
+
+
 def test_who_asked_is_recorded_with_what_was_spent(past, site):
     [found] = past.agents[site].budget.history()
     assert found.researcher == f"server key {past.terms.server_key.hex()[:16]}"
@@ -343,8 +370,8 @@ def test_the_first_plan_goes_on_from_nothing(study, site, asked, previous):
     frame = study.train_frame(planned, site, plan=plan)
     if previous is not None:
         assert "manifest of the round before is missing" in reason(agent.answer(frame))
-    else:
-        assert says(agent.answer(frame)) == "contribution"
+    else:  # it is good for a first plan; only the round's epsilon has been spent already
+        assert refusal(agent.answer(frame)) == "round-already-answered"
 
 
 # Whatever comes
