@@ -14,7 +14,8 @@ What holds, each line a test in tests/privacy/test_site_level.py:
 
 1. A clipped update has a norm of at most ``clipping_norm``, but for float rounding below 1e-6.
 2. The noise has deviation ``noise_multiplier * clipping_norm`` in every coordinate.
-3. An update that is not finite is refused, before anything is drawn.
+3. An update that is not finite counts as zero: to refuse it would tell, without noise, what the
+   records did to a model that the server chose.
 
 References:
     [1] McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018,
@@ -30,7 +31,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from privacy.events import ImpossibleEvent, SiteLevelEvent
-from privacy.quantisation import NonFiniteUpdate
 from privacy.randomness import RandomStream
 from privacy.update import NoisedUpdate, Update
 
@@ -55,18 +55,16 @@ def clip(update: Update, clipping_norm: float) -> ClippedUpdate:
     """Scale ``update`` down until its l2 norm is at most ``clipping_norm``.
 
     Args:
-        update: ``(parameters,)``.
+        update: ``(parameters,)``; zero where it is not finite.
         clipping_norm: Positive, in the units of the weights.
 
     Raises:
-        NonFiniteUpdate: An entry is NaN or infinite.
         ImpossibleEvent: The norm cannot be meant.
     """
     if not (clipping_norm > 0.0 and math.isfinite(clipping_norm)):
         raise ImpossibleEvent("clipping_norm", clipping_norm, "positive and finite")
-    lost = int(np.count_nonzero(~np.isfinite(update.vector)))
-    if lost:
-        raise NonFiniteUpdate(lost)
+    if not np.isfinite(update.vector).all():
+        return ClippedUpdate(np.zeros_like(update.vector), clipping_norm)
     wide = update.vector.astype(np.float64)
     norm = float(np.linalg.norm(wide))
     scaled = wide * (clipping_norm / max(clipping_norm, norm))

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from privacy.events import ImpossibleEvent, SiteLevelEvent
-from privacy.quantisation import NonFiniteUpdate
 from privacy.randomness import RandomStream
 from privacy.site_level import add_noise, clip
 from privacy.update import Update
@@ -39,9 +38,12 @@ def test_the_noise_has_its_deviation_in_every_coordinate():
 
 
 @pytest.mark.parametrize("lost", [np.nan, np.inf])
-def test_an_update_that_is_not_finite_is_refused(lost):
-    with pytest.raises(NonFiniteUpdate):
-        clip(Update(np.array([1.0, lost], dtype=np.float32)), 1.0)
+def test_an_update_that_is_not_finite_counts_as_zero_and_is_noised_like_any(lost):
+    clipped = clip(Update(np.array([1.0, lost], dtype=np.float32)), 1.0)
+    assert clipped.vector.tolist() == [0.0, 0.0]
+    noised, _ = add_noise(clipped, 1.0, RandomStream.from_seed(1))
+    assert np.isfinite(noised.vector).all()
+    assert noised.vector.all()
 
 
 @pytest.mark.parametrize("norm", [0.0, -1.0, math.nan, math.inf])
