@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from protocol.errors import LedgerError
+
+ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 JSON: TypeAlias = "bool | int | str | Sequence[JSON] | Mapping[str, JSON] | None"
 """What may be written: no floats, no bytes (write hexadecimal), no dates (write ISO 8601)."""
@@ -41,8 +43,7 @@ def canonical_json(value: JSON) -> bytes:
             is not JSON, at any depth; the message names the path to it.
     """
     _check(value, "the value")
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
+    return ENCODER.encode(value).encode()
 
 
 def _check(value: JSON, where: str) -> None:
@@ -62,5 +63,6 @@ def _check(value: JSON, where: str) -> None:
 
 
 def _check_text(text: str, where: str) -> None:
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    # Asked of every text that is hashed: most are ASCII, which has no surrogates.
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise NotCanonical(where, "text with an unpaired surrogate")

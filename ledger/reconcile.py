@@ -94,7 +94,7 @@ def _check_file(connection: Connection) -> None:
 def _fold(connection: Connection, flows: dict[AccountId, Flow]) -> tuple[int, bytes]:
     """Apply every transfer to ``flows``; return how many there are and the last link."""
     chain, sequence, legs = CHAIN_START, 0, 0
-    for transfer, link in _transfers(connection):
+    for transfer, link in transfers_in_order(connection):
         sequence += 1
         legs += len(transfer.legs)
         chain = chained(chain, transfer)
@@ -112,7 +112,8 @@ def _fold(connection: Connection, flows: dict[AccountId, Flow]) -> tuple[int, by
     return sequence, chain
 
 
-def _transfers(connection: Connection) -> Iterator[tuple[Transfer, bytes]]:
+def transfers_in_order(connection: Connection) -> Iterator[tuple[Transfer, bytes]]:
+    """Yield every transfer of the journal with its stored link, unchecked."""
     joined = (
         select(TRANSFERS, LEGS.c.debit, LEGS.c.credit, LEGS.c.amount)
         .join_from(TRANSFERS, LEGS, isouter=True)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ledger.audit import AuditLog
 from ledger.books import Ledger
+from ledger.store import open_tables
 from portal.home import Home
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
+from storage.postgresql import open_postgresql
 
 
 class NoRunHere(ConfigurationError):
@@ -30,6 +32,16 @@ def open_books(path: Path) -> Ledger:
         NoRunHere: There is none.
     """
     return Ledger(_existing(path) / "ledger.db")
+
+
+def open_shared_books(url: str) -> Ledger:
+    """Open the books on a PostgreSQL server.
+
+    Raises:
+        PostgresqlUnusable: The address is no server's, or it does not keep what it acknowledges.
+        StorageError: It does not answer.
+    """
+    return Ledger(open_tables(open_postgresql(url)))
 
 
 def open_audit(path: Path) -> AuditLog:

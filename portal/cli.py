@@ -19,11 +19,11 @@ from rich.table import Table
 
 from portal.ceremony_cli import app as ceremony
 from portal.consent_cli import app as consent
+from portal.ledger_cli import app as ledger
 from portal.model_cli import app as model
 from portal.patient_cli import app as patient
 from portal.site_cli import app as site
 from protocol.errors import BitHiveError
-from protocol.units import btt_text
 
 app = typer.Typer(
     name="bithive",
@@ -32,7 +32,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Hospitals train a model together without showing anyone their patients.",
 )
-ledger = typer.Typer(no_args_is_help=True, help="The books of BTT.")
 audit = typer.Typer(no_args_is_help=True, help="The audit log.")
 app.add_typer(ledger, name="ledger")
 app.add_typer(audit, name="audit")
@@ -151,43 +150,6 @@ def demo(
         sys.stdout.write(json.dumps(summary(report)) + "\n")
     else:
         show(report)
-
-
-@ledger.command("balance", epilog="Example:  bithive ledger balance wallet:")
-def balance(
-    prefix: Annotated[str, typer.Argument(help="Accounts that start so.")] = "",
-    *,
-    home: HomePath = DEFAULT_HOME,
-    as_json: AsJson = False,
-) -> None:
-    """Show balances."""
-    from portal.books import open_books
-
-    balances = open_books(home).balances(prefix)
-    if as_json:
-        printed = {name: str(amount) for name, amount in balances.items()}
-        sys.stdout.write(json.dumps(printed) + "\n")
-        return
-    table = Table("account", "balance")
-    table.columns[1].justify = "right"
-    for name, amount in balances.items():
-        table.add_row(name, btt_text(amount))
-    Console().print(table)
-
-
-@ledger.command("verify", epilog="Example:  bithive ledger verify --home bithive-home")
-def ledger_verify(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
-    """Derive every balance from the journal again and compare."""
-    from portal.books import open_books
-
-    report = open_books(home).verify()
-    found = {
-        "accounts": report.accounts,
-        "transfers": report.transfers,
-        "supply_base_units": report.supply,
-        "burned_base_units": report.burned,
-    }
-    _result(found, f"{report.transfers} transfers, supply {btt_text(report.supply)}", as_json)
 
 
 @audit.command("verify", epilog="Example:  bithive audit verify --home bithive-home")
