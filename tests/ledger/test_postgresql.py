@@ -63,11 +63,40 @@ from tests.ledger.test_flags import (  # noqa: F401 - run again on PostgreSQL
     test_a_reversal_is_another_transfer,
     test_only_an_empty_account_is_closed_and_for_ever,
 )
+from tests.ledger.test_many_operations import (  # noqa: F401 - run again on PostgreSQL
+    test_a_hundred_thousand_random_operations_keep_the_books_true,
+)
 from tests.ledger.test_pending import (  # noqa: F401 - run again on PostgreSQL
     deadline,
+    test_a_hold_lapses_at_its_time_and_not_before,
     test_all_that_is_due_expires_together,
     test_beginning_again_returns_the_first_hold_or_is_refused,
+    test_posting_a_part_returns_the_rest,
+    test_posting_gives_all_of_it_once,
+    test_voiding_returns_all_of_it,
     test_what_cannot_be_held_is_refused,
+)
+from tests.ledger.test_staking import (  # noqa: F401 - run again on PostgreSQL
+    staked,
+    test_a_full_pool_pays_the_ceiling_and_an_empty_one_nothing,
+    test_a_short_pool_pays_everyone_the_same_share_and_shows_the_rate,
+    test_a_stake_is_bonded_once,
+    test_a_stake_is_free_after_its_days_and_twenty_one_more,
+    test_the_pool_takes_its_share_of_fees_and_a_capped_part_of_the_bucket,
+    test_what_is_slashed_is_half_burned_and_half_the_victims,
+)
+from tests.ledger.test_statements import (  # noqa: F401 - run again on PostgreSQL
+    busy,
+    test_a_statement_adds_up,
+    test_beancount_derives_every_balance_to_the_base_unit,
+    test_statements_of_days_follow_one_another,
+)
+from tests.ledger.test_vesting import (  # noqa: F401 - run again on PostgreSQL
+    foundation,
+    test_a_tranche_takes_a_decision_and_its_date,
+    test_every_bucket_that_vests_is_allocated_once,
+    test_mining_is_emitted_by_its_steps_and_no_other_way,
+    test_other_terms_than_were_allocated_release_nothing,
 )
 
 pytestmark = pytest.mark.slow
