@@ -47,7 +47,7 @@ from fl_client.preparation import Preparation
 from fl_client.store import RoundAlreadyAnswered, SiteStore
 from fl_client.summation import Summation
 from privacy.bfv import self_test
-from privacy.budget import BudgetConflict, PrivacyBudget
+from privacy.budget import BudgetConflict, BudgetUnreadable, PrivacyBudget
 from privacy.cohorts import EVERYONE
 from privacy.events import for_patients
 from privacy.keys import SiteKeys
@@ -367,11 +367,19 @@ class Agent:
 
         Raises:
             BudgetConflict: It is not, and a receipt would promise something else.
+            BudgetUnreadable: The ledger is older than what this hospital has sent.
         """
         ledger = (self.budget.dataset, self.budget.delta)
         asked = (self.terms.consent.dataset, self.terms.privacy.delta)
         if ledger != asked:
             raise BudgetConflict(f"study {self.terms.study} (data set, delta)", ledger, asked)
+        study = self.terms.study
+        held = {one.round for one in self.budget.history() if one.study == study}
+        lost = set(self.store.answered(study)) - held
+        if lost:
+            rounds = ", ".join(map(str, sorted(lost)))
+            why = f"it lacks what was answered to study {study}, round {rounds}"
+            raise BudgetUnreadable(f"of {self.budget.dataset}", why)
 
     def _check_terms(self, request: Frame) -> None:
         if request.body.get("terms") != self.settings.approved:

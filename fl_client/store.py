@@ -107,6 +107,12 @@ class SiteStore:
             raise RoundAlreadyAnswered(round_number)
         return bytes(row.reply)
 
+    def answered(self, study: str) -> list[int]:
+        """Return the rounds of a study that were answered, in order."""
+        query = sa.select(ANSWERS.c.round).where(ANSWERS.c.study == study)
+        with reading(self._engine) as connection:
+            return sorted(connection.execute(query).scalars())
+
     def keep_answer(
         self,
         study: str,

@@ -9,7 +9,7 @@ import pytest
 from fl_client.plans import NO_MANIFEST, PlanRefused
 from fl_client.store import ANSWERS
 from fl_server import gate as gate_module
-from privacy.budget import BudgetConflict, PrivacyBudget
+from privacy.budget import BudgetConflict, BudgetUnreadable, PrivacyBudget
 from privacy.events import DpSgdEvent
 from privacy.stewardship import Steward
 from protocol.frames import decode, encode
@@ -242,6 +242,19 @@ def test_an_agent_does_not_start_on_a_ledger_of_another_delta_or_data_set(
     numbers[wrong] = delta / 10 if wrong == "delta" else "another"
     with pytest.raises(BudgetConflict):
         replace(agent, budget=PrivacyBudget(tmp_path / "b.db", **numbers))
+
+
+def test_an_agent_does_not_start_on_a_ledger_that_forgot_what_it_sent(past, site, tmp_path):
+    """Put back to an earlier day together with its head, or gone: the answers know better."""
+    agent = past.agents[site]
+    fresh = PrivacyBudget(
+        tmp_path / "b.db",
+        dataset=agent.budget.dataset,
+        delta=agent.budget.delta,
+        epsilon_limit=8.0,
+    )
+    with pytest.raises(BudgetUnreadable, match="round 1"):
+        replace(agent, budget=fresh)
 
 
 def test_who_asked_is_recorded_with_what_was_spent(past, site):
