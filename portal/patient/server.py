@@ -137,7 +137,7 @@ def create_app(desk: Desk, sheet: StudySheet, *, limits: Limits | None = None) -
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         """Publish batches while the server lives; a batch that has begun is finished."""
         stop = asyncio.Event()
-        task = asyncio.create_task(publish_batches(desk, stop))
+        task = asyncio.create_task(publish_batches(desk, stop, look_seconds=LOOK_SECONDS))
         yield
         stop.set()
         await task
@@ -174,9 +174,7 @@ def create_app(desk: Desk, sheet: StudySheet, *, limits: Limits | None = None) -
     return app
 
 
-async def publish_batches(
-    desk: Desk, stop: asyncio.Event, *, look_seconds: float = LOOK_SECONDS
-) -> None:
+async def publish_batches(desk: Desk, stop: asyncio.Event, *, look_seconds: float) -> None:
     """Publish every batch when it is due, until stopped; no error ends it.
 
     Args:

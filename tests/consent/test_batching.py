@@ -8,7 +8,7 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from consent.batching import GrantQueue
@@ -125,6 +125,83 @@ def test_who_withdraws_is_not_surprised_by_a_change_that_still_waited(queue):
     assert queue.live() == []
 
 
+def test_who_withdraws_a_change_that_waits_withdraws_what_it_would_replace(queue):
+    queue.accept(1, 11)
+    queue.queue.publish_due(now=NOW)
+    change = queue.accept(1, 12)
+    assert queue.withdraw(change, 12).index == 0
+    assert queue.live() == []
+    assert queue.withdraw(change, 12) is None  # again, likewise
+    assert queue.queue.publish_due(now=NOW + HOUR) == []
+
+
+def test_the_code_of_a_grant_that_was_replaced_while_it_waited_ends_its_heir(queue):
+    first, second = queue.accept(1, 11), queue.accept(1, 12)
+    third = queue.accept(1, 13)
+    queue.queue.publish_due(now=NOW)
+    assert queue.live() == [13]
+    with pytest.raises(WithdrawalCodeWrong):
+        queue.withdraw(first, 12)
+    assert queue.withdraw(first, 11).grant == third
+    assert queue.live() == []
+    assert queue.withdraw(second, 12).grant == third
+    later = queue.accept(1, 14)
+    assert queue.withdraw(first, 11).grant == third  # what was granted anew stands, ...
+    assert queue.queue.waiting() == 0  # ... once it is published
+    assert queue.withdraw(later, 14) is None
+
+
+def test_a_change_of_what_was_withdrawn_elsewhere_is_never_published(queue):
+    first = queue.accept(1, 11)
+    queue.queue.publish_due(now=NOW)
+    queue.accept(1, 12)
+    queue.registry.withdraw(first, b"11", now=NOW)  # by her hospital, beside the queue
+    assert queue.queue.publish_due(now=NOW + HOUR) == []
+    queue.accept(1, 13)  # anew, and not a change
+    queue.queue.publish_due(now=NOW + 2 * HOUR)
+    assert queue.live() == [13]
+
+
+def test_the_first_batch_waits_too(queue):
+    queue.queue.begin(now=NOW)
+    queue.accept(1, 11)
+    assert queue.queue.publish_due(now=NOW) == []
+    queue.queue.begin(now=NOW + HOUR)  # a restart does not begin it anew
+    assert queue.queue.due(now=NOW) == NOW + HOUR
+    assert len(queue.queue.publish_due(now=NOW + HOUR)) == 1
+
+
+def test_receipts_are_given_again_to_the_byte(queue):
+    for person in (1, 2):
+        queue.accept(person, 10 + person)
+    queue.queue.publish_due(now=NOW)
+    queue.accept(1, 13)
+    (second,) = queue.queue.publish_due(now=NOW + HOUR)
+    assert second.replaces is not None
+    assert queue.registry.receipt(second.grant) == second
+    assert queue.registry.receipts(queue.lane, 2) == [second]
+    assert [one.leaf for one in queue.registry.receipts(queue.lane, 1)] == [11, 12]
+    with pytest.raises(GrantUnknown):
+        queue.registry.receipt(GrantId("00"))
+
+
+def test_after_a_batch_the_file_does_not_tell_who_came_first(path, key, tmp_path):
+    """Whatever the order of arrival, the same bytes are left."""
+    left = set()
+    for number, order in enumerate(itertools.permutations((1, 2, 3))):
+        file = tmp_path / f"queue-{number}.db"
+        queue = Queue(tmp_path / f"registry-{number}.db", key, file)
+        for person in order:
+            queue.accept(person, 10 + person)
+        assert (11).to_bytes(32, "big") in file.with_name(file.name + "-wal").read_bytes()
+        queue.queue.publish_due(now=NOW)
+        queue.queue.forget_past()
+        assert file.with_name(file.name + "-wal").read_bytes() == b""
+        left.add(file.read_bytes()[100:])  # after SQLite's header, which counts changes
+        queue.close()
+    assert len(left) == 1
+
+
 def test_of_one_person_the_last_grant_is_published(queue):
     queue.accept(1, 11)
     queue.accept(1, 12)
@@ -188,6 +265,7 @@ def test_a_proof_is_verified_when_it_is_accepted(registry, tmp_path, group):
     queue.close()
 
 
+@example(steps=[("grant", 1), ("publish", 1), ("grant", 1), ("withdraw", 1)])
 @settings(max_examples=15, deadline=None)
 @given(
     steps=st.lists(
@@ -200,13 +278,15 @@ def test_whoever_withdrew_last_has_no_live_leaf_and_whoever_granted_last_gets_on
 ):
     folder = tmp_path_factory.mktemp("queue")
     queue = Queue(folder / "registry.db", STEWARD, folder / "queue.db")
-    newest = {}
+    newest, granted = {}, []
     for number, (step, person) in enumerate(steps):
         if step == "grant" and number < 8:
             newest[person] = queue.accept(person, 100 + number), 100 + number
+            granted.append((person, 100 + number))
         elif step == "withdraw" and newest.get(person):
             queue.withdraw(*newest[person])
             newest[person] = None
+            assert not {leaf for who, leaf in granted if who == person} & set(queue.live())
         elif step == "publish":
             queue.queue.publish_due(now=NOW + number * HOUR)
     queue.queue.publish_due(now=NOW + 100 * HOUR)
