@@ -1,8 +1,8 @@
 """An Ethereum virtual machine for the tests of contracts: calls, errors, events, gas, time.
 
 py-evm at cancun, without blocks or signatures: a transaction is applied to the state as it would be
-inside a block, from any address. Gas is what the sender pays. Nothing is undone: a test that needs a
-clean slate deploys anew, which takes a tenth of a second.
+inside a block, from any address. Gas is what the sender pays. Nothing is undone: a
+test that needs a clean slate deploys anew, which takes a tenth of a second.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ another member. Proofs are random, so each run writes other ones.
 import json
 from pathlib import Path
 
-from consent.claims import claim_message, payout_scope
 from eth_utils import to_checksum_address
+
+from consent.claims import claim_message, payout_scope
 from protocol.ids import SiteId, StudyId
 from tests.ledger.contracts.machine import address
 from zk.lean_imt import LeanIMT

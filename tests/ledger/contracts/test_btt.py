@@ -103,7 +103,8 @@ def signed(btt, key, kind, fields, values):
         ["bytes32", "bytes32", "bytes32", "uint256", "address"],
         [
             keccak256(
-                b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+                b"EIP712Domain(string name,string version,"
+                b"uint256 chainId,address verifyingContract)"
             ),
             keccak256(name.encode()),
             keccak256(version.encode()),

@@ -7,9 +7,8 @@ import pytest
 
 from ledger.contracts.artifacts import CONTRACTS, load
 
-TEXT = "".join(
-    path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path.name != Path(__file__).name
-)  # fmt: skip
+HERE = Path(__file__)
+TEXT = "".join(one.read_text() for one in HERE.parent.glob("test_*.py") if one.name != HERE.name)
 # Errors of the library that nothing in these contracts can bring about.
 UNREACHABLE = {
     "CheckpointUnorderedInsertion": "time does not run backwards",

@@ -9,7 +9,6 @@ from ledger.contracts.tree import Tree, batch_leaf, claim_leaf
 from tests.ledger.contracts.machine import (
     DAY,
     SUPPLY,
-    START,
     Machine,
     Reverted,
     address,
@@ -28,22 +27,24 @@ FEW = settings(
     suppress_health_check=list(HealthCheck),
 )
 MANY = settings(FEW, max_examples=25, stateful_step_count=50)
-_machines: list[Machine] = []
-
-
-def machine():
-    """One for all examples; each deploys its own contracts."""
-    if not _machines:
-        _machines.append(Machine())
-    _machines[0].now = START
-    return _machines[0]
+STEPS = (
+    "hold",
+    "approve",
+    "deny",
+    "startDelivery",
+    "deliver",
+    "fail",
+    "capture",
+    "dispute",
+    "resolve",
+)
 
 
 class Conserving(RuleBasedStateMachine):
     """A chain with BTT, parties who hold it, and one contract that takes it."""
 
     def start(self, name, *arguments):
-        self.machine = machine()
+        self.machine = Machine()
         holders = dict.fromkeys(PARTIES, EACH) | {address("treasury"): SUPPLY - 4 * EACH}
         self.btt = deploy_btt(self.machine, holders)
         self.contract = self.machine.deploy(name, self.btt.address, *arguments, ROLE)
@@ -131,7 +132,8 @@ class Distributions(Conserving):
 
     @initialize()
     def deploy(self):
-        self.start("Distributor", machine().place(b"\x00", "accepts all"))
+        self.start("Distributor", address("accepts all"))
+        self.machine.place(b"\x00", "accepts all")
         self.contract.grantRole(self.contract.SETTLER_ROLE(), ROLE, sender=ROLE)
         self.btt.approve(self.contract.address, SUPPLY, sender=ROLE)
         self.owed, self.got, self.paths = {}, {}, {}
@@ -211,8 +213,7 @@ class Escrows(Conserving):
     @rule(
         data=st.data(),
         step=st.sampled_from(
-            "hold approve deny startDelivery deliver fail expire capture dispute resolve lapse "
-            "approve startDelivery deliver".split()
+            [*STEPS, "approve", "startDelivery", "deliver", "hold", "expire", "lapse"]
         ),
         refund=st.integers(0, 600),
     )

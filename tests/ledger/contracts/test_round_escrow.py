@@ -10,8 +10,9 @@ SITES = [address(f"site {i}") for i in range(5)]
 BUDGET = 10_000 * 10**18
 DEADLINE = START + 30 * DAY
 TERMS, EVIDENCE, REASON = b"t" * 32, b"e" * 32, b"r" * 32
-STATES = "none open committed revealed aggregated scored closed settled aborted".split()
-EPOCHS = "none settled paid refunded".split()
+GOING = ["open", "committed", "revealed", "aggregated", "scored", "closed"]
+STATES = ["none", *GOING, "settled", "aborted"]
+EPOCHS = ["none", "settled", "paid", "refunded"]
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_each_state_leads_to_the_next_alone(escrow, at, state):
             at("open")
 
 
-@pytest.mark.parametrize("state", ["open", "committed", "revealed", "aggregated", "scored", "closed"])  # fmt: skip
+@pytest.mark.parametrize("state", GOING)
 def test_a_round_aborted_is_refunded(machine, btt, escrow, at, state):
     round_ = at(state)
     assert escrow.held() == btt.balanceOf(escrow.address) == BUDGET

@@ -8,14 +8,14 @@ from ledger.contracts import verifier
 from tests.ledger.contracts.machine import reverts
 from tests.ledger.contracts.test_distributor import PROOFS
 from zk.artefacts import KEY_HASH, verification_key
+from zk.curve import MODULUS, ORDER
 from zk.groth16 import ProofInvalid, verify
 from zk.semaphore import SemaphoreProof
-from zk.curve import MODULUS, ORDER
 
 
-@pytest.fixture(scope="module")
-def contract(chain):
-    return chain.deploy("SemaphoreVerifier")
+@pytest.fixture
+def contract(machine):
+    return machine.deploy("SemaphoreVerifier")
 
 
 def points(proof):
@@ -49,6 +49,7 @@ def test_a_number_that_is_not_reduced_is_refused(contract, position):
         contract.verify(numbers, points(PROOFS[0]))
 
 
+@pytest.mark.slow
 def test_points_that_are_none_are_refused(contract):
     good = points(PROOFS[0])
     for bad in (
