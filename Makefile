@@ -64,6 +64,10 @@ layers: $(STAMP) ## see that imports point down
 circuits: $(STAMP) ## compile the circuits again and compare with what is committed (needs node and npm)
 	$(BIN)/python -m zk.circuits.build --check
 
+.PHONY: contracts
+contracts: $(STAMP) ## compile the contracts again and compare with what is committed (needs node and npm)
+	$(BIN)/python -m ledger.contracts.build --check
+
 .PHONY: experiments
 experiments: $(STAMP) ## run every experiment; results go to experiments/results
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet nvflare==2.9.0 $(PIP_ARGS)
