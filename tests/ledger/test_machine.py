@@ -227,5 +227,5 @@ class Books(RuleBasedStateMachine):
             assert (found.remaining == 0) == (found.state != "held")
 
 
-Books.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Books.TestCase.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
 test_the_books_stay_true = Books.TestCase
