@@ -3,7 +3,8 @@
 Question  At six hospitals with 623 breast ultrasounds between them, and at four natural hospitals
           with heart patients: how far is a federated model under patient-level differential
           privacy from the same model without it, from one hospital alone, and what does sharing
-          the noise of the sum give over noise at each site?
+          the noise of the sum give over noise at each site? And what is left of Dice where the
+          hippocampus is drawn in 3-D (``experiments/_utility_hippocampus.py``)?
 Method    Federated averaging in one process (``experiments/_federation.py``) with the product's own
           training, noise and accounting. Several seeds: each has its own held-out patients, its own
           deal to the sites, its own draws and noise. Settings were chosen on development pictures
@@ -11,7 +12,8 @@ Method    Federated averaging in one process (``experiments/_federation.py``) wi
 Expected  BUSI: 0.88 without privacy, within 0.03 of it at epsilon 8 and within 0.06 at epsilon 3;
           noise shared over the sum better than noise per site; one hospital alone far below.
 Run       python -m experiments.privacy_utility [--task busi] [--quick] [--json]
-          (10 minutes; --quick takes two seeds. What is finished is kept, and a stopped run goes on)
+          (10 minutes, and 10 more for each seed of the hippocampus; --quick takes two seeds, of
+          the hippocampus one with fewer rounds. What is finished is kept, a stopped run goes on)
 Result    experiments/results/privacy_utility.json, privacy_utility.svg
 """
 
