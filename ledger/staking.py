@@ -5,22 +5,19 @@ A stake is a state machine with no way back::
     bonded --unbond, after its days--> unbonding --withdraw, 21 days later--> free
        └──────────────slash──────────────────┴──> slashed (of all of it; of a part, it goes on)
 
-Nothing is minted: rewards come out of ``rewards:staking``, which fees and a capped part of the
-community bucket fill. A tier's rate is a ceiling. Where the pool holds less than all ceilings
-together, every stake gets the same share of its own, rounded down, and ``reward`` says what rate
-that was. What is slashed is divided: half burned, half to the victims.
+What stakes earn is the matter of ``ledger.staking_rewards``. What is slashed is divided:
+half burned, half to the victims.
 
 What holds, each line a rule of tests/ledger/test_staking.py:
 
-1. Rewards never exceed the pool, nor a stake's ceiling.
-2. ``stake:PARTY`` holds exactly its stakes; ``Ledger.verify`` compares.
-3. What is slashed is burned or the victims', to the base unit.
-4. A stake is withdrawn once, whole, and not before its time; until then it can be slashed.
+1. ``stake:PARTY`` holds exactly its stakes; ``Ledger.verify`` compares.
+2. What is slashed is burned or the victims', to the base unit.
+3. A stake is withdrawn once, whole, and not before its time; until then it can be slashed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, cast
@@ -31,15 +28,12 @@ from ledger import chart, journal
 from ledger.books import Ledger
 from ledger.chart import BURNED, SLASHED
 from ledger.journal import Leg, Transfer
-from ledger.schedule import second
 from ledger.store import STAKES
 from protocol.errors import LedgerError
 from protocol.ids import AccountId
 from storage.database import reading
 
 WHOLE: Final = 10_000
-YEAR_SECONDS: Final = 365 * 24 * 3600
-MILLION: Final = 1_000_000
 POOL: Final = chart.rewards("staking")
 
 StakeState = Literal["bonded", "unbonding", "free", "slashed"]
@@ -112,21 +106,6 @@ class Stake:
     bonded: datetime
     unbonding: datetime | None
     state: StakeState
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """What a period paid: ``ceiling`` was promised at most, ``paid`` to stakes, ``burned`` of it.
-
-    ``rate_ppm`` is the rate a year that each tier was paid, before burning, in millionths and
-    rounded down; beside a tier's ceiling of ``rate`` basis points, which is ``rate * 100``.
-    """
-
-    ceiling: int
-    paid: int
-    burned: int
-    rate_ppm: Mapping[int, int]
-    transfer: Transfer | None
 
 
 def bond(
@@ -255,50 +234,16 @@ def slash(
         return transfer
 
 
-def reward(
-    ledger: Ledger, key: str, terms: StakingTerms, *, since: datetime, now: datetime
-) -> Rewards:
-    """Pay every stake that was bonded from ``since`` or later until ``now`` its share of the pool.
-
-    Stakes earn by the second. ``key`` names the period: whoever calls makes sure that periods do
-    not overlap; repeated, it returns what was paid.
-
-    Raises:
-        AccountFlagged: A staker's wallet takes no credit; lift the flag, or close the stake.
-    """
-    assert since < now
-    with ledger.begin() as connection:
-        journal.open_accounts(connection, [POOL, BURNED])
-        earlier = journal.find(connection, key)
-        rows = connection.execute(select(STAKES).order_by(STAKES.c.stake)).all()
-        stakes = [one for one in map(_stake, rows) if one.amount]
-        ceilings = {one.stake: _ceiling(one, terms, since, now) for one in stakes}
-        promised = sum(ceilings.values())
-        if earlier is not None:
-            burned = sum(leg.amount for leg in earlier.legs if leg.credit == BURNED)
-            paid = sum(leg.amount for leg in earlier.legs)
-            return Rewards(promised, paid, burned, {}, earlier)
-        held = journal.flows_of(connection, [POOL])[POOL].balance
-        available = min(held, promised)
-        paid_to = {
-            name: c * available // promised if promised else 0 for name, c in ceilings.items()
-        }
-        legs = _reward_legs(stakes, paid_to, terms)
-        memo = f"rewards from {since.date().isoformat()} to {now.date().isoformat()}"
-        transfer = journal.post(connection, key, legs, memo=memo, now=now) if legs else None
-    burned = sum(leg.amount for leg in legs if leg.credit == BURNED)
-    rates = {
-        tier.days: tier.rate * 100 * available // promised if promised else 0
-        for tier in terms.tiers
-    }
-    return Rewards(promised, sum(leg.amount for leg in legs), burned, rates, transfer)
-
-
 def stakes_of(ledger: Ledger, party: str | None = None) -> list[Stake]:
     """Return the stakes of ``party``, or all, as they stand, by their keys."""
     with reading(ledger.engine) as connection:
-        rows = connection.execute(select(STAKES).order_by(STAKES.c.stake)).all()
-    return [_stake(row) for row in rows if party in {None, row.party}]
+        return [one for one in all_stakes(connection) if party in {None, one.party}]
+
+
+def all_stakes(connection: Connection) -> list[Stake]:
+    """Return every stake inside a transaction that someone else began, by their keys."""
+    rows = connection.execute(select(STAKES).order_by(STAKES.c.stake)).all()
+    return [_stake(row) for row in rows]
 
 
 def _divided(taken: int, terms: StakingTerms, victims: Sequence[AccountId]) -> list[Leg]:
@@ -307,26 +252,6 @@ def _divided(taken: int, terms: StakingTerms, victims: Sequence[AccountId]) -> l
     legs = [Leg(SLASHED, victim, each) for victim in sorted(victims) if each]
     burned = taken - each * len(victims)
     return [*legs, Leg(SLASHED, BURNED, burned)] if burned else legs
-
-
-def _ceiling(stake: Stake, terms: StakingTerms, since: datetime, now: datetime) -> int:
-    until = now if stake.unbonding is None else min(now, stake.unbonding)
-    seconds = second(until) - max(second(since), second(stake.bonded))
-    return stake.amount * terms.tier(stake.days).rate * max(0, seconds) // (WHOLE * YEAR_SECONDS)
-
-
-def _reward_legs(
-    stakes: Sequence[Stake], paid: Mapping[str, int], terms: StakingTerms
-) -> list[Leg]:
-    amounts: dict[AccountId, int] = {}
-    for one in stakes:
-        burned = paid[one.stake] * terms.tier(one.days).burn // WHOLE
-        for account, amount in (
-            (chart.wallet(one.party), paid[one.stake] - burned),
-            (BURNED, burned),
-        ):
-            amounts[account] = amounts.get(account, 0) + amount
-    return [Leg(POOL, account, amount) for account, amount in sorted(amounts.items()) if amount]
 
 
 def _set(connection: Connection, stake: str, **values: object) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger import chart, pool, staking
+from ledger import chart, pool, staking, staking_rewards
 from ledger.economy import load_economy
 from ledger.journal import AccountReserved
 from ledger.staking import StakeLocked, StakeTooSmall, UnknownStake
@@ -70,14 +70,16 @@ def test_a_stake_is_free_after_its_days_and_twenty_one_more(staked, now):
 
 def test_a_full_pool_pays_the_ceiling_and_an_empty_one_nothing(staked, now):
     later = now + timedelta(days=365)
-    nothing = staking.reward(staked, "r0", TERMS, since=now, now=later)
+    nothing = staking_rewards.reward(staked, "r0", TERMS, since=now, now=later)
     assert (nothing.paid, nothing.transfer, nothing.rate_ppm[365]) == (0, None, 0)
     fund(staked, 1_000_000 * BTT, now)
-    paid = staking.reward(staked, "r", TERMS, since=now, now=later)
+    paid = staking_rewards.reward(staked, "r", TERMS, since=now, now=later)
     assert paid.paid == paid.ceiling == 12_000 * BTT
     assert paid.burned == 600 * BTT
     assert paid.rate_ppm[365] == 120_000
-    assert staking.reward(staked, "r", TERMS, since=now, now=later).transfer == paid.transfer
+    assert (
+        staking_rewards.reward(staked, "r", TERMS, since=now, now=later).transfer == paid.transfer
+    )
     assert staked.balance(NORTH) == (200_000 + 11_400) * BTT
 
 
@@ -85,7 +87,7 @@ def test_a_short_pool_pays_everyone_the_same_share_and_shows_the_rate(staked, no
     staking.bond(staked, "t", TERMS, "north", 1_000 * BTT, days=30, now=now)
     fund(staked, 3_000 * BTT, now)
     later = now + timedelta(days=365)
-    found = staking.reward(staked, "r", TERMS, since=now, now=later)
+    found = staking_rewards.reward(staked, "r", TERMS, since=now, now=later)
     assert found.ceiling == 12_030 * BTT
     assert 3_000 * BTT - 2 <= found.paid <= 3_000 * BTT
     assert found.rate_ppm[365] == 120_000 * 3_000 // 12_030
