@@ -239,7 +239,9 @@ class Agent:
         self.progress(Step("prove", plan.round, self.settings.site, seconds=seconds, note=note))
 
         spent = self.budget.statement_of(plan.study).epsilon  # of other studies it tells nothing
-        accounts = Accounts(plan, self.terms, self.settings.site, spent, cohort.left_out)
+        accounts = Accounts(
+            plan, self.terms, self.settings.site, spent, len(patients), cohort.left_out
+        )
         reply = contribution(accounts, outgoing, certificates, self.keys)
         kept = outgoing.integers.astype("<i8").tobytes() if self.settings.keep_integers else None
         self.store.keep_answer(plan.study, plan.round, plan_digest, reply, kept, personal=personal)

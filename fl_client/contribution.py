@@ -13,6 +13,7 @@ from typing import Final
 
 from fl_client.egress import Outgoing
 from privacy.keys import SiteKeys
+from protocol.errors import ConsentError
 from protocol.frames import encode
 from protocol.ids import SiteId
 from protocol.messages import (
@@ -28,6 +29,20 @@ from zk.cover import CoverStatement
 COUNT_BYTES: Final = 4
 
 
+class PatientsUnproven(ConsentError):
+    """An update was made of another number of patients than its certificates count."""
+
+    code = "patients-unproven"
+
+    def __init__(self, trained: int, proven: int) -> None:
+        self.trained = trained
+        self.proven = proven
+        super().__init__(
+            f"the update is of {trained} patients and its certificates count {proven}; nothing was "
+            "sent, tell whoever maintains the hospital's agent"
+        )
+
+
 @dataclass(frozen=True)
 class Accounts:
     """What a site says of its round beside what it proves."""
@@ -36,6 +51,7 @@ class Accounts:
     terms: StudyTerms
     site: SiteId
     epsilon_spent: float
+    patients: int
     left_out: int
 
 
@@ -50,14 +66,19 @@ def contribution(
     Args:
         accounts: Of this round.
         outgoing: The masked, encrypted update.
-        certificates: They count exactly the patients trained on.
+        certificates: Of the patients trained on.
         keys: Sign the receipt.
+
+    Raises:
+        PatientsUnproven: The certificates count more patients, or fewer.
     """
     plan, privacy = accounts.plan, accounts.terms.privacy
     statements = [
         CoverStatement.from_public_inputs(list(one.public_inputs)) for one in certificates
     ]
     proven = sum(statement.count for statement in statements)
+    if proven != accounts.patients:
+        raise PatientsUnproven(accounts.patients, proven)
     receipt = Receipt(
         study=plan.study,
         round=plan.round,

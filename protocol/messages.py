@@ -295,6 +295,16 @@ class StudyTerms(Message):
         """Return the registered identity of ``site``, or None where it does not take part."""
         return next((one for one in self.sites if one.site == site), None)
 
+    @model_validator(mode="after")
+    def _each_once(self) -> StudyTerms:
+        # Who holds two keys of one study would count as two honest hospitals.
+        for of_site in ("site", "signing_key", "agreement_key"):
+            if len({getattr(one, of_site) for one in self.sites}) < len(self.sites):
+                raise ValueError(f"two hospitals of a study share their {of_site}")
+        if self.sites_min > len(self.sites):
+            raise ValueError("a study needs no more hospitals than it names")
+        return self
+
 
 class Epoch(Message):
     """The consent registry's signed state: the root that proofs of this round refer to."""

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from fl_client import agent as agent_module
 from fl_client.plans import NO_MANIFEST, PlanRefused
 from fl_client.store import ANSWERS
 from fl_server import gate as gate_module
@@ -413,3 +414,18 @@ def test_no_frame_raises_and_the_round_goes_on_after_it(past, seed, monkeypatch)
     past.engine(transport).run()
     assert past.store.rounds_closed() == 2
     assert [one.site for one in past.store.round(2).closed.receipts] == past.sites
+
+
+def test_an_update_of_other_patients_than_are_proven_stays_home(past, site, second, monkeypatch):
+    honest = agent_module.gather
+
+    def one_more(*asked, **settings):
+        cohort = honest(*asked, **settings)
+        first, *others = cohort.selections
+        twice = replace(first, patients=(*first.patients, first.patients[0]))
+        return replace(cohort, selections=(twice, *others))
+
+    monkeypatch.setattr(agent_module, "gather", one_more)
+    agent = past.agent(site)
+    assert refusal(agent.answer(past.train_frame(second, site))) == "patients-unproven"
+    assert agent.store.answer(second.plan.study, 2, digest(second.plan)) is None

@@ -7,7 +7,7 @@ import pytest
 from fl_server import sites as sites_module
 from fl_server.sites import Sites, TooFewSites, refusal_of
 from protocol.frames import Frame, decode, encode
-from protocol.messages import Join, body, digest, read
+from protocol.messages import Join, MalformedMessage, StudyTerms, body, digest, read
 from tests.fl_server.cohort import Cohort, Direct
 
 
@@ -179,3 +179,18 @@ def test_a_failed_process_or_noise_is_a_refusal(cohort, reply, code):
 def test_a_refusal_says_its_code_and_reason_or_is_malformed(facts, expected):
     malformed = ("malformed-message", "the site sent a 'joined' where something else was due")
     assert refusal_of(Frame("joined", facts)) == (expected or malformed)
+
+
+@pytest.mark.parametrize("shared", ["site", "signing_key", "agreement_key"])
+def test_two_hospitals_of_a_study_share_no_name_and_no_key(shared):
+    terms = Cohort.meet(3).terms
+    first, second, third = terms.sites
+    twin = second.model_copy(update={shared: getattr(first, shared)})
+    with pytest.raises(MalformedMessage, match="share"):
+        read(StudyTerms, body(terms.model_copy(update={"sites": (first, twin, third)})))
+
+
+def test_a_study_needs_no_more_hospitals_than_it_names():
+    terms = Cohort.meet(3).terms
+    with pytest.raises(MalformedMessage, match="than it names"):
+        read(StudyTerms, body(terms.model_copy(update={"sites_min": 4})))
