@@ -22,8 +22,8 @@ ROLE = address("role")
 EACH = 10**6
 FEW = settings(
     deadline=None,
-    max_examples=2,
-    stateful_step_count=15,
+    max_examples=5,
+    stateful_step_count=20,
     suppress_health_check=list(HealthCheck),
 )
 MANY = settings(FEW, max_examples=25, stateful_step_count=50)
@@ -209,8 +209,13 @@ class Escrows(Conserving):
             self.contract.grantRole(role, ROLE, sender=ROLE)
         self.orders, self.rounds, self.epochs, self.ended = {}, [], {}, {}
 
-    @rule(buyer=WHO, provider=WHO, amounts=st.lists(st.integers(1, 500), min_size=1, max_size=3))
-    def order(self, buyer, provider, amounts):
+    @rule(
+        buyer=WHO,
+        provider=WHO,
+        amounts=st.lists(st.integers(1, 500), min_size=1, max_size=3),
+        far=st.sampled_from([4, 3, 2, 1, 0]),
+    )
+    def order(self, buyer, provider, amounts, far):
         label = len(self.orders).to_bytes(32, "big")
         payouts = list(zip(PARTIES, amounts, strict=False))
         order = self.contract.draft(label, provider, sender=buyer).value
@@ -218,6 +223,14 @@ class Escrows(Conserving):
         self.contract.quote(order, payouts, b"t" * 32, expiry, sender=provider)
         self.contract.hold(order, sender=buyer)
         self.orders[order] = (buyer, provider, payouts)
+        way = [
+            lambda: self.contract.approve(order, sender=ROLE),
+            lambda: self.contract.startDelivery(order, sender=provider),
+            lambda: self.contract.deliver(order, b"p" * 32, sender=provider),
+            lambda: self.contract.dispute(order, b"r" * 32, sender=buyer),
+        ]
+        for act in way[:far]:
+            act()
 
     @precondition(lambda self: self.orders)
     @rule(data=st.data(), likely=st.sampled_from([True, True, True, False]))
