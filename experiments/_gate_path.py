@@ -73,10 +73,10 @@ def _terms(vk: VerificationKey, circuit: str, keys: SiteKeys) -> StudyTerms:
         sites=tuple(
             SiteIdentity(
                 site=SiteId(f"site-{number}"),
-                signing_key=keys.signing_public,
-                agreement_key=keys.agreement_public,
+                signing_key=one.signing_public,
+                agreement_key=one.agreement_public,
             )
-            for number in (1, 2, 3)
+            for number, one in enumerate((keys, SiteKeys.generate(), SiteKeys.generate()), 1)
         ),
         server_key=bytes(32),
         training=TrainingTerms(
