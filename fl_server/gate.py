@@ -163,7 +163,7 @@ class Gate:
         if receipt.gradients != self.terms.privacy.gradients(proven):
             raise ContributionRefused(receipt.site, "its number of gradients does not follow")
         started = time.thread_time()
-        fresh = self._verify(contribution.certificates, statements, known)
+        fresh = self._verify(contribution, statements, known)
         proof_seconds = time.thread_time() - started
         update = EncryptedUpdate(
             blob=ciphertext,
@@ -263,14 +263,17 @@ class Gate:
 
     def _verify(
         self,
-        certificates: Sequence[CoverageCertificate],
+        contribution: Contribution,
         statements: Sequence[CoverStatement],
         known: Mapping[str, bool],
     ) -> tuple[str, ...]:
+        named = contribution.receipt.certificates  # the statements' digests: compared above
         fresh = {
             digest: (statement, certificate.proof)
-            for statement, certificate in zip(statements, certificates, strict=True)
-            if not known.get(digest := statement.digest(), False)
+            for digest, statement, certificate in zip(
+                named, statements, contribution.certificates, strict=True
+            )
+            if not known.get(digest, False)
         }
         proofs = list(fresh.values())
         for start in range(0, len(proofs), PROOFS_BATCH_MAX):
