@@ -67,7 +67,7 @@ def refusals(report):
 def test_nothing_waits_at_the_server_and_papers_stay_with_the_patients(proven):
     home, _, report = proven
     with sqlite3.connect(home / "server" / "mailbox.db") as mailbox:
-        for table in ("invitations", "requests", "boxes"):
+        for table in ("invitations", "requests", "sealed_openings"):
             assert mailbox.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
     files = [file for file in (home / "server").rglob("*") if file.is_file()]
     everything = b"".join(file.read_bytes() for file in files)
