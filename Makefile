@@ -29,15 +29,19 @@ demo: $(STAMP) ## six hospitals train together, are proven, encrypted and paid (
 	$(BIN)/bithive demo $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## all tests, the slow ones and real servers too
-	$(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadfile $(ARGS)
+test: $(STAMP) ## what must pass before a change lands: the slow tests and real servers too
+	$(BIN)/python -m pytest -m "not exhaustive" -n 2 --dist loadfile $(ARGS)
+
+.PHONY: exhaustive
+exhaustive: $(STAMP) ## every test there is, those at full scale too (more than an hour)
+	$(BIN)/python -m pytest -m "exhaustive or not exhaustive" -n 2 --dist loadfile $(ARGS)
 
 .PHONY: check
 check: format-check lint types layers fast ## what must pass before a commit, under three minutes
 
 .PHONY: fast
 fast: $(STAMP) ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not exhaustive" -n 2 --dist loadfile $(ARGS)
 
 .PHONY: format
 format: $(STAMP) ## write the code in one style
