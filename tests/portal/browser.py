@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from websockets.sync.client import connect
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-WAIT_SECONDS = 60
+WAIT_SECONDS = 300
 
 
 def find():

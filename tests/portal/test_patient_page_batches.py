@@ -84,7 +84,7 @@ def test_her_consent_waits_and_comes_into_force_while_she_looks_on(tab, world, d
     time.sleep((desk.queue.due(now=desk.clock()) - desk.clock()).total_seconds() % 6)
     code, _ = grant(tab)
     assert len(code.split()) == 11
-    tab.until(IN_FORCE, seconds=20)
+    tab.until(IN_FORCE)
     assert "signature checked" in tab.text("#given-facts")
     assert len(live(desk)) == 1
     assert world.steward().fetch().kept == 1
