@@ -29,7 +29,7 @@ from tests.consent.test_withdrawal_interleavings import (
     world_in,
 )
 
-WAIT = 10.0
+WAIT = 120.0
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("withdraw"), st.sampled_from(PATIENTS)),

@@ -15,7 +15,7 @@ from protocol.messages import MalformedMessage, body, digest
 from tests.fl_client.lane_world import CHUNKS, NORTH, SLOTS, TERMS, HandProver, LaneWorld
 
 APPROVED = digest(TERMS)
-WAIT = 10.0
+WAIT = 120.0
 
 
 def request(state, **changes):

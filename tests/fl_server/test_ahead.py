@@ -13,7 +13,7 @@ from protocol.ids import GrantId
 from protocol.messages import Contribution, read
 from tests.fl_server.study import Direct
 
-WAIT = 60.0
+WAIT = 120.0
 
 
 class Counting:

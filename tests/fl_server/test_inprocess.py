@@ -46,7 +46,7 @@ def test_a_site_that_is_late_is_not_waited_for():
 
     @slow.train()
     def train(message, context):
-        gate.wait(10)
+        gate.wait(120)
         return Message(message.content, reply_to=message)
 
     grid = InProcessGrid(slow, [{}])
@@ -70,6 +70,6 @@ def test_send_and_receive_serves_apps_that_use_it():
     messages = [
         Message(content, dst_node_id=node, message_type="query") for node in grid.get_node_ids()
     ]
-    replies = grid.send_and_receive(messages, timeout=10)
+    replies = grid.send_and_receive(messages, timeout=120)
     assert [reply.metadata.src_node_id for reply in replies] == grid.get_node_ids()
     grid.close()
