@@ -7,7 +7,7 @@ PYTHON ?= python3.11
 PIP_ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
-PACKAGES := protocol storage privacy zk consent records models fl_client fl_server ledger marketplace portal
+PACKAGES := protocol storage audit privacy zk consent records models identity fl_client fl_server ledger marketplace portal
 SOURCES := $(PACKAGES) experiments tests
 
 .DEFAULT_GOAL := help

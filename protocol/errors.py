@@ -10,6 +10,7 @@
     ├── ProofError           a statement or proof that does not hold
     ├── PrivacyError         a budget, update, ciphertext or key that must not be used
     ├── FederationError      a site, message, signature or round that went wrong
+    ├── IdentityError        a name, key, certificate, file or right that does not hold
     ├── LedgerError          an amount, account, transfer or escrow that would break the books
     └── MarketError          an order, contribution or settlement that cannot be
 
@@ -83,6 +84,12 @@ class FederationError(BitHiveError):
     """A site, message, signature or round that went wrong."""
 
     code = "federation"
+
+
+class IdentityError(BitHiveError):
+    """A name, key, certificate, file or right that does not hold."""
+
+    code = "identity"
 
 
 class LedgerError(BitHiveError):
