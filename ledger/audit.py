@@ -34,9 +34,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import Connection, Engine, func, insert, select
 
-from ledger.canonical import JSON, canonical_json
 from ledger.store import AUDIT, open_tables, writing
 from protocol.errors import LedgerError
+from storage.canonical import JSON, canonical_json
 from storage.database import reading
 from storage.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
 

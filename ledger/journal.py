@@ -26,12 +26,12 @@ from typing import Final
 from sqlalchemy import Connection, func, insert, select
 
 from ledger import rows
-from ledger.canonical import JSON, canonical_json
 from ledger.chart import BURNED, GENESIS, MANAGED, check_account, kind_of
 from ledger.flags import check_flags, flags_of
 from ledger.store import ACCOUNTS, LEGS, TRANSFERS
 from protocol.errors import LedgerError
 from protocol.ids import AccountId
+from storage.canonical import JSON, canonical_json
 
 GENESIS_KEY: Final = "genesis"
 """The one transfer that may debit the genesis account."""

@@ -30,11 +30,11 @@ from sqlalchemy import Connection
 
 from ledger import chart, journal
 from ledger.books import Ledger
-from ledger.canonical import canonical_json
 from ledger.journal import Leg, Transfer
 from ledger.schedule import add_months, linear, second
 from protocol.errors import LedgerError
 from protocol.ids import AccountId
+from storage.canonical import canonical_json
 
 CliffMode = Literal["inside", "before"]
 

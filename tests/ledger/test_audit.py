@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ledger.audit import AuditDamaged, AuditLog, EventRepeated, FactRefused
-from ledger.canonical import NotCanonical
+from storage.canonical import NotCanonical
 from storage.merkle import check_consistency, check_inclusion, leaf_hash
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

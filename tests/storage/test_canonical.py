@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.canonical import NotCanonical, canonical_json
+from storage.canonical import NotCanonical, canonical_json
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 values = st.recursive(
