@@ -80,7 +80,7 @@ class Admission:
         receipt = SimpleNamespace(site=site, certificates=digests)
         sent = SimpleNamespace(receipt=receipt, certificates=certificates)
         statements = gate._check_certificates(sent, self.lane)
-        return statements, gate._verify(certificates, statements, known or {})
+        return statements, gate._verify(sent, statements, known or {})
 
     def but(self, **changes):
         return self.honest.model_copy(update=changes)
