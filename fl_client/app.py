@@ -23,6 +23,12 @@ def train(message: Message, context: Context) -> Message:
     return _carry(message, context)
 
 
+@app.query("job")
+def job(message: Message, context: Context) -> Message:
+    """Carry the offer of a job."""
+    return _carry(message, context)
+
+
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Carry the roll call."""

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from consent.registry import Registry
 from fl_server.engine import Deadlines, Engine
+from fl_server.offering import read_offering
 from fl_server.store import ServerStore
 from fl_server.transport import GridTransport, Transport
 from privacy.parameters import parameter_set
@@ -101,13 +102,15 @@ def assemble(
     terms = store.terms()
     if terms is None:
         raise ServerFolderIncomplete(folder, "the study's terms")
+    key = signing_key(folder / "server.key")
     return Engine(
         terms=terms,
         store=store,
         registry=Registry.reader(folder / "registry.db"),
         transport=transport,
         verification_key=verification_key(folder, terms),
-        signing_key=signing_key(folder / "server.key"),
+        signing_key=key,
+        offering=read_offering(folder, terms, key.sign),
         parameters=parameter_set(terms.encryption),
         after_close=after_close,
         progress=progress,

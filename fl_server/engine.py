@@ -38,6 +38,7 @@ from fl_server.gate import Admitted, Gate
 from fl_server.group_key import GroupKeeper
 from fl_server.lanes import lane_states
 from fl_server.news import PREPARE_SECONDS, LaneNews, epoch_of
+from fl_server.offering import Offering
 from fl_server.sites import Sites, TooFewSites, refusal_of
 from fl_server.store import ClosedRound, ModelState, PlannedRound, ServerStore, StoredRound
 from fl_server.summation import Called, Opened, SecureSum, SumUnsound
@@ -98,6 +99,7 @@ class Engine:
     after_close: Callable[[RoundClosed], None]
     progress: Progress = silent
     deadlines: Deadlines = field(default_factory=Deadlines)
+    offering: Offering | None = None
     today: Callable[[], int] = lambda: day_number(datetime.now(UTC).date())
 
     def __post_init__(self) -> None:
@@ -106,7 +108,7 @@ class Engine:
         self_test(self.parameters)
         context = ServerContext(self.parameters)
         self._gate = Gate(self.terms, self.verification_key, context, self.today)
-        self._sites = Sites(self.terms, self.transport, self.progress)
+        self._sites = Sites(self.terms, self.transport, self.progress, offering=self.offering)
 
     def run(self) -> None:
         """Run every round that is not closed yet.

@@ -12,16 +12,21 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from fl_server.offering import Offering
 from fl_server.transport import Transport
 from privacy.signatures import check_signature
 from protocol.errors import FederationError
 from protocol.frames import Frame, decode, encode
 from protocol.ids import SiteId
+from protocol.jobs import JobAnswer
 from protocol.messages import Join, StudyTerms, digest, read
 from protocol.progress import Progress, Step
 
 AGAIN_SECONDS = 5.0
 """How long a node that did not say who it is is left alone before it is asked again."""
+
+OFFER_SECONDS = 30.0
+"""How long a node may take to say how the job stands; the others are called without it."""
 
 
 class TooFewSites(FederationError):
@@ -29,10 +34,11 @@ class TooFewSites(FederationError):
 
     code = "too-few-sites"
 
-    def __init__(self, present: int, needed: int) -> None:
+    def __init__(self, present: int, needed: int, waiting: Mapping[SiteId, str] = {}) -> None:
+        undecided = ", ".join(f"{site}: {state}" for site, state in sorted(waiting.items()))
         super().__init__(
             f"{present} sites answered and the study needs {needed}; start the missing sites and "
-            "run again"
+            "run again" + (f" (the job is not approved at {undecided})" if undecided else "")
         )
 
 
@@ -44,11 +50,16 @@ class Sites:
     transport: Transport
     progress: Progress
     nodes: dict[SiteId, int] = field(default_factory=dict)
+    offering: Offering | None = None
+    """The job that a hospital must have approved before it is called."""
+    waiting: dict[SiteId, JobAnswer] = field(default_factory=dict)
+    """The hospitals that have not approved it, and what they said."""
 
     def roll_call(self, seconds: float) -> dict[SiteId, str]:
         """Find which node is which site; return the key id each site holds.
 
-        A node whose agent is not up yet is asked again until the time is over.
+        A node whose agent is not up yet, or whose officer has not decided, is asked again until the
+        time is over.
 
         Raises:
             TooFewSites: Fewer than the study needs said who they are in time.
@@ -58,7 +69,7 @@ class Sites:
         known: set[int] = set()
         wanted = {identity.site for identity in self.terms.sites}
         deadline = time.monotonic() + seconds
-        while set(held) != wanted and time.monotonic() < deadline:
+        while wanted - set(held) - self._refusing() and time.monotonic() < deadline:
             now = time.monotonic()
             due = [
                 node
@@ -69,8 +80,9 @@ class Sites:
                 time.sleep(0.05)
                 continue
             asked.update(dict.fromkeys(due, now))
+            due = self._approving(due, max(1.0, (deadline - time.monotonic()) / 2))
             nonce = secrets.token_hex(32)
-            frame = encode("join", {"terms": digest(self.terms), "nonce": nonce})
+            frame = encode("join", {"terms": digest(self.terms), "nonce": nonce} | self._job())
             left = max(1.0, deadline - time.monotonic())
             for node, reply in self._exchange("join", dict.fromkeys(due, frame), "join", left):
                 join = self._joined(reply, nonce)
@@ -81,7 +93,8 @@ class Sites:
                 held[join.site] = join.key_id
                 self.progress(Step("join", 0, join.site, len(held), len(wanted)))
         if len(held) < self.terms.sites_min:
-            raise TooFewSites(len(held), self.terms.sites_min)
+            undecided = {site: answer.state for site, answer in self.waiting.items()}
+            raise TooFewSites(len(held), self.terms.sites_min, undecided)
         return held
 
     def ask(
@@ -104,6 +117,36 @@ class Sites:
                 kind, requests, group=group, deadline_seconds=seconds
             ):
                 yield node, _decoded(reply)
+
+    # The job
+
+    def _job(self) -> dict[str, str]:
+        return {} if self.offering is None else {"job": self.offering.job.hash}
+
+    def _refusing(self) -> set[SiteId]:
+        return {site for site, answer in self.waiting.items() if answer.state == "refused"}
+
+    def _approving(self, nodes: list[int], seconds: float) -> list[int]:
+        """Offer the job; return the nodes of hospitals that approved it, and note the others."""
+        if self.offering is None:
+            return nodes
+        approving: list[int] = []
+        nonce = secrets.token_hex(32)
+        frames = dict.fromkeys(nodes, self.offering.frame(nonce))
+        wait = min(seconds, OFFER_SECONDS)
+        for node, reply in self._exchange("offer", frames, "offer", wait):
+            answer = self.offering.answer(reply, nonce)
+            if answer is None:
+                continue
+            before = self.waiting.pop(answer.site, None)
+            if answer.state == "approved":
+                approving.append(node)
+                continue
+            self.waiting[answer.site] = answer
+            if before is None or before.state != answer.state:
+                note = f"the job is {answer.state} there: {answer.reason}"
+                self.progress(Step("wait", 0, answer.site, note=note))
+        return approving
 
     def _joined(self, reply: Frame, nonce: str) -> Join | None:
         try:

@@ -22,6 +22,7 @@ FIRST_PAUSE_SECONDS: Final = 0.005
 FRAME: Final = "frame"
 STYPE: Final = "bithive.frame.v1"
 MESSAGE_TYPES: Final = {
+    "offer": "query.job",
     "join": "query.join",
     "call": "query.call",
     "deal-key": "query.key",

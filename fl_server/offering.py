@@ -1,0 +1,70 @@
+"""Offer a study's job to the hospitals, and believe only what a hospital signed of it.
+
+A hospital whose officer has not approved the job is not called: it waits, or it refused, and the
+roll call says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from privacy.signatures import check_signature
+from protocol.errors import FederationError
+from protocol.frames import Frame, encode
+from protocol.jobs import JobAnswer, JobManifest, JobOffer, instant
+from protocol.messages import StudyTerms, body, read
+
+JOB_FILE = "job.json"
+
+
+@dataclass(frozen=True)
+class Offering:
+    """One study's job, and the key that it is offered with."""
+
+    job: JobManifest
+    terms: StudyTerms
+    sign: Callable[[bytes], bytes]
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def frame(self, nonce: str) -> bytes:
+        """Return the offer: signed now, with the manifest and the terms that it names."""
+        offer = JobOffer(job=self.job.hash, nonce=nonce, at=instant(self.clock()))
+        return encode(
+            "offer",
+            {
+                "offer": body(offer.signed_by(self.sign)),
+                "manifest": body(self.job),
+                "terms": body(self.terms),
+            },
+        )
+
+    def answer(self, reply: Frame, nonce: str) -> JobAnswer | None:
+        """Return what a hospital of the study signed in answer to this offer, or None."""
+        try:
+            found = read(JobAnswer, reply.body)
+            identity = self.terms.identity(found.site)
+            if identity is None or (found.job, found.nonce) != (self.job.hash, nonce):
+                return None
+            check_signature(
+                identity.signing_key,
+                found.signature,
+                found.signed_bytes(),
+                what="answer to a job",
+                who=found.site,
+            )
+        except FederationError:
+            return None
+        return found
+
+
+def read_offering(
+    folder: Path, terms: StudyTerms, sign: Callable[[bytes], bytes]
+) -> Offering | None:
+    """Return what the server's folder offers, or None where it holds no job."""
+    path = folder / JOB_FILE
+    if not path.is_file():
+        return None
+    return Offering(JobManifest.model_validate_json(path.read_bytes()), terms, sign)
