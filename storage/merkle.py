@@ -63,20 +63,30 @@ class Frontier:
 
     def append(self, leaf: bytes) -> Frontier:
         """Return the frontier with one more leaf hash."""
-        peaks, node, size = list(self.peaks), leaf, self.size
-        while size & 1:  # a full subtree of this height is waiting for its sibling
-            node = node_hash(peaks.pop(), node)
-            size >>= 1
-        return Frontier(self.size + 1, (*peaks, node))
+        return self.extend([leaf])[0]
+
+    def extend(self, leaves: Sequence[bytes]) -> tuple[Frontier, list[list[bytes]]]:
+        """Return the frontier with more leaf hashes, and the full subtrees that they completed.
+
+        Returns:
+            The frontier; and by height the roots of the new full subtrees of ``2**height`` leaves,
+            in order, of which the first has the number ``size >> height``.
+        """
+        waiting, peaks, layers = list(self.peaks), [], []
+        nodes = list(leaves)
+        while nodes or waiting:
+            layers.append(nodes)
+            # A full subtree of this height may be waiting for its sibling.
+            row = [waiting.pop(), *nodes] if self.size >> (len(layers) - 1) & 1 else nodes
+            if len(row) & 1:
+                peaks.append(row[-1])
+            pairs = iter(row)
+            nodes = [node_hash(left, right) for left, right in zip(pairs, pairs, strict=False)]
+        return Frontier(self.size + len(leaves), tuple(reversed(peaks))), layers
 
     def root(self) -> bytes:
         """Return the root of the tree."""
-        if not self.peaks:
-            return EMPTY_ROOT
-        node = self.peaks[-1]
-        for peak in reversed(self.peaks[:-1]):
-            node = node_hash(peak, node)
-        return node
+        return fold(self.peaks)
 
     def to_bytes(self) -> bytes:
         """Return the peaks, joined; the size is known from where they are kept."""
@@ -89,27 +99,66 @@ class Frontier:
         return Frontier(size, tuple(peaks[step : step + HASH_BYTES] for step in steps))
 
 
+def fold(peaks: Sequence[bytes]) -> bytes:
+    """Return the root over full subtrees that lie side by side, largest first."""
+    if not peaks:
+        return EMPTY_ROOT
+    node = peaks[-1]
+    for peak in reversed(peaks[:-1]):
+        node = node_hash(peak, node)
+    return node
+
+
 def root(leaves: Sequence[bytes]) -> bytes:
     """Return the root over leaf hashes, in order."""
-    frontier = Frontier()
-    for leaf in leaves:
-        frontier = frontier.append(leaf)
-    return frontier.root()
+    return Frontier().extend(leaves)[0].root()
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Return the siblings from leaf ``index`` up to the root over ``leaves``.
+def full_subtrees(start: int, end: int) -> list[tuple[int, int]]:
+    """Return the full subtrees that make up the leaves from ``start`` until before ``end``.
+
+    Args:
+        start: A multiple of the largest power of two that ``end - start`` holds, as the bounds of
+            ``inclusion_ranges`` and ``consistency_ranges`` are.
+        end: One past the last leaf.
+
+    Returns:
+        Height and number of each, largest first: number ``n`` of height ``h`` begins at ``n << h``.
+    """
+    found = []
+    while start < end:
+        height = (end - start).bit_length() - 1
+        assert start & ((1 << height) - 1) == 0
+        found.append((height, start >> height))
+        start += 1 << height
+    return found
+
+
+def inclusion_ranges(index: int, size: int) -> list[tuple[int, int]]:
+    """Return whose roots prove that leaf ``index`` is in a tree of ``size``, from the leaf up.
+
+    Returns:
+        First leaf, and one past the last, of each.
 
     References:
         RFC 6962, section 2.1.1: PATH(m, D[n]).
     """
-    assert 0 <= index < len(leaves)
-    if len(leaves) == 1:
-        return []
-    split = _left_size(len(leaves))
-    if index < split:
-        return [*inclusion_proof(leaves[:split], index), root(leaves[split:])]
-    return [*inclusion_proof(leaves[split:], index - split), root(leaves[:split])]
+    assert 0 <= index < size
+    start, end, ranges = 0, size, []
+    while end - start > 1:
+        middle = start + _left_size(end - start)
+        if index < middle:
+            ranges.append((middle, end))
+            end = middle
+        else:
+            ranges.append((start, middle))
+            start = middle
+    return ranges[::-1]
+
+
+def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """Return the siblings from leaf ``index`` up to the root over ``leaves``."""
+    return [root(leaves[start:end]) for start, end in inclusion_ranges(index, len(leaves))]
 
 
 def check_inclusion(
@@ -141,16 +190,35 @@ def check_inclusion(
         raise HistoryDisagrees(claim)
 
 
-def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
-    """Return what connects the root over the first ``old_size`` leaves with the root over all.
+def consistency_ranges(old_size: int, size: int) -> list[tuple[int, int]]:
+    """Return whose roots connect a tree of ``old_size`` with the one of ``size`` that it became.
+
+    Returns:
+        First leaf, and one past the last, of each.
 
     References:
         RFC 6962, section 2.1.2: PROOF(m, D[n]).
     """
-    assert 0 <= old_size <= len(leaves)
-    if old_size in {0, len(leaves)}:
+    assert 0 <= old_size <= size
+    if old_size == 0:
         return []
-    return _subproof(leaves, old_size, known=True)
+    start, end, ranges = 0, size, []
+    while old_size != end:
+        middle = start + _left_size(end - start)
+        if old_size <= middle:
+            ranges.append((middle, end))
+            end = middle
+        else:
+            ranges.append((start, middle))
+            start = middle
+    if start > 0:  # else it is the old tree itself, whose root the checker has
+        ranges.append((start, end))
+    return ranges[::-1]
+
+
+def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
+    """Return what connects the root over the first ``old_size`` leaves with the root over all."""
+    return [root(leaves[start:end]) for start, end in consistency_ranges(old_size, len(leaves))]
 
 
 def check_consistency(
@@ -195,14 +263,3 @@ def check_consistency(
 def _left_size(size: int) -> int:
     """Return the largest power of two below ``size``, where RFC 6962 splits a tree."""
     return 1 << ((size - 1).bit_length() - 1)
-
-
-def _subproof(leaves: Sequence[bytes], old_size: int, *, known: bool) -> list[bytes]:
-    # SUBPROOF(m, D[n], b): ``known`` says that the checker has the old root of this subtree.
-    if old_size == len(leaves):
-        return [] if known else [root(leaves)]
-    split = _left_size(len(leaves))
-    if old_size <= split:
-        return [*_subproof(leaves[:split], old_size, known=known), root(leaves[split:])]
-    right = _subproof(leaves[split:], old_size - split, known=False)
-    return [*right, root(leaves[:split])]
