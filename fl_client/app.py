@@ -3,10 +3,13 @@
 It imports Flower and the standard library only. Nothing that decides what leaves the hospital is
 here: a study could ship another ClientApp, it still meets the same agent.
 
-The node's configuration names the agent: ``--node-config 'agent="unix:/run/bithive/agent.sock"'``.
+The node's configuration names the agent and the file with its token: ``--node-config
+'agent="unix:/run/bithive/agent.sock" token="/etc/bithive/agent.token"'``.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -63,6 +66,8 @@ def _carry(message: Message, context: Context) -> Message:
     array = next(iter(message.content.array_records.values()), ArrayRecord()).get("frame")
     if array is None:
         raise MalformedFrame("the Flower message holds none")
-    reply = ask(str(context.node_config["agent"]), bytes(array.data))
+    token = context.node_config.get("token")
+    place = None if token is None else Path(str(token))
+    reply = ask(str(context.node_config["agent"]), bytes(array.data), place)
     carried = Array(dtype="uint8", shape=(len(reply),), stype=array.stype, data=reply)
     return Message(RecordDict({"frame": ArrayRecord({"frame": carried})}), reply_to=message)

@@ -4,15 +4,21 @@ Flower starts a new process for every message, so the ClientApp holds nothing: i
 and the standard library, hands the frame to the resident agent and carries the answer back. In
 the one-process demonstration the agent is an object, registered here under a name.
 
-An address is ``unix:PATH`` or ``local:NAME``. On the socket a frame is preceded by its length in
-8 bytes, big-endian; the socket's file mode is 0600, so that only the hospital's own user may
-speak to the agent.
+An address is ``unix:PATH`` or ``local:NAME``. The socket's file mode is 0600, so that only the
+hospital's own user may speak to the agent, and whoever does must know the token of the door, which
+lies in a file of mode 0600 beside it::
+
+    client   token, 64 hexadecimal digits        length, 8 bytes big-endian | frame   ... again
+    agent                                  "+"                                length | reply
+                                        or "-", and the end
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from protocol.errors import FederationError
@@ -22,6 +28,11 @@ Answer = Callable[[bytes], bytes]
 LENGTH_BYTES: Final = 8
 WAIT_SECONDS: Final = 4 * 3600
 """Training a round may take hours; a dead agent closes its socket at once."""
+
+TOKEN_DIGITS: Final = 64
+"""256 random bits."""
+ADMITTED: Final = b"+"
+TURNED_AWAY: Final = b"-"
 
 _local: dict[str, Answer] = {}
 
@@ -39,6 +50,19 @@ class AgentUnreachable(FederationError):
         )
 
 
+class TokenRefused(FederationError):
+    """Whoever called the agent does not know the token of its door."""
+
+    code = "agent-token-refused"
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        super().__init__(
+            f"the agent at {place} does not know this token; give the path of the token file that "
+            "`bithive site run` names"
+        )
+
+
 def register(name: str, answer: Answer) -> str:
     """Make an agent of this process reachable as ``local:NAME``; return that address."""
     _local[name] = answer
@@ -50,11 +74,18 @@ def forget(name: str) -> None:
     _local.pop(name, None)
 
 
-def ask(address: str, frame: bytes) -> bytes:
+def ask(address: str, frame: bytes, token: Path | None = None) -> bytes:
     """Return the agent's answer to ``frame``.
 
+    Args:
+        address: ``unix:PATH`` or ``local:NAME``.
+        frame: Any bytes.
+        token: The file that holds the door's token; an agent of this process has none.
+
     Raises:
-        AgentUnreachable: Nobody listens there, or it went away in the middle.
+        AgentUnreachable: Nobody listens there, the token cannot be read, or the agent went away in
+            the middle.
+        TokenRefused: It is another door's token.
     """
     scheme, _, place = address.partition(":")
     if scheme == "local" and place in _local:
@@ -62,13 +93,30 @@ def ask(address: str, frame: bytes) -> bytes:
     if scheme != "unix":
         raise AgentUnreachable(address, "no such address")
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(WAIT_SECONDS)
-            connection.connect(place)
+        with connected(place, token) as connection:
             send(connection, frame)
             return receive(connection)
     except OSError as error:
         raise AgentUnreachable(address, error.strerror or "connection lost") from error
+
+
+def connected(place: str, token: Path | None) -> socket.socket:
+    """Return a connection that the agent admitted; several frames may go over it in turn.
+
+    Raises:
+        OSError: Nobody listens there, or the token cannot be read.
+        TokenRefused: It is another door's token.
+    """
+    told = b"" if token is None else token.read_bytes().strip()
+    with contextlib.ExitStack() as opened:
+        connection = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        connection.settimeout(WAIT_SECONDS)
+        connection.connect(place)
+        connection.sendall(told.ljust(TOKEN_DIGITS, b"0")[:TOKEN_DIGITS])
+        if exactly(connection, len(ADMITTED)) != ADMITTED:
+            raise TokenRefused(place)
+        opened.pop_all()  # the caller closes it
+    return connection
 
 
 def send(connection: socket.socket, frame: bytes) -> None:
@@ -84,13 +132,18 @@ def receive(connection: socket.socket) -> bytes:
     Raises:
         OSError: The other side went away, or announced more than a frame may have.
     """
-    length = int.from_bytes(_exactly(connection, LENGTH_BYTES), "big")
+    length = int.from_bytes(exactly(connection, LENGTH_BYTES), "big")
     if length > FRAME_BYTES_MAX:
         raise OSError("the frame announced is too large")
-    return _exactly(connection, length)
+    return exactly(connection, length)
 
 
-def _exactly(connection: socket.socket, length: int) -> bytes:
+def exactly(connection: socket.socket, length: int) -> bytes:
+    """Read ``length`` bytes.
+
+    Raises:
+        OSError: The other side went away before.
+    """
     received = bytearray()
     while len(received) < length:
         part = connection.recv(min(1 << 20, length - len(received)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fl_client.service import serve
+from fl_client.service import listening, make_token, serve
 from portal.books import NoRunHere
 from portal.demo import prepare, site_agent
 from portal.display import Display
@@ -31,6 +31,11 @@ class SiteUnknown(ConfigurationError):
 
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__(f"there is no site {name!r} here; the sites are {', '.join(known)}")
+
+
+def token_at(folder: Path) -> Path:
+    """Return where a site's folder keeps the token of its agent's door."""
+    return folder / "agent.token"
 
 
 def serve_site(path: Path, name: str, place: Path | None) -> None:
@@ -58,7 +63,9 @@ def serve_site(path: Path, name: str, place: Path | None) -> None:
         agent = site_agent(run, site, prover)
         socket = place or home.site(site) / "agent.sock"
         log.info("serving %s", site)
-        serve(agent.answer, socket, stop)
+        token = make_token(token_at(home.site(site)))
+        with listening(socket) as listener:
+            serve(agent.answer, listener, stop, token=token)
         agent.close()
     log.info("stopped %s", site)
 

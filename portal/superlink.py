@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from portal.certificates import make_certificates, make_node_key
+from portal.resident import token_at
 from protocol.errors import FederationError
 from protocol.ids import SiteId
 from protocol.progress import Step
@@ -154,7 +155,8 @@ def servers(run: Run) -> Iterator[Processes]:
         places = {one.site: _start_agent(run, processes, one.site) for one in run.terms.sites}
         _wait_for_agents(processes, places)  # a SuperNode asks its agent once
         for site, place in places.items():
-            _start_node(processes, site, place, port, certificates.authority)
+            token = token_at(run.home.site(site)).resolve()
+            _start_node(processes, site, (place, token), port, certificates.authority)
         yield processes
     finally:
         processes.stop()
@@ -190,7 +192,10 @@ def _wait_for_agents(processes: Processes, places: Mapping[SiteId, Path]) -> Non
         time.sleep(POLL_SECONDS)
 
 
-def _start_node(processes: Processes, site: str, place: Path, port: int, authority: Path) -> None:
+def _start_node(
+    processes: Processes, site: str, door: tuple[Path, Path], port: int, authority: Path
+) -> None:
+    place, token = door
     key = make_node_key(processes.folder / "nodes", site)
     _flwr(processes, "supernode", "register", str(key.public), FEDERATION, "--name", site)
     processes.start(
@@ -203,7 +208,7 @@ def _start_node(processes: Processes, site: str, place: Path, port: int, authori
         "--auth-supernode-private-key",
         str(key.private),
         "--node-config",
-        f"agent='unix:{place}'",
+        f"agent='unix:{place}' token='{token}'",
         "--host",
         "127.0.0.1",
         "--port",
