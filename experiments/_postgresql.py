@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -39,7 +40,7 @@ def running_server() -> Iterator[str | None]:
         _wait_for(address)
         yield address
     finally:
-        running.terminate()
+        running.send_signal(signal.SIGINT)  # ends now; SIGTERM waits for every client to leave
         running.wait()
         shutil.rmtree(folder)
 

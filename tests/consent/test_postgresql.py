@@ -7,6 +7,7 @@ there. The tests below the fixtures are those of the other files, run again on i
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -152,7 +153,7 @@ def server():
                 time.sleep(0.1)
         yield address
     finally:
-        running.terminate()
+        running.send_signal(signal.SIGINT)  # ends now; SIGTERM waits for every client to leave
         running.wait()
         shutil.rmtree(folder)
 
