@@ -1,29 +1,39 @@
 """The server's memory: what a round has reached, so that a killed server goes on where it was.
 
-A round's row is written when its plan is signed, and everything after it is keyed by (round,
-site). Closing is one transaction: the new model, the receipts and the closed flag appear together
-or not at all. Ciphertexts are kept until their round is closed, then only their hashes (in the
-receipts) remain.
+A database holds one run: one study's rounds. A round's row is written when its plan is signed, and
+everything after it is keyed by (round, site). Closing is one transaction: the new model, the
+receipts and the closed flag appear together or not at all. Ciphertexts are kept until the next
+round is closed, then only their hashes (in the receipts) remain.
+
+What holds on SQLite and PostgreSQL alike, each a test in tests/fl_server/test_store.py:
+
+1. A contribution counts once, however often its bytes come; other bytes of the same site and round
+   are refused and named.
+2. Nothing enters a round that is frozen.
+3. What was opened, uploaded or learnt is read in pieces; no method but those that say so holds it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from fl_server import parts
+from fl_server.database import ServerDatabase, insert_once
+from fl_server.live import RunEvents
 from fl_server.tables import (
-    CARRIED,
+    ANSWERS,
     CERTIFICATES,
     GROUP_KEY,
-    METADATA,
     MODELS,
     REFUSALS,
     ROUNDS,
@@ -31,6 +41,7 @@ from fl_server.tables import (
     UPLOADS,
 )
 from models.algorithms.scaffold import CONTROL
+from protocol.errors import FederationError
 from protocol.frames import decode, encode
 from protocol.ids import KeyId, SiteId
 from protocol.messages import (
@@ -42,12 +53,47 @@ from protocol.messages import (
     RoundPlan,
     StudyTerms,
     canonical,
+    digest,
 )
 from protocol.summation import Commitment, Fault
-from storage.database import open_database, reading, writing
 
 LANES: Final = TypeAdapter(dict[SiteId, tuple[ChunkState, ...]])
 FAULTS: Final = TypeAdapter(tuple[Fault, ...])
+RUN_DIGITS: Final = 16
+
+
+def run_of(terms: StudyTerms) -> str:
+    """Return the id of the run of these terms: they name every key, so no other run shares them."""
+    return digest(terms)[:RUN_DIGITS]
+
+
+class UploadConflict(FederationError):
+    """A site sent two different contributions to one round; the first one stands."""
+
+    code = "upload-conflict"
+
+    def __init__(self, site: SiteId, round_number: int, kept: str, other: str) -> None:
+        self.site = site
+        self.kept = kept
+        self.other = other
+        super().__init__(
+            f"{site} sent a second, different update to round {round_number} (ciphertext "
+            f"{other[:16]} after {kept[:16]}); the first stands, look at that site's memory"
+        )
+
+
+class RoundFrozen(FederationError):
+    """A contribution came to a round that takes none any more."""
+
+    code = "late-answer"
+
+    def __init__(self, site: SiteId, round_number: int) -> None:
+        self.site = site
+        self.round = round_number
+        super().__init__(
+            f"the answer of {site} came after its phase of round {round_number} had ended; it does "
+            "not count, and the next round asks the site again"
+        )
 
 
 @dataclass(frozen=True)
@@ -96,15 +142,24 @@ class PlannedRound:
 
 @dataclass(frozen=True)
 class StoredRound(PlannedRound):
-    """What is kept of one round."""
+    """What is kept of one round; ``opened`` is how many integers were."""
 
     frozen: bool
-    integers: NDArray[np.int64] | None
+    opened: int | None
     closed: RoundClosed | None
     manifest: Manifest | None
     commitment: Commitment | None
     faults: tuple[Fault, ...]
     settled: bool
+    store: ServerStore = field(repr=False, compare=False)
+
+    @property
+    def integers(self) -> NDArray[np.int64] | None:
+        """The opened sum, read whole when it is asked for; None where there is none."""
+        if self.opened is None:
+            return None
+        blob = self.store.blob(self.plan.round, "integers", "")
+        return np.frombuffer(blob, "<i8").astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True)
@@ -114,7 +169,7 @@ class ClosedRound:
     closed: RoundClosed
     manifest: Manifest
     commitment: Commitment | None
-    integers: NDArray[np.int64] | None
+    integers: NDArray[np.signedinteger[Any]] | None
     faults: tuple[Fault, ...] = ()
 
 
@@ -129,15 +184,40 @@ class HeldKey:
     frames: dict[SiteId, bytes]
 
 
-class ServerStore:
-    """The server's database; every method is one transaction."""
+class StoredUploads(Mapping[SiteId, tuple[Contribution, bytes]]):
+    """A round's accepted contributions by site; a ciphertext is read when its site is asked for."""
 
-    def __init__(self, path: Path) -> None:
-        self._engine = open_database(path, METADATA)
+    def __init__(self, store: ServerStore, number: int, sites: Sequence[SiteId]) -> None:
+        self._store, self._number, self._sites = store, number, tuple(sites)
+
+    def __getitem__(self, site: SiteId) -> tuple[Contribution, bytes]:
+        """Return a site's contribution and its ciphertext, empty where that is gone."""
+        if site not in self._sites:
+            raise KeyError(site)
+        return self._store.upload(self._number, site)
+
+    def __iter__(self) -> Iterator[SiteId]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+
+class ServerStore:
+    """The server's database; every method is one transaction.
+
+    Args:
+        source: A SQLite file, ``":memory:"``, or an engine of ``storage.postgresql``.
+    """
+
+    def __init__(self, source: Path | str | sa.Engine) -> None:
+        self.database = ServerDatabase(source)
+        self.events = RunEvents(self.database)
+        self._engine = self.database.engine
 
     def found(self, terms: StudyTerms, initial: ModelState) -> None:
         """Keep the study and the model it starts from; a second call changes nothing."""
-        with writing(self._engine) as connection:
+        with self.database.writing() as connection:
             if connection.execute(sa.select(STUDY.c.id)).first() is not None:
                 return
             connection.execute(
@@ -147,24 +227,34 @@ class ServerStore:
 
     def terms(self) -> StudyTerms | None:
         """Return the study's terms, or None in an empty store."""
-        with reading(self._engine) as connection:
+        with self.database.reading() as connection:
             text = connection.execute(sa.select(STUDY.c.terms)).scalar_one_or_none()
         return None if text is None else StudyTerms.model_validate_json(text)
 
+    def run(self) -> str:
+        """Return the id of the run kept here, empty in an empty store."""
+        terms = self.terms()
+        return "" if terms is None else run_of(terms)
+
     def model(self, round_number: int) -> ModelState:
-        """Return the model as it stood after ``round_number`` (0 before the first)."""
+        """Return the model as it stood after ``round_number`` (0 before the first), whole."""
         query = sa.select(MODELS).where(MODELS.c.round == round_number)
-        with reading(self._engine) as connection:
+        with self.database.reading() as connection:
             row = connection.execute(query).one()
-            carried = connection.execute(
-                sa.select(CARRIED.c.name, CARRIED.c.vector).where(CARRIED.c.round == round_number)
-            ).all()
-        return ModelState(
-            np.frombuffer(row.vector, "<f4").astype(np.float32),
-            np.frombuffer(row.momentum, "<f4").astype(np.float32),
-            np.frombuffer(row.steps, "<f8").astype(np.float64),
-            {name: np.frombuffer(blob, "<f8").astype(np.float64) for name, blob in carried},
-        )
+
+            def vector(kind: str, name: str, form: str) -> NDArray[Any]:
+                blob = parts.whole(connection, round_number, kind, name)
+                return np.frombuffer(blob, form)
+
+            return ModelState(
+                vector("model", "vector", "<f4").astype(np.float32, copy=False),
+                vector("model", "momentum", "<f4").astype(np.float32, copy=False),
+                np.frombuffer(row.steps, "<f8").astype(np.float64),
+                {
+                    name: vector("carried", name, "<f8").astype(np.float64, copy=False)
+                    for name in json.loads(row.carried)
+                },
+            )
 
     def keep_group_key(self, held: HeldKey) -> None:
         """Keep a group key's sealed copies in place of the last one's."""
@@ -178,13 +268,13 @@ class ServerStore:
             }
             for site in held.sites
         ]
-        with writing(self._engine) as connection:
+        with self.database.writing() as connection:
             connection.execute(GROUP_KEY.delete())
             connection.execute(GROUP_KEY.insert(), rows)
 
     def group_key(self) -> HeldKey | None:
         """Return the newest group key's sealed copies, or None before there was one."""
-        with reading(self._engine) as connection:
+        with self.database.reading() as connection:
             rows = connection.execute(sa.select(GROUP_KEY).order_by(GROUP_KEY.c.site)).all()
         if not rows:
             return None
@@ -196,9 +286,11 @@ class ServerStore:
             {SiteId(row.site): bytes(row.frame) for row in rows if row.frame is not None},
         )
 
+    # Rounds
+
     def plan(self, planned: PlannedRound) -> None:
         """Keep a signed plan and what goes with it: the round is open from here on."""
-        with writing(self._engine) as connection:
+        with self.database.writing() as connection:
             connection.execute(
                 ROUNDS.insert().values(
                     round=planned.plan.round,
@@ -215,7 +307,7 @@ class ServerStore:
 
     def round(self, number: int) -> StoredRound | None:
         """Return what is kept of round ``number``, or None where it was never planned."""
-        with reading(self._engine) as connection:
+        with self.database.reading() as connection:
             row = connection.execute(sa.select(ROUNDS).where(ROUNDS.c.round == number)).first()
         if row is None:
             return None
@@ -223,14 +315,15 @@ class ServerStore:
             RoundPlan.model_validate_json(row.plan),
             row.called,
             LANES.validate_json(row.lanes),
-            {SiteId(site): blob for site, blob in decode(row.shares).blobs.items()},
+            {SiteId(site): blob for site, blob in decode(bytes(row.shares)).blobs.items()},
             bool(row.frozen),
-            None if row.integers is None else np.frombuffer(row.integers, "<i8").astype(np.int64),
+            row.integers,
             None if row.closed is None else RoundClosed.model_validate_json(row.closed),
             None if row.manifest is None else Manifest.model_validate_json(row.manifest),
             None if row.commitment is None else Commitment.model_validate_json(row.commitment),
             () if row.faults is None else FAULTS.validate_json(row.faults),
             bool(row.settled),
+            self,
         )
 
     def planned(self, number: int) -> StoredRound:
@@ -239,104 +332,22 @@ class ServerStore:
         assert stored is not None
         return stored
 
+    def manifest(self, number: int) -> Manifest | None:
+        """Return the manifest of round ``number``, or None where it is not closed."""
+        query = sa.select(ROUNDS.c.manifest).where(ROUNDS.c.round == number)
+        with self.database.reading() as connection:
+            text = connection.execute(query).scalar_one_or_none()
+        return None if text is None else Manifest.model_validate_json(text)
+
     def rounds_closed(self) -> int:
         """Return the number of the last closed round, 0 for none."""
         query = sa.select(sa.func.max(ROUNDS.c.round)).where(ROUNDS.c.closed.is_not(None))
-        with reading(self._engine) as connection:
+        with self.database.reading() as connection:
             return connection.execute(query).scalar_one() or 0
-
-    def accept(
-        self,
-        contribution: Contribution,
-        ciphertext: bytes,
-        statements: list[str],
-        *,
-        left_out: int = 0,
-    ) -> None:
-        """Keep an accepted contribution, the statements verified for it, and whom it left out."""
-        receipt = contribution.receipt
-        with writing(self._engine) as connection:
-            for statement in statements:
-                connection.execute(
-                    sa.insert(CERTIFICATES)
-                    .prefix_with("OR IGNORE")
-                    .values(statement=statement, round=receipt.round)
-                )
-            connection.execute(
-                UPLOADS.insert().values(
-                    round=receipt.round,
-                    site=receipt.site,
-                    contribution=canonical(contribution).decode(),
-                    blob=ciphertext,
-                    bytes=len(ciphertext),
-                    left_out=left_out,
-                )
-            )
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Keep a refusal; the first one of a site in a round stands."""
-        with writing(self._engine) as connection:
-            connection.execute(
-                sa.insert(REFUSALS)
-                .prefix_with("OR IGNORE")
-                .values(round=refusal.round, site=refusal.site, refusal=canonical(refusal).decode())
-            )
-
-    def verified(self, statements: Sequence[str]) -> set[str]:
-        """Return those of the statements that have been proven to us before."""
-        query = sa.select(CERTIFICATES.c.statement).where(CERTIFICATES.c.statement.in_(statements))
-        with reading(self._engine) as connection:
-            return set(connection.execute(query).scalars())
-
-    def certificates(self) -> int:
-        """Return how many statements have been verified."""
-        with reading(self._engine) as connection:
-            return connection.execute(
-                sa.select(sa.func.count()).select_from(CERTIFICATES)
-            ).scalar_one()
-
-    def uploads(self, number: int) -> dict[SiteId, tuple[Contribution, bytes]]:
-        """Return the accepted contributions of a round with their ciphertexts, by site."""
-        query = sa.select(UPLOADS).where(UPLOADS.c.round == number).order_by(UPLOADS.c.site)
-        with reading(self._engine) as connection:
-            rows = connection.execute(query).all()
-        return {
-            SiteId(row.site): (
-                Contribution.model_validate_json(row.contribution),
-                row.blob or b"",
-            )
-            for row in rows
-        }
-
-    def upload_bytes(self, number: int) -> dict[str, int]:
-        """Return the size of each accepted ciphertext of a round, by site."""
-        query = sa.select(UPLOADS.c.site, UPLOADS.c.bytes).where(UPLOADS.c.round == number)
-        with reading(self._engine) as connection:
-            return {row.site: row.bytes for row in connection.execute(query)}
-
-    def left_out(self, number: int) -> dict[str, int]:
-        """Return how many patients each site left out who withdrew after the round was planned."""
-        query = sa.select(UPLOADS.c.site, UPLOADS.c.left_out).where(
-            UPLOADS.c.round == number, UPLOADS.c.left_out > 0
-        )
-        with reading(self._engine) as connection:
-            return {row.site: row.left_out for row in connection.execute(query)}
-
-    def refusals(self, number: int) -> tuple[Refusal, ...]:
-        """Return the refusals of a round, by site."""
-        query = (
-            sa.select(REFUSALS.c.refusal)
-            .where(REFUSALS.c.round == number)
-            .order_by(REFUSALS.c.site)
-        )
-        with reading(self._engine) as connection:
-            return tuple(
-                Refusal.model_validate_json(text) for text in connection.execute(query).scalars()
-            )
 
     def freeze(self, number: int) -> None:
         """Fix the set of contributions; after this none is accepted into the round."""
-        with writing(self._engine) as connection:
+        with self.database.writing() as connection:
             connection.execute(ROUNDS.update().where(ROUNDS.c.round == number).values(frozen=True))
 
     def close(self, round_: ClosedRound, after: ModelState) -> None:
@@ -345,8 +356,10 @@ class ServerStore:
         Its ciphertexts stay until the next round closes, so that its sum can be added again.
         """
         closed, integers = round_.closed, round_.integers
-        with writing(self._engine) as connection:
+        with self.database.writing() as connection:
             _keep_model(connection, closed.round, after)
+            if integers is not None:
+                parts.keep(connection, closed.round, "integers", "", as_int64(integers))
             connection.execute(
                 ROUNDS.update()
                 .where(ROUNDS.c.round == closed.round)
@@ -357,29 +370,172 @@ class ServerStore:
                     if round_.commitment is None
                     else canonical(round_.commitment).decode(),
                     faults=FAULTS.dump_json(round_.faults).decode(),
-                    integers=None if integers is None else integers.astype("<i8").tobytes(),
+                    integers=None if integers is None else integers.size,
                     frozen=True,
                 )
             )
-            connection.execute(
-                UPLOADS.update().where(UPLOADS.c.round < closed.round).values(blob=None)
-            )
+            parts.drop_before(connection, closed.round, "upload")
+            _forget_answers(connection, closed.round)
 
     def settled(self, number: int) -> None:
         """Mark a closed round as settled by the market."""
-        with writing(self._engine) as connection:
+        with self.database.writing() as connection:
             connection.execute(ROUNDS.update().where(ROUNDS.c.round == number).values(settled=True))
+
+    # Contributions
+
+    def accept(
+        self,
+        contribution: Contribution,
+        ciphertext: bytes,
+        statements: list[str],
+        *,
+        left_out: int = 0,
+    ) -> bool:
+        """Keep an accepted contribution, the statements verified for it, and whom it left out.
+
+        Returns:
+            Whether it is new; the same bytes again change nothing.
+
+        Raises:
+            UploadConflict: Another contribution of this site to this round is kept.
+            RoundFrozen: The round takes none any more.
+        """
+        receipt = contribution.receipt
+        number, site = receipt.round, receipt.site
+        text = canonical(contribution).decode()
+        with self.database.writing() as connection:
+            kept = connection.execute(_upload(number, site)).scalar_one_or_none()
+            if kept is not None:
+                if kept == text:
+                    return False
+                first = Contribution.model_validate_json(kept).receipt.ciphertext_sha256
+                raise UploadConflict(site, number, first, receipt.ciphertext_sha256)
+            frozen = sa.select(ROUNDS.c.frozen).where(ROUNDS.c.round == number)
+            if connection.execute(frozen).scalar_one_or_none():
+                raise RoundFrozen(site, number)
+            for statement in statements:
+                insert_once(connection, CERTIFICATES, statement=statement, round=number)
+            connection.execute(
+                UPLOADS.insert().values(
+                    round=number,
+                    site=site,
+                    contribution=text,
+                    bytes=len(ciphertext),
+                    left_out=left_out,
+                )
+            )
+            parts.keep(connection, number, "upload", site, parts.cut(ciphertext))
+        return True
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Keep a refusal; the first one of a site in a round stands."""
+        with self.database.writing() as connection:
+            insert_once(
+                connection,
+                REFUSALS,
+                round=refusal.round,
+                site=refusal.site,
+                refusal=canonical(refusal).decode(),
+            )
+
+    def verified(self, statements: Sequence[str]) -> set[str]:
+        """Return those of the statements that have been proven to us before."""
+        query = sa.select(CERTIFICATES.c.statement).where(CERTIFICATES.c.statement.in_(statements))
+        with self.database.reading() as connection:
+            return set(connection.execute(query).scalars())
+
+    def certificates(self) -> int:
+        """Return how many statements have been verified."""
+        with self.database.reading() as connection:
+            return connection.execute(
+                sa.select(sa.func.count()).select_from(CERTIFICATES)
+            ).scalar_one()
+
+    def uploads(self, number: int) -> StoredUploads:
+        """Return the accepted contributions of a round by site, sorted."""
+        query = sa.select(UPLOADS.c.site).where(UPLOADS.c.round == number).order_by(UPLOADS.c.site)
+        with self.database.reading() as connection:
+            sites = [SiteId(site) for site in connection.execute(query).scalars()]
+        return StoredUploads(self, number, sorted(sites))
+
+    def upload(self, number: int, site: SiteId) -> tuple[Contribution, bytes]:
+        """Return a site's contribution and its ciphertext, empty where that is gone."""
+        with self.database.reading() as connection:
+            text = connection.execute(_upload(number, site)).scalar_one()
+            return (
+                Contribution.model_validate_json(text),
+                parts.whole(connection, number, "upload", site),
+            )
+
+    def blob(self, number: int, kind: str, name: str) -> bytes:
+        """Return a blob that is kept in parts, whole; empty where there is none."""
+        with self.database.reading() as connection:
+            return parts.whole(connection, number, kind, name)
+
+    def upload_bytes(self, number: int) -> dict[str, int]:
+        """Return the size of each accepted ciphertext of a round, by site."""
+        query = sa.select(UPLOADS.c.site, UPLOADS.c.bytes).where(UPLOADS.c.round == number)
+        with self.database.reading() as connection:
+            return {row.site: row.bytes for row in connection.execute(query)}
+
+    def left_out(self, number: int) -> dict[str, int]:
+        """Return how many patients each site left out who withdrew after the round was planned."""
+        query = sa.select(UPLOADS.c.site, UPLOADS.c.left_out).where(
+            UPLOADS.c.round == number, UPLOADS.c.left_out > 0
+        )
+        with self.database.reading() as connection:
+            return {row.site: row.left_out for row in connection.execute(query)}
+
+    def refusals(self, number: int) -> tuple[Refusal, ...]:
+        """Return the refusals of a round, by site."""
+        query = sa.select(REFUSALS.c.refusal).where(REFUSALS.c.round == number)
+        with self.database.reading() as connection:
+            found = [
+                Refusal.model_validate_json(text) for text in connection.execute(query).scalars()
+            ]
+        return tuple(sorted(found, key=lambda one: one.site))
+
+
+def as_int64(integers: NDArray[np.signedinteger[Any]]) -> Iterator[bytes]:
+    """Yield integers of any width as little-endian int64, in pieces."""
+    step = parts.PART_BYTES // 8
+    for start in range(0, integers.size, step):
+        yield integers[start : start + step].astype("<i8").tobytes()
+
+
+def _upload(number: int, site: SiteId) -> sa.Select[tuple[str]]:
+    return sa.select(UPLOADS.c.contribution).where(
+        UPLOADS.c.round == number, UPLOADS.c.site == site
+    )
+
+
+def _forget_answers(connection: sa.Connection, number: int) -> None:
+    """A closed round's answers have served: what counts of them is in what closed it."""
+    rows = connection.execute(
+        sa.select(ANSWERS.c.kind, ANSWERS.c.question).where(ANSWERS.c.round == number).distinct()
+    )
+    for kind, question in rows.all():
+        parts.drop_before(connection, number + 1, f"{kind} {question}")
 
 
 def _keep_model(connection: sa.Connection, round_number: int, state: ModelState) -> None:
     connection.execute(
         MODELS.insert().values(
             round=round_number,
-            vector=state.vector.astype("<f4").tobytes(),
-            momentum=state.momentum.astype("<f4").tobytes(),
+            sha256=state.sha256,
             steps=state.steps.astype("<f8").tobytes(),
+            carried=json.dumps(sorted(state.carried)),
         )
     )
+    for name, vector in (("vector", state.vector), ("momentum", state.momentum)):
+        parts.keep(connection, round_number, "model", name, _as(vector, "<f4"))
     for name, vector in state.carried.items():
-        blob = vector.astype("<f8").tobytes()
-        connection.execute(CARRIED.insert().values(round=round_number, name=name, vector=blob))
+        parts.keep(connection, round_number, "carried", name, _as(vector, "<f8"))
+
+
+def _as(vector: NDArray[Any], form: str) -> Iterable[bytes]:
+    step = parts.PART_BYTES // np.dtype(form).itemsize
+    return (
+        vector[start : start + step].astype(form).tobytes() for start in range(0, vector.size, step)
+    )

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from fl_server import gate as gate_module
+from fl_server import parts
 from fl_server.recheck import RoundAltered, recheck
-from fl_server.store import FAULTS, MODELS, ROUNDS, UPLOADS, ServerStore
+from fl_server.store import FAULTS, ROUNDS, ServerStore
 from privacy.bfv import EncryptedUpdate
 from privacy.commitment import CommitmentRefused
 from privacy.parameters import parameter_set
@@ -32,6 +33,11 @@ def closed(finished, tmp_path):
     return finished.copy(tmp_path / "home")
 
 
+def replace(study, number, kind, name, blob):
+    with writing(study.store._engine) as connection:
+        parts.keep(connection, number, kind, name, parts.cut(blob))
+
+
 def alter(study, table, number, **values):
     with writing(study.store._engine) as connection:
         connection.execute(table.update().where(table.c.round == number).values(**values))
@@ -46,7 +52,7 @@ def test_an_honest_server_is_found_in_order(closed):
 def test_changed_integers_are_found(closed):
     integers = closed.store.round(1).integers.copy()
     integers[0] += 1
-    alter(closed, ROUNDS, 1, integers=integers.astype("<i8").tobytes())
+    replace(closed, 1, "integers", "", integers.astype("<i8").tobytes())
     with pytest.raises(RoundAltered, match="integers"):
         recheck(closed.store)
 
@@ -54,7 +60,7 @@ def test_changed_integers_are_found(closed):
 def test_a_changed_model_is_found(closed):
     vector = closed.store.model(1).vector.copy()
     vector[0] = np.nextafter(vector[0], np.float32(np.inf))
-    alter(closed, MODELS, 1, vector=vector.astype("<f4").tobytes())
+    replace(closed, 1, "model", "vector", vector.astype("<f4").tobytes())
     with pytest.raises(RoundAltered, match="model"):
         recheck(closed.store)
 
@@ -114,12 +120,7 @@ def test_a_commitment_to_other_uploads_is_found(closed):
 def test_an_upload_that_its_site_did_not_sign_is_found(closed):
     blob = bytearray(closed.store.uploads(2)[closed.sites[0]][1])
     blob[-1] ^= 1
-    with writing(closed.store._engine) as connection:
-        connection.execute(
-            UPLOADS.update()
-            .where(UPLOADS.c.round == 2, UPLOADS.c.site == closed.sites[0])
-            .values(blob=bytes(blob))
-        )
+    replace(closed, 2, "upload", closed.sites[0], bytes(blob))
     with pytest.raises(RoundAltered, match=closed.sites[0]):
         recheck(closed.store)
 

@@ -1,0 +1,144 @@
+"""The server's database on SQLite or PostgreSQL: its version, one writer at a time, and the fence.
+
+A server that took over a run has the higher fence (``fl_server.lease``). Every transaction that
+writes first takes the writers' lock, then sees whether its own fence is still the highest: a
+server that slept through its lease writes nothing any more.
+
+What holds, each a test in tests/fl_server/test_lease.py or test_store.py:
+
+1. A database of another version is refused when it is opened, and nothing in it is changed.
+2. Of two servers of one run only the one that came last writes.
+3. Whatever a transaction was told of (``tell``) is kept with it or, if it fails, with the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from fl_server.tables import LEASE, METADATA, SCHEMA
+from protocol.errors import FederationError, StorageError
+from storage.database import name_of, open_database, reading, writing
+
+VERSION: Final = 2
+"""Of the tables; 1 had no version, kept an upload in one row and knew no phases."""
+LOCK_NUMBER: Final = 0x726F756E6473
+"""Of PostgreSQL's advisory lock while tables are made: "rounds"."""
+
+
+class ServerDatabaseVersion(StorageError):
+    """The server's database was written by a version that keeps it otherwise."""
+
+    code = "server-database-version"
+
+    def __init__(self, name: str, found: int) -> None:
+        self.found = found
+        super().__init__(
+            f"the server's database {name} has version {found} and this program reads {VERSION}; "
+            "finish the run with the version that began it, or begin anew in another folder"
+        )
+
+
+class LeaseLost(FederationError):
+    """Another server took this run over, so this one must not write any more."""
+
+    code = "lease-lost"
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        super().__init__(
+            f"another server has taken over run {run}; this one stops, and everything it had "
+            "stored before is kept"
+        )
+
+
+class ServerDatabase:
+    """Connections to the server's database; ``fence`` is set by the lease, and None without one."""
+
+    def __init__(self, source: Path | str | sa.Engine) -> None:
+        self.engine = source if isinstance(source, sa.Engine) else _opened(source)
+        self.shared = isinstance(source, sa.Engine) or source != ":memory:"
+        self.fence: tuple[str, int] | None = None
+        self._told: list[Callable[[sa.Connection], None]] = []
+        self._prepare()
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Give a connection for reading one consistent state."""
+        with reading(self.engine) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """Give a connection that alone may write; commit at the end, or nothing at all.
+
+        Raises:
+            LeaseLost: Another server holds the run now; nothing is written.
+            StorageError: The disk or the database refused; nothing is written.
+        """
+        with writing(self.engine) as connection:
+            lock(connection)
+            self._check_fence(connection)
+            told = len(self._told)
+            for keep in self._told[:told]:
+                keep(connection)
+            yield connection
+        del self._told[:told]
+
+    def tell(self, keep: Callable[[sa.Connection], None]) -> None:
+        """Have ``keep`` write beside the next transaction: what is worth no transaction alone."""
+        self._told.append(keep)
+
+    def flush(self) -> None:
+        """Write what was told, where there is any."""
+        if self._told:
+            with self.writing():
+                pass
+
+    def _check_fence(self, connection: sa.Connection) -> None:
+        if self.fence is None:
+            return
+        run, fence = self.fence
+        query = sa.select(LEASE.c.fence).where(LEASE.c.run == run)
+        if connection.execute(query).scalar_one_or_none() != fence:
+            raise LeaseLost(run)
+
+    def _prepare(self) -> None:
+        with writing(self.engine) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_NUMBER})")
+            tables = set(sa.inspect(connection).get_table_names())
+            if SCHEMA.name in tables:
+                found = connection.execute(sa.select(SCHEMA.c.version)).scalar_one()
+            else:
+                found = 1 if "rounds" in tables else VERSION
+            if found != VERSION:
+                raise ServerDatabaseVersion(name_of(self.engine), found)
+            METADATA.create_all(connection)
+            insert_once(connection, SCHEMA, version=VERSION)
+
+
+def lock(connection: sa.Connection) -> None:
+    """Let one writer at a time decide; called first in a transaction that writes.
+
+    SQLite holds its write lock from the beginning. In PostgreSQL the lock of a table, unlike a
+    query, is waited for before the transaction's one state is fixed.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {LEASE.name} IN EXCLUSIVE MODE")
+
+
+def insert_once(connection: sa.Connection, table: sa.Table, **values: Any) -> bool:
+    """Insert a row where its key is free; return whether it was."""
+    made = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    done = connection.execute(made(table).values(**values).on_conflict_do_nothing())
+    return bool(done.rowcount)
+
+
+def _opened(source: Path | str) -> sa.Engine:
+    return open_database(source, sa.MetaData())  # its version is looked at before tables are made
