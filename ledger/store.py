@@ -5,8 +5,8 @@ and big-endian bytes compare in the order of the numbers. In PostgreSQL they are
 Either lets the database itself refuse an account that would fall below zero. An account keeps the
 sums of its debits and of its credits, which only grow; its balance is the difference.
 
-The journal (``transfers`` and ``legs``), the flags and the audit log are append-only: triggers
-refuse an update or a delete, in both databases.
+The journal (``transfers`` and ``legs``) and the flags are append-only: triggers refuse an update or
+a delete, in both databases.
 """
 
 from __future__ import annotations
@@ -165,22 +165,11 @@ STAKES: Final = Table(
     Column("state", String, CheckConstraint("state IN ('bonded', 'unbonding', 'free', 'slashed')")),
     *_sound("amount"),
 )
-AUDIT: Final = Table(
-    "audit",
-    METADATA,
-    Column("position", Integer, primary_key=True, autoincrement=False),  # from 0
-    Column("key", String, unique=True),  # the writer's idempotency key, if it gave one
-    Column("record", String, nullable=False),  # canonical JSON, the leaf of the tree
-    Column("frontier", LargeBinary, nullable=False),  # roots of the full subtrees, largest first
-    Column("root", LargeBinary, nullable=False),  # of the tree up to and with this record
-    Column("signature", LargeBinary, nullable=False),  # of the tree head
-)
-
 _REFUSE: Final = DDL(  # type: ignore[no-untyped-call] # SQLAlchemy left its annotation out
     "CREATE OR REPLACE FUNCTION bithive_append_only() RETURNS trigger LANGUAGE plpgsql AS "
     "$$ BEGIN RAISE EXCEPTION '%% is append-only', TG_TABLE_NAME; END $$"
 )
-for _table in (TRANSFERS, LEGS, FLAGS, AUDIT):
+for _table in (TRANSFERS, LEGS, FLAGS):
     event.listen(_table, "after_create", _REFUSE.execute_if(dialect="postgresql"))
     for _change in ("UPDATE", "DELETE"):
         _name = f"{_table.name}_refuse_{_change.lower()} BEFORE {_change} ON {_table.name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ledger.audit import AuditLog
+from audit.log import AuditLog
 from ledger.books import Ledger
 from ledger.store import open_tables
 from portal.home import Home

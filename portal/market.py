@@ -12,8 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from audit.checkpoints import SignedHead
+from audit.log import AuditLog
 from ledger import chart, tokenomics
-from ledger.audit import AuditLog, SignedHead
 from ledger.books import Ledger
 from ledger.escrow import escrow_of
 from ledger.store import open_tables

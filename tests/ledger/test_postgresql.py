@@ -18,14 +18,14 @@ from ledger.books import Ledger
 from ledger.store import open_tables
 from protocol.units import TOTAL_SUPPLY
 from storage.postgresql import open_postgresql
-from tests.consent.test_postgresql import empty, server, target  # noqa: F401 - fixtures
-from tests.ledger import test_machine
-from tests.ledger.test_audit import (  # noqa: F401 - run again on PostgreSQL
+from tests.audit.test_log import (  # noqa: F401 - run again on PostgreSQL
     log,
     test_an_empty_log_has_a_signed_head_of_nothing,
     test_events_stay_in_order_with_the_facts_given,
     test_every_event_and_every_earlier_head_can_be_proven,
 )
+from tests.consent.test_postgresql import empty, server, target  # noqa: F401 - fixtures
+from tests.ledger import test_machine
 from tests.ledger.test_books import (  # noqa: F401 - run again on PostgreSQL
     test_a_negative_amount_is_refused,
     test_a_repeated_transfer_is_found_even_when_the_money_is_gone,

@@ -8,15 +8,23 @@ from multiprocessing import get_context
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ledger.audit import AuditDamaged, AuditLog, EventRepeated, FactRefused
+from audit.checkpoints import AuditDamaged
+from audit.log import AuditLog, EventRepeated
+from audit.records import FactRefused
 from storage.canonical import NotCanonical
 from storage.merkle import check_consistency, check_inclusion, leaf_hash
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 INSERTED = """
-    INSERT INTO audit
-    SELECT position + 1, NULL, record, frontier, root, signature FROM audit WHERE position = 4
+    INSERT INTO audit_batches
+    SELECT first + 1, size + 1, NULL, records, frontier, root, signature
+    FROM audit_batches WHERE first = 4
 """
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "audit.db"
 
 
 @pytest.fixture
@@ -31,8 +39,8 @@ def log(path):
 def edit(path, *statements):
     """Change the file as someone with write access and without the key could."""
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("DROP TRIGGER audit_refuse_update")
-    connection.execute("DROP TRIGGER audit_refuse_delete")
+    connection.execute("DROP TRIGGER audit_batches_refuse_update")
+    connection.execute("DROP TRIGGER audit_batches_refuse_delete")
     for statement in statements:
         connection.execute(statement)
     connection.close()
@@ -64,7 +72,8 @@ def test_every_event_and_every_earlier_head_can_be_proven(log):
 
 @pytest.mark.parametrize("position", range(5))
 def test_a_changed_record_is_found(log, path, position):
-    edit(path, f"UPDATE audit SET record = record || ' ' WHERE position = {position}")
+    changed = "CAST(replace(records, 'round', 'found') AS BLOB)"
+    edit(path, f"UPDATE audit_batches SET records = {changed} WHERE first = {position}")
     with pytest.raises(AuditDamaged, match=f"event {position}"):
         log.verify()
 
@@ -72,17 +81,17 @@ def test_a_changed_record_is_found(log, path, position):
 @pytest.mark.parametrize(
     "statements",
     [
-        ("DELETE FROM audit WHERE position = 2",),
-        ("DELETE FROM audit WHERE position = 0",),
+        ("DELETE FROM audit_batches WHERE first = 2",),
+        ("DELETE FROM audit_batches WHERE first = 0",),
         (
-            "UPDATE audit SET position = 9 WHERE position = 1",
-            "UPDATE audit SET position = 1 WHERE position = 2",
-            "UPDATE audit SET position = 2 WHERE position = 9",
+            "UPDATE audit_batches SET first = 9, size = 10 WHERE first = 1",
+            "UPDATE audit_batches SET first = 1, size = 2 WHERE first = 2",
+            "UPDATE audit_batches SET first = 2, size = 3 WHERE first = 9",
         ),
-        ("UPDATE audit SET signature = zeroblob(64) WHERE position = 3",),
-        ("UPDATE audit SET root = zeroblob(32) WHERE position = 3",),
-        ("UPDATE audit SET frontier = zeroblob(32) WHERE position = 3",),
-        ("UPDATE audit SET position = position + 1 WHERE position = 4",),
+        ("UPDATE audit_batches SET signature = zeroblob(64) WHERE first = 3",),
+        ("UPDATE audit_batches SET root = zeroblob(32) WHERE first = 3",),
+        ("UPDATE audit_batches SET frontier = zeroblob(32) WHERE first = 3",),
+        ("UPDATE audit_batches SET first = first + 1, size = size + 1 WHERE first = 4",),
         (INSERTED,),
     ],
 )
@@ -95,7 +104,11 @@ def test_a_dropped_moved_inserted_or_forged_entry_is_found(log, path, statements
 def test_dropping_the_newest_events_is_found_with_a_head_kept_elsewhere(log, path):
     kept = log.head()
     log.verify(since=kept)
-    edit(path, "DELETE FROM audit WHERE position >= 3")
+    edit(
+        path,
+        "DELETE FROM audit_batches WHERE first >= 3",
+        "UPDATE audit_tiles SET hashes = substr(hashes, 1, 96)",
+    )
     log.verify()
     with pytest.raises(AuditDamaged, match="5 events"):
         log.verify(since=kept)
@@ -111,7 +124,7 @@ def test_a_log_rewritten_under_another_key_is_found(log, path):
 
 def test_the_database_itself_refuses_to_edit_the_log(log, path):
     connection = sqlite3.connect(path)
-    for statement in ("DELETE FROM audit", "UPDATE audit SET record = ''"):
+    for statement in ("DELETE FROM audit_batches", "UPDATE audit_batches SET records = ''"):
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute(statement)
     connection.close()
