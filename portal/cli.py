@@ -19,8 +19,10 @@ from rich.table import Table
 
 from portal.ceremony_cli import app as ceremony
 from portal.consent_cli import app as consent
+from portal.deployment.cli import register as register_deployment
 from portal.ledger_cli import app as ledger
 from portal.model_cli import app as model
+from portal.onboarding_cli import app as operator
 from portal.patient_cli import app as patient
 from portal.site_cli import app as site
 from protocol.errors import BitHiveError
@@ -40,6 +42,8 @@ app.add_typer(consent, name="consent")
 app.add_typer(patient, name="patient")
 app.add_typer(ceremony, name="ceremony")
 app.add_typer(model, name="model")
+app.add_typer(operator, name="operator")
+register_deployment(app)
 
 DEFAULT_HOME: Final = Path("bithive-home")
 DEFAULT_SEED: Final = 7
@@ -77,7 +81,11 @@ def demo(
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="in-process, or superlink: real Flower servers on this machine.")
+        str,
+        typer.Option(
+            help="in-process, or real servers on this machine: superlink with our own nodes, "
+            "supernode with Flower's."
+        ),
     ] = "in-process",
     opening: Annotated[
         str,

@@ -64,7 +64,7 @@ PROCESSES: Final = 2
 """How many sites train at once, how many proofs are made at once, how many baselines train."""
 
 
-ENGINES: Final = ("in-process", "superlink")
+ENGINES: Final = ("in-process", "superlink", "supernode")
 
 
 class OptionUnknown(ConfigurationError):
@@ -181,7 +181,7 @@ def run_demo(home: Home, settings: Settings, display: Display) -> dict[str, Any]
         started = time.monotonic()
         with display.live():
             run = prepare(home, settings, display)
-            if settings.engine == "superlink":
+            if settings.engine in {"superlink", "supernode"}:
                 from portal.superlink import run_on_superlink  # noqa: PLC0415  # starts servers only where asked
 
                 run_on_superlink(run)

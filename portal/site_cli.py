@@ -43,10 +43,67 @@ def run(
     """Serve one hospital's agent to its Flower SuperNode, until interrupted."""
     from portal.resident import serve_site
 
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
-    )
+    _log_to_stderr()
     serve_site(home, name, socket)
+
+
+@app.command(
+    "node",
+    epilog="Example:  bithive site node north --superlink fleet.example.org:443"
+    " --root-certificates identity/authority.crt --auth-supernode-private-key identity/node.key"
+    " --client-certificate identity/tls.crt --client-key identity/tls.key"
+    " --agent unix:/run/bithive/agent.sock"
+    "     Exit code: 0 ended, 1 refused with a code, 2 misused.",
+)
+def node(
+    name: Name,
+    *,
+    superlink: Annotated[str, typer.Option(help="The server's fleet API, HOST:PORT.")],
+    root_certificates: Annotated[
+        Path, typer.Option(help="What signs the server's certificate, PEM.", dir_okay=False)
+    ],
+    auth_supernode_private_key: Annotated[
+        Path, typer.Option(help="The site's node key, as OpenSSH writes it.", dir_okay=False)
+    ],
+    agent: Annotated[str, typer.Option(help="Where the agent answers, unix:PATH.")],
+    agent_token: Annotated[
+        Path | None,
+        typer.Option(help="The token of the agent's door. [HOME/sites/NAME/agent.token]"),
+    ] = None,
+    client_certificate: Annotated[
+        Path | None, typer.Option(help="The site's certificate for the front door.")
+    ] = None,
+    client_key: Annotated[Path | None, typer.Option(help="Its key.")] = None,
+    home: HomePath = DEFAULT_HOME,
+    state: Annotated[
+        Path | None, typer.Option(help="What survives a crash. [HOME/sites/NAME/node]")
+    ] = None,
+    silence_seconds: Annotated[
+        float,
+        typer.Option(help="After this long without word the server gives the site up.", min=20),
+    ] = 180.0,
+) -> None:
+    """Carry messages between the server and this hospital's agent, until interrupted."""
+    from fl_client.node.fleet import Credentials
+    from fl_client.node.resident import NodeSettings, run_node
+
+    if (client_certificate is None) != (client_key is None):
+        raise typer.BadParameter(
+            "give both or none", param_hint="--client-certificate/--client-key"
+        )
+    _log_to_stderr()
+    run_node(
+        NodeSettings(
+            superlink=superlink,
+            agent=agent,
+            agent_token=agent_token or home / "sites" / name / "agent.token",
+            credentials=Credentials(
+                root_certificates, auth_supernode_private_key, client_certificate, client_key
+            ),
+            state=state or home / "sites" / name / "node",
+            silence_seconds=silence_seconds,
+        )
+    )
 
 
 @app.command(
@@ -121,6 +178,12 @@ def cohort(
     path = ledger_at(home, name)
     Steward(path, _only(path, dataset)).fix_cohort(title, numbers)
     Console().print(f"fixed: {title}, {len(set(numbers))} patients", highlight=False)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
+    )
 
 
 def _only(path: Path, dataset: str | None) -> str:

@@ -1,10 +1,13 @@
-"""Run the demonstration on real Flower servers: one SuperLink, a SuperNode and an agent per site.
+"""Run the demonstration on a real Flower SuperLink, with a node and an agent per site.
 
 ::
 
-    bithive demo ──▶ SuperLink (TLS, registered node keys) ◀── SuperNode ──▶ ClientApp ──▶ agent
-         │                  └─▶ ServerApp (the engine, its own process)        (unix socket)
+    bithive demo ──▶ SuperLink (TLS, registered node keys) ◀── node ──▶ agent   (unix socket)
+         │                  └─▶ ServerApp (the engine, its own process)
          └── watches the server's store; settles each closed round
+
+A node is ours, resident (``bithive site node``). With the engine ``supernode`` it is Flower's
+SuperNode, which starts a process with the ClientApp for every message (``fl_client/app.py``).
 
 Every process listens on loopback only. Keys and certificates are made for this run and live in its
 home. The apps are the very files of this repository, bundled by ``flwr`` from the allow-list in
@@ -103,6 +106,14 @@ class Processes:
                 process.wait()
 
 
+@dataclass(frozen=True)
+class Door:
+    """Where a site's agent answers, and the file with the token of its door."""
+
+    socket: Path
+    token: Path
+
+
 def run_on_superlink(run: Run) -> None:
     """Bring the servers up, start the Flower run, and settle rounds until the last is closed.
 
@@ -123,7 +134,22 @@ def servers(run: Run) -> Iterator[Processes]:
     shutil.rmtree(folder, ignore_errors=True)  # each start is a new Flower run
     folder.mkdir(mode=0o700)
     port = free_port()
-    processes = Processes(folder, _environment(folder))
+    processes = Processes(folder, environment(folder))
+    try:
+        start_superlink(processes, port)
+        places = {one.site: _start_agent(run, processes, one.site) for one in run.terms.sites}
+        _wait_for_agents(processes, places)  # a SuperNode asks its agent once
+        for site, place in places.items():
+            door = Door(place, token_at(run.home.site(site)).resolve())
+            start_node(processes, site, door, port, flower=run.settings.engine == "supernode")
+        yield processes
+    finally:
+        processes.stop()
+
+
+def start_superlink(processes: Processes, port: int) -> None:
+    """Start a SuperLink on loopback and wait until it listens; ``flwr`` then knows it by name."""
+    folder = processes.folder
     certificates = make_certificates(folder / "certificates")
     write_whole(
         folder / "config.toml",
@@ -132,34 +158,25 @@ def servers(run: Run) -> Iterator[Processes]:
             f'root-certificates = "{certificates.authority}"\n'
         ).encode(),
     )
-    try:
-        processes.start(
-            "superlink",
-            _tool("flower-superlink"),
-            "--ssl-ca-certfile",
-            str(certificates.authority),
-            "--ssl-certfile",
-            str(certificates.certificate),
-            "--ssl-keyfile",
-            str(certificates.key),
-            "--enable-supernode-auth",
-            "--database",
-            str(folder / "state.db"),
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--disable-runtime-dependency-installation",
-        )
-        _wait_for_port(processes, port)
-        places = {one.site: _start_agent(run, processes, one.site) for one in run.terms.sites}
-        _wait_for_agents(processes, places)  # a SuperNode asks its agent once
-        for site, place in places.items():
-            token = token_at(run.home.site(site)).resolve()
-            _start_node(processes, site, (place, token), port, certificates.authority)
-        yield processes
-    finally:
-        processes.stop()
+    processes.start(
+        "superlink",
+        _tool("flower-superlink"),
+        "--ssl-ca-certfile",
+        str(certificates.authority),
+        "--ssl-certfile",
+        str(certificates.certificate),
+        "--ssl-keyfile",
+        str(certificates.key),
+        "--enable-supernode-auth",
+        "--database",
+        str(folder / "state.db"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--disable-runtime-dependency-installation",
+    )
+    _wait_for_port(processes, port)
 
 
 def _start_agent(run: Run, processes: Processes, site: str) -> Path:
@@ -192,33 +209,33 @@ def _wait_for_agents(processes: Processes, places: Mapping[SiteId, Path]) -> Non
         time.sleep(POLL_SECONDS)
 
 
-def _start_node(
-    processes: Processes, site: str, door: tuple[Path, Path], port: int, authority: Path
+def start_node(
+    processes: Processes, site: str, door: Door, port: int, *, flower: bool = False
 ) -> None:
-    place, token = door
+    """Register a site's key with the SuperLink and start its node, ours or Flower's."""
     key = make_node_key(processes.folder / "nodes", site)
-    _flwr(processes, "supernode", "register", str(key.public), FEDERATION, "--name", site)
+    flwr(processes, "supernode", "register", str(key.public), FEDERATION, "--name", site)
+    ours = [sys.executable, "-m", "portal", "site", "node", site]
+    agent = ["--agent", f"unix:{door.socket}", "--agent-token", str(door.token)]
+    carried = ["--node-config", f"agent='unix:{door.socket}' token='{door.token}'"]
+    own_api = ["--host", "127.0.0.1", "--port", str(free_port())]
     processes.start(
         f"node-{site}",
-        _tool("flower-supernode"),
+        *([_tool("flower-supernode")] if flower else ours),
         "--superlink",
         f"127.0.0.1:{port}",
         "--root-certificates",
-        str(authority),
+        str(processes.folder / "certificates" / "ca.pem"),
         "--auth-supernode-private-key",
         str(key.private),
-        "--node-config",
-        f"agent='unix:{place}' token='{token}'",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(free_port()),
+        *(carried + own_api if flower else agent),
+        *([] if flower else ["--state", str(processes.folder / "nodes" / f"{site}-state")]),
     )
 
 
 def _start_run(run: Run, processes: Processes) -> None:
     home = run.home.server.resolve()
-    _flwr(processes, "run", str(ROOT), FEDERATION, "-c", f"home='{home}'")
+    flwr(processes, "run", str(ROOT), FEDERATION, "-c", f"home='{home}'")
 
 
 def _watch(run: Run, processes: Processes) -> None:
@@ -254,7 +271,12 @@ def _show(run: Run, number: int, seen: set[tuple[int, str]]) -> None:
             run.observe(Step("refuse", number, refusal.site, note=note))
 
 
-def _flwr(processes: Processes, *arguments: str) -> None:
+def flwr(processes: Processes, *arguments: str) -> None:
+    """Run Flower's command line against this deployment's SuperLink, and wait for it.
+
+    Raises:
+        ServerFailed: It refused.
+    """
     log = processes.folder / "flwr.log"
     with log.open("ab") as file:
         done = subprocess.run(  # noqa: S603  # our own command
@@ -271,7 +293,7 @@ def _flwr(processes: Processes, *arguments: str) -> None:
         raise ServerFailed(f"flwr {arguments[0]}", log)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """Return the environment of the Flower processes: nothing calls home or installs anything."""
     environment = dict(os.environ)
     environment |= {
