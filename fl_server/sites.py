@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from fl_server.offering import Offering
+from fl_server.phases import Wait
 from fl_server.transport import Transport
 from privacy.signatures import check_signature
 from protocol.errors import FederationError
@@ -24,6 +25,9 @@ from protocol.progress import Progress, Step
 
 AGAIN_SECONDS = 5.0
 """How long a node that did not say who it is is left alone before it is asked again."""
+
+JOIN_SECONDS = 15.0
+"""How long a node may take to say who it is before the others, and those that come, are asked."""
 
 OFFER_SECONDS = 30.0
 """How long a node may take to say how the job stands; the others are called without it."""
@@ -54,6 +58,8 @@ class Sites:
     """The job that a hospital must have approved before it is called."""
     waiting: dict[SiteId, JobAnswer] = field(default_factory=dict)
     """The hospitals that have not approved it, and what they said."""
+    on_late: Callable[[str, str, SiteId, bytes], None] = lambda _kind, _group, _site, _reply: None
+    """Told of a reply that came after its step had ended: kind, group, site and the bytes."""
 
     def roll_call(self, seconds: float) -> dict[SiteId, str]:
         """Find which node is which site; return the key id each site holds.
@@ -80,41 +86,75 @@ class Sites:
                 time.sleep(0.05)
                 continue
             asked.update(dict.fromkeys(due, now))
-            due = self._approving(due, max(1.0, (deadline - time.monotonic()) / 2))
-            nonce = secrets.token_hex(32)
-            frame = encode("join", {"terms": digest(self.terms), "nonce": nonce} | self._job())
-            left = max(1.0, deadline - time.monotonic())
-            for node, reply in self._exchange("join", dict.fromkeys(due, frame), "join", left):
-                join = self._joined(reply, nonce)
-                if join is None:
-                    continue
-                known.add(node)
-                self.nodes[join.site] = node
-                held[join.site] = join.key_id
-                self.progress(Step("join", 0, join.site, len(held), len(wanted)))
+            joined = self._joining(due, deadline - time.monotonic())
+            known.update(self.nodes[site] for site in joined)
+            held |= joined
         if len(held) < self.terms.sites_min:
             undecided = {site: answer.state for site, answer in self.waiting.items()}
             raise TooFewSites(len(held), self.terms.sites_min, undecided)
         return held
 
+    def refresh(self, seconds: float) -> dict[SiteId, str]:
+        """Forget nodes that are gone, and ask those that came who they are.
+
+        Returns:
+            The key id that each site holds which came, or came back under another node.
+        """
+        there = set(self.transport.nodes())
+        self.nodes = {site: node for site, node in self.nodes.items() if node in there}
+        unknown = sorted(there - set(self.nodes.values()))
+        if len(self.nodes) == len(self.terms.sites) or not unknown:
+            return {}
+        return self._joining(unknown, seconds)
+
     def ask(
-        self, kind: str, requests: Mapping[SiteId, bytes], group: str, seconds: float
+        self, kind: str, requests: Mapping[SiteId, bytes], group: str, seconds: float | Wait
     ) -> Iterator[tuple[SiteId, Frame]]:
         """Send each site its frame and yield the replies as they come.
 
-        A site that is not connected, or stays silent, is not yielded.
+        A site that is not connected, or stays silent until the wait is over, is not yielded.
+
+        Args:
+            kind: Of frame.
+            requests: By site; looked up one at a time, so it may be a lazy mapping.
+            group: Names the step and its round, for replies that come late.
+            seconds: How long to wait for all, or a wait that counts what was accepted.
         """
+        wait = seconds if isinstance(seconds, Wait) else Wait(seconds)
         sites = {self.nodes[site]: site for site in requests if site in self.nodes}
-        frames = {node: requests[site] for node, site in sites.items()}
-        for node, reply in self._exchange(kind, frames, group, seconds):
+        for node, reply in self._exchange(kind, _ByNode(requests, sites), group, wait):
             yield sites[node], reply
+        self.hear_late()
+
+    def hear_late(self) -> None:
+        """Look for replies of steps that have ended, and tell of them."""
+        by_node = {node: site for site, node in self.nodes.items()}
+        for late in self.transport.late():
+            if late.node in by_node:
+                self.on_late(late.kind, late.group, by_node[late.node], late.reply)
+
+    def _joining(self, nodes: list[int], seconds: float) -> dict[SiteId, str]:
+        """Ask nodes who they are; return the key id each site holds that said so."""
+        held: dict[SiteId, str] = {}
+        nodes = self._approving(nodes, max(1.0, seconds / 2))
+        nonce = secrets.token_hex(32)
+        frame = encode("join", {"terms": digest(self.terms), "nonce": nonce} | self._job())
+        wait = Wait(max(1.0, min(seconds, JOIN_SECONDS)))
+        for node, reply in self._exchange("join", dict.fromkeys(nodes, frame), "join", wait):
+            join = self._joined(reply, nonce)
+            if join is None:
+                continue
+            self.nodes[join.site] = node
+            held[join.site] = join.key_id
+            self.progress(Step("join", 0, join.site, len(self.nodes), len(self.terms.sites)))
+        return held
 
     def _exchange(
-        self, kind: str, requests: Mapping[int, bytes], group: str, seconds: float
+        self, kind: str, requests: Mapping[int, bytes], group: str, wait: Wait
     ) -> Iterator[tuple[int, Frame]]:
         if requests:
             for node, reply in self.transport.exchange(
-                kind, requests, group=group, deadline_seconds=seconds
+                kind, requests, group=group, deadline_seconds=wait.seconds, enough=wait.is_over
             ):
                 yield node, _decoded(reply)
 
@@ -134,7 +174,7 @@ class Sites:
         nonce = secrets.token_hex(32)
         frames = dict.fromkeys(nodes, self.offering.frame(nonce))
         wait = min(seconds, OFFER_SECONDS)
-        for node, reply in self._exchange("offer", frames, "offer", wait):
+        for node, reply in self._exchange("offer", frames, "offer", Wait(wait)):
             answer = self.offering.answer(reply, nonce)
             if answer is None:
                 continue
@@ -172,6 +212,22 @@ def refusal_of(reply: Frame) -> tuple[str, str]:
     if isinstance(code, str) and isinstance(reason, str):
         return code, reason
     return "malformed-message", f"the site sent a {reply.kind!r} where something else was due"
+
+
+class _ByNode(Mapping[int, bytes]):
+    """Requests by node, each looked up when it is sent."""
+
+    def __init__(self, requests: Mapping[SiteId, bytes], sites: Mapping[int, SiteId]) -> None:
+        self._requests, self._sites = requests, sites
+
+    def __getitem__(self, node: int) -> bytes:
+        return self._requests[self._sites[node]]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
 
 
 def _decoded(reply: bytes | None) -> Frame:

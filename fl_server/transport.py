@@ -12,7 +12,8 @@ References:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from flwr.app import Array, ArrayRecord, Message, RecordDict
@@ -40,6 +41,26 @@ MESSAGE_TYPES: Final = {
     "open": "query.sum",
 }
 """The Flower message type that carries each kind of frame."""
+LEFT_MAX: Final = 1024
+"""How many unanswered messages are still listened for after their exchange; the oldest go first."""
+AGAIN_SECONDS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0)
+"""When a node whose process failed is sent the same frame again: four minutes in all. Sites answer
+the same question alike, so asking again is always allowed."""
+
+
+@dataclass(frozen=True)
+class Late:
+    """A reply that came after its exchange had ended."""
+
+    kind: str
+    group: str
+    node: int
+    reply: bytes
+
+
+def never() -> bool:
+    """Say that nothing but the deadline ends an exchange."""
+    return False
 
 
 class Transport(Protocol):
@@ -50,54 +71,112 @@ class Transport(Protocol):
         ...
 
     def exchange(
-        self, kind: str, requests: Mapping[int, bytes], *, group: str, deadline_seconds: float
+        self,
+        kind: str,
+        requests: Mapping[int, bytes],
+        *,
+        group: str,
+        deadline_seconds: float,
+        enough: Callable[[], bool] = never,
     ) -> Iterator[tuple[int, bytes | None]]:
         """Send each node its frame and yield the replies as they come.
 
         A node whose process failed is yielded with None; a node that has not answered when the
-        deadline passes is not yielded at all.
+        deadline passes, or ``enough`` says so, is not yielded at all. A frame is looked up in
+        ``requests`` when it is sent, so a lazy mapping never has two in memory.
         """
+        ...
+
+    def late(self) -> list[Late]:
+        """Return the replies that came after their exchange had ended, each once."""
         ...
 
 
 class GridTransport:
-    """Frames over a Flower grid, in this process or a SuperLink's."""
+    """Frames over a Flower grid, in this process or a SuperLink's.
 
-    def __init__(self, grid: Grid, *, poll_seconds: float = 0.2) -> None:
+    Args:
+        grid: Flower's, or one of its kind.
+        poll_seconds: The longest pause between two looks for replies.
+        again: After how many seconds a node whose process failed is sent the same frame again.
+    """
+
+    def __init__(
+        self, grid: Grid, *, poll_seconds: float = 0.2, again: Sequence[float] = ()
+    ) -> None:
         self._grid = grid
         self._poll_seconds = poll_seconds
+        self._again = tuple(again)
+        self._left: dict[str, tuple[str, str, int]] = {}
 
     def nodes(self) -> list[int]:
         """Return the ids of the connected nodes, in order."""
         return sorted(self._grid.get_node_ids())
 
     def exchange(
-        self, kind: str, requests: Mapping[int, bytes], *, group: str, deadline_seconds: float
+        self,
+        kind: str,
+        requests: Mapping[int, bytes],
+        *,
+        group: str,
+        deadline_seconds: float,
+        enough: Callable[[], bool] = never,
     ) -> Iterator[tuple[int, bytes | None]]:
         """Send and poll; see ``Transport.exchange``."""
-        messages = [
-            Message(
-                RecordDict({FRAME: ArrayRecord({FRAME: as_array(frame)})}),
+        ttl = max(deadline_seconds, 1.0) + 60.0
+
+        def send(node: int) -> str:
+            content = RecordDict({FRAME: ArrayRecord({FRAME: as_array(requests[node])})})
+            message = Message(
+                content,
                 dst_node_id=node,
                 message_type=MESSAGE_TYPES[kind],
                 group_id=group,
-                ttl=max(deadline_seconds, 1.0) + 60.0,
+                ttl=ttl,
             )
-            for node, frame in requests.items()
-        ]
-        waiting = set(self._grid.push_messages(messages))
+            return next(iter(self._grid.push_messages([message])))
+
+        waiting = {send(node): node for node in requests}
+        failures: dict[int, int] = {}
+        due: dict[int, float] = {}  # nodes that failed, and when they are asked again
         deadline = time.monotonic() + deadline_seconds
         pause = FIRST_PAUSE_SECONDS
-        while waiting:
-            for reply in self._grid.pull_messages(waiting):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                node = reply.metadata.src_node_id
-                yield node, None if reply.has_error() else frame_of(reply)
-            if waiting:
-                if time.monotonic() > deadline:
+        try:
+            while waiting or due:
+                for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
+                    node = waiting.pop(reply.metadata.reply_to_message_id, None)
+                    if node is None:
+                        continue
+                    failed = failures.get(node, 0)
+                    if reply.has_error() and failed < len(self._again):
+                        due[node] = time.monotonic() + self._again[failed]
+                        failures[node] = failed + 1
+                        continue
+                    pause = FIRST_PAUSE_SECONDS  # where one is ready another may be
+                    yield node, None if reply.has_error() else frame_of(reply)
+                now = time.monotonic()
+                if (waiting or due) and (now > deadline or enough()):
                     return
-                time.sleep(pause)
-                pause = min(2 * pause, self._poll_seconds)  # most steps of a round are short
+                for node in [node for node, at in due.items() if at <= now]:
+                    del due[node]
+                    waiting[send(node)] = node
+                if waiting or due:
+                    time.sleep(pause)
+                    pause = min(2 * pause, self._poll_seconds)  # most steps are short
+        finally:
+            self._left.update({number: (kind, group, node) for number, node in waiting.items()})
+            while len(self._left) > LEFT_MAX:
+                self._left.pop(next(iter(self._left)))
+
+    def late(self) -> list[Late]:
+        """Look once for replies to messages of exchanges that have ended."""
+        found = []
+        for reply in self._grid.pull_messages(list(self._left)) if self._left else ():
+            named = self._left.pop(reply.metadata.reply_to_message_id, None)
+            frame = None if reply.has_error() else frame_of(reply)
+            if named is not None and frame is not None:
+                found.append(Late(*named, frame))
+        return found
 
 
 def as_array(frame: bytes) -> Array:

@@ -267,6 +267,9 @@ class Direct:
     def nodes(self):
         return list(range(len(self.hospitals)))
 
+    def late(self):
+        return []
+
     def exchange(self, kind, requests, **_how):
         sites = sorted(self.hospitals)
         self.asked += [(kind, sites[node], frame) for node, frame in requests.items()]

@@ -46,6 +46,9 @@ class Direct:
     def nodes(self):
         return list(range(len(self.agents)))
 
+    def late(self):
+        return []
+
     def exchange(self, kind, requests, **_how):
         sites = sorted(self.agents)
         for node, frame in requests.items():
