@@ -29,7 +29,7 @@ from protocol.errors import StorageError, storage_error
 from protocol.ids import SiteId
 from storage.files import PRIVATE, private_folder, write_whole
 
-PARTS: Final = ("server", "market", "sites", "patients", "data")
+PARTS: Final = ("server", "market", "sites", "patients", "data", "operator", "deployment")
 FILES: Final = ("settings.json", "founded", "baselines.json", "report.json", "report.html")
 
 

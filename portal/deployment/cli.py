@@ -1,0 +1,237 @@
+# ruff: noqa: PLC0415 - a command loads only what it needs: `--help` in a second, not in ten
+"""``bithive up``, ``down``, ``status``, ``doctor``, ``study`` and ``deployment``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+deployment = typer.Typer(
+    no_args_is_help=True, help="The parts of a deployment, for who runs them by hand."
+)
+study = typer.Typer(no_args_is_help=True, help="The study of a deployment.")
+
+DEFAULT_HOME: Final = Path("bithive-home")
+DEFAULT_PORT: Final = 8443
+DEFAULT_SEED: Final = 7
+COLOURS: Final = {"ready": "green", "done": "green", "failed": "red", "backing-off": "yellow"}
+words = Console(stderr=True)
+
+HomePath = Annotated[Path, typer.Option("--home", help="The deployment's folder.", file_okay=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def up(
+    *,
+    home: HomePath = DEFAULT_HOME,
+    sites: Annotated[int, typer.Option(min=3, max=64, help="Hospitals, where not natural.")] = 3,
+    data: Annotated[
+        str,
+        typer.Option(help="phantom (made here), wisconsin, or a folder of images or tables."),
+    ] = "phantom",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of the front door, for hospitals.")
+    ] = DEFAULT_PORT,
+    listen: Annotated[str, typer.Option(help="Address of the front door.")] = "127.0.0.1",
+    server_name: Annotated[
+        str, typer.Option(help="The name hospitals reach it by; its certificate says so.")
+    ] = "localhost",
+    patients: Annotated[
+        int, typer.Option(min=10, max=500, help="Patients per site of the phantom.")
+    ] = 64,
+    rounds: Annotated[int | None, typer.Option(min=1, max=500, help="Rounds to train.")] = None,
+    circuit: Annotated[
+        str, typer.Option(help="cover64 (64 patients a proof) or cover8 (small, for tests).")
+    ] = "cover64",
+    approve: Annotated[
+        bool,
+        typer.Option(
+            "--approve",
+            help="Approve the study for every hospital: for demonstrations, where one person is "
+            "all of them.",
+        ),
+    ] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay, and take everything down at the end.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring up a whole federation on this machine; again, start what is missing."""
+    from portal.demo import settings_for
+    from portal.deployment.up import Wanted, bring_up, status_of, take_down
+    from portal.display import Display
+    from portal.home import Home
+
+    settings = settings_for(
+        data=data,
+        seed=None,
+        default_seed=DEFAULT_SEED,
+        engine="superlink",
+        opening="members",
+        sites=sites,
+        patients=patients,
+        rounds=rounds,
+        circuit=circuit,
+        epsilon=None,
+    )
+    wanted = Wanted(settings, port, approve=approve, listen=listen, server_name=server_name)
+    display = Display(words, quiet=as_json and not words.is_terminal)
+    started = bring_up(Home(home), wanted, display, say=_say)
+    if not started:
+        _say("everything is up already")
+    _show(status_of(home), as_json=as_json)
+    if foreground:
+        stop = _until_interrupted()
+        stop.wait()
+        _say(take_down(home))
+
+
+def down(*, home: HomePath = DEFAULT_HOME) -> None:
+    """Stop every process of the deployment; what they keep stays."""
+    from portal.deployment.up import take_down
+
+    _say(take_down(home))
+
+
+def status(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Show the deployment's processes. Exit code 1 where one of them does not serve."""
+    from portal.deployment.up import status_of
+
+    found = status_of(home)
+    _show(found, as_json=as_json)
+    if not found["up"]:
+        raise typer.Exit(1)
+
+
+@study.command("start", epilog="Example:  bithive study start --home bithive-home")
+def study_start(
+    *,
+    home: HomePath = DEFAULT_HOME,
+    wait: Annotated[bool, typer.Option("--wait", help="Return after the last round.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let the study's rounds run; hospitals that have not approved it take no part."""
+    from portal.deployment.plan import Plan
+    from portal.deployment.progress import follow, progress_of
+    from portal.deployment.study import start_study
+
+    plan = Plan.load(home)
+    start_study(plan)
+    if wait:
+        follow(plan, say=_say)
+    found = progress_of(plan)
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        _say(f"{found['rounds_settled']} of {found['rounds']} rounds are settled")
+
+
+@study.command("status", epilog="Example:  bithive study status --home bithive-home --json")
+def study_status(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Show how far the study is."""
+    from portal.deployment.plan import Plan
+    from portal.deployment.progress import progress_of
+
+    found = progress_of(Plan.load(home))
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    started = "started" if found["started"] else "not started"
+    _say(
+        f"{found['study']}: {started}, {found['rounds_closed']} of {found['rounds']} rounds "
+        f"closed, {found['rounds_settled']} settled"
+    )
+
+
+@deployment.command(
+    "supervise", epilog="Example:  bithive deployment supervise --home bithive-home"
+)
+def supervise_here(*, home: HomePath = DEFAULT_HOME) -> None:
+    """Keep a deployment's processes running, until SIGTERM; `bithive up` starts this."""
+    from portal.deployment.up import supervise
+
+    supervise(home)
+
+
+@deployment.command("roster", epilog="Example:  bithive deployment roster --home bithive-home")
+def roster(*, home: HomePath = DEFAULT_HOME) -> None:
+    """Keep the SuperLink's nodes the same as the admitted sites, until interrupted."""
+    from portal.deployment.plan import Plan
+    from portal.deployment.roster import keep_roster
+
+    _log_to_stderr()
+    keep_roster(Plan.load(home), _until_interrupted())
+
+
+@deployment.command("study", epilog="Example:  bithive deployment study --home bithive-home")
+def see_through(*, home: HomePath = DEFAULT_HOME) -> None:
+    """See a started study through to its last round, settling what closes."""
+    from portal.deployment.plan import Plan
+    from portal.deployment.study import keep_study
+
+    _log_to_stderr()
+    keep_study(Plan.load(home), _until_interrupted())
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``bithive``."""
+    app.command(
+        "up",
+        epilog="Examples:  bithive up --sites 3  |  bithive up --sites 3 --approve --rounds 2"
+        "     Exit code: 0 up, 1 refused with a code, 2 misused.",
+    )(up)
+    app.command("down", epilog="Example:  bithive down --home bithive-home")(down)
+    app.command("status", epilog="Example:  bithive status --home bithive-home --json")(status)
+    app.add_typer(study, name="study")
+    app.add_typer(deployment, name="deployment")
+
+
+def _show(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    out = Console()
+    table = Table(title=f"Federation in {escape(found['home'])}", title_justify="left")
+    for heading in ("process", "state", "pid", "restarts", "address", "last error"):
+        table.add_column(heading, justify="right" if heading in {"pid", "restarts"} else "left")
+    for one in found["units"]:
+        colour = COLOURS.get(one["state"], "white")
+        table.add_row(
+            one["name"],
+            f"[{colour}]{one['state']}[/]",
+            str(one["pid"] or ""),
+            str(one["restarts"]),
+            escape(one["address"]),
+            escape(one["error"]),
+        )
+    out.print(table)
+    if found["supervisor"] is None:
+        out.print("it is down; bring it up with `bithive up`", highlight=False)
+
+
+def _until_interrupted() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _say(sentence: str) -> None:
+    words.print(sentence, highlight=False, soft_wrap=True)

@@ -1,0 +1,282 @@
+"""Bring a federation up on this machine, take it down, and say how it is.
+
+``bring_up`` founds the study's world and the consortium where they are missing, lets the sites in,
+starts the supervisor and returns when every process is ready. Called again it starts what is
+missing, and where nothing is, says so. ``take_down`` ends the supervisor, and with it everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from portal.deployment import loopback
+from portal.deployment.onboarding import admit_all, make_keys
+from portal.deployment.plan import (
+    DeploymentDiffers,
+    NothingDeployed,
+    Plan,
+    PortTaken,
+    folder_of,
+    is_free,
+)
+from portal.deployment.supervisor import Supervisor, holder, read_state
+from portal.deployment.table import nginx_program, units_of, write_configurations
+from portal.display import Display
+from portal.home import Home, Settings
+from portal.superlink import free_port
+from protocol.errors import FederationError
+from protocol.ids import SiteId
+from storage.files import PRIVATE, private_folder
+
+READY_SECONDS: Final = 600.0
+DOWN_SECONDS: Final = 60.0
+POLL_SECONDS: Final = 0.2
+SERVING: Final = frozenset({"ready", "done"})
+
+
+class NotReady(FederationError):
+    """Processes of the deployment did not become ready."""
+
+    code = "not-ready"
+
+    def __init__(self, names: list[str], logs: Path) -> None:
+        self.names = names
+        super().__init__(
+            f"{', '.join(names)} did not become ready; see `bithive status` and the logs in {logs}"
+        )
+
+
+class StillRunning(FederationError):
+    """The supervisor did not end in time."""
+
+    code = "still-running"
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        super().__init__(
+            f"the supervisor (process {pid}) did not end within {DOWN_SECONDS:.0f} s; run "
+            "`bithive down` again"
+        )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What ``bithive up`` was asked for."""
+
+    settings: Settings
+    port: int
+    approve: bool = False
+    listen: str = "127.0.0.1"
+    server_name: str = "localhost"
+
+
+Say = Callable[[str], None]
+
+
+def bring_up(home: Home, wanted: Wanted, display: Display, *, say: Say) -> bool:
+    """Bring everything up; return whether anything had to be started.
+
+    Args:
+        home: New, or one that was brought up before.
+        wanted: What it is to be.
+        display: Shows the founding.
+        say: Told of what is done, in a person's words.
+
+    Raises:
+        HomeTaken, HomeForeign, DeploymentDiffers: The home is another one's.
+        NginxMissing, PortTaken: This machine lacks something.
+        NotReady: A process did not become ready.
+    """
+    folder = folder_of(home.path)
+    pid, held = holder(folder)
+    if held and pid is not None:
+        plan = Plan.load(home.path)
+        _same(plan, wanted)
+        if all(one["state"] in SERVING for one in read_state(folder)["units"]):
+            return False
+        os.kill(pid, signal.SIGHUP)
+        wait_ready(folder, say=say)
+        return True
+    nginx_program()
+    if not is_free(wanted.port, wanted.listen):
+        raise PortTaken(wanted.port)
+    plan = _prepared(home, wanted, display, say)
+    _start_supervisor(plan)
+    wait_ready(folder, say=say)
+    return True
+
+
+def supervise(home: Path) -> None:
+    """Be the supervisor of a home until SIGTERM.
+
+    Raises:
+        NothingDeployed: There is nothing to supervise.
+        AlreadySupervised: Another one does.
+    """
+    plan = Plan.load(home)
+    supervisor = Supervisor(plan.folder, units_of(plan), root=loopback.ROOT)
+    signal.signal(signal.SIGTERM, supervisor.stop)
+    signal.signal(signal.SIGINT, supervisor.stop)
+    signal.signal(signal.SIGHUP, supervisor.hurry)
+    supervisor.run()
+
+
+def take_down(home: Path) -> str:
+    """End everything; return what there was to do, in a sentence.
+
+    Raises:
+        NothingDeployed: The home holds no deployment.
+        StillRunning: The supervisor does not end.
+    """
+    folder = folder_of(home)
+    if not (folder / "deployment.json").is_file():
+        raise NothingDeployed(home)
+    pid, held = holder(folder)
+    if not held:
+        if pid is None:
+            return "nothing was running"
+        (folder / "lock").unlink(missing_ok=True)
+        return f"the supervisor (process {pid}) had been killed, and its processes ended with it"
+    assert pid is not None
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + DOWN_SECONDS
+    while holder(folder)[1]:
+        if time.monotonic() > deadline:
+            raise StillRunning(pid)
+        time.sleep(POLL_SECONDS)
+    return "everything was stopped"
+
+
+def status_of(home: Path) -> dict[str, Any]:
+    """Return how a deployment is: the supervisor's table, and whether it is kept.
+
+    Raises:
+        NothingDeployed: The home holds no deployment.
+    """
+    plan = Plan.load(home)
+    pid, held = holder(plan.folder)
+    units = read_state(plan.folder)["units"]
+    if not held:
+        units = [{**one, "state": "stopped", "pid": None} for one in units]
+    return {
+        "home": str(plan.home),
+        "supervisor": pid if held else None,
+        "up": held and bool(units) and all(one["state"] in SERVING for one in units),
+        "front_door": f"https://{plan.server_name}:{plan.port}",
+        "units": units,
+    }
+
+
+def wait_ready(folder: Path, *, say: Say, seconds: float = READY_SECONDS) -> None:
+    """Return once every process is ready.
+
+    Raises:
+        NotReady: One is in a crash loop, the supervisor ended, or it takes too long.
+    """
+    deadline = time.monotonic() + seconds
+    told: set[str] = set()
+    seen = False
+    while True:
+        units = read_state(folder)["units"]
+        held = holder(folder)[1]
+        seen = seen or held
+        late = [one["name"] for one in units if one["state"] not in SERVING]
+        for one in units:
+            if held and one["state"] in SERVING and one["name"] not in told:
+                told.add(one["name"])
+                say(f"{one['name']} is ready")
+        if held and units and not late:
+            return
+        failed = [one["name"] for one in units if held and one["state"] == "failed"]
+        if failed or (seen and not held) or time.monotonic() > deadline:
+            raise NotReady(failed or late or ["supervisor"], folder / "logs")
+        time.sleep(POLL_SECONDS)
+
+
+def _prepared(home: Home, wanted: Wanted, display: Display, say: Say) -> Plan:
+    """Make or find the world, the consortium and every file that the processes read."""
+    from portal.books import open_audit  # noqa: PLC0415  # these bring all that trains
+    from portal.demo import prepare  # noqa: PLC0415
+
+    with home.lock():
+        home.claim(wanted.settings)
+        say("founding the study, or finding it founded")
+        plan = _plan(home, wanted, _sites_of(home, wanted.settings))
+        for site in plan.sites:
+            make_keys(plan, site, now=datetime.now(UTC))
+        with display.live():
+            prepare(home, wanted.settings, display)
+        say("letting the sites in")
+        audit = open_audit(home.path)
+        admit_all(plan, record=audit.append)
+        loopback.certificates_of(plan.flower)
+        write_configurations(plan)
+        plan.save()
+    return plan
+
+
+def _sites_of(home: Home, settings: Settings) -> tuple[SiteId, ...]:
+    from records.sources import open_source  # noqa: PLC0415  # it reads images
+
+    data, _ = open_source(
+        settings.data,
+        home=home.data,
+        seed=settings.seed,
+        sites=settings.sites,
+        patients_per_site=settings.patients,
+        progress=lambda *_: None,
+    )
+    return tuple(sorted(data.sites))
+
+
+def _plan(home: Home, wanted: Wanted, sites: tuple[SiteId, ...]) -> Plan:
+    ports = [free_port() for _ in range(3)]
+    return Plan(
+        home=home.path,
+        sites=sites,
+        port=wanted.port,
+        superlink_port=ports[0],
+        page_port=ports[1],
+        live_port=ports[2],
+        listen=wanted.listen,
+        server_name=wanted.server_name,
+        approve=wanted.approve,
+    )
+
+
+def _same(plan: Plan, wanted: Wanted) -> None:
+    differing = [
+        name
+        for name in ("port", "listen", "server_name", "approve")
+        if getattr(plan, name) != getattr(wanted, name)
+    ]
+    if differing:
+        raise DeploymentDiffers(plan.home, differing)
+
+
+def _start_supervisor(plan: Plan) -> None:
+    logs = private_folder(plan.folder / "logs")
+    (plan.folder / "state.json").unlink(missing_ok=True)
+    descriptor = os.open(logs / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
+    command = (sys.executable, "-m", "portal", "deployment", "supervise", "--home")
+    with os.fdopen(descriptor, "ab") as log:
+        subprocess.Popen(  # noqa: S603  # our own command
+            (*command, str(plan.home.resolve())),
+            cwd=loopback.ROOT,
+            env={**os.environ, "PYTHONPATH": str(loopback.ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
