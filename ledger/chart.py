@@ -16,6 +16,7 @@ An account is ``kind`` or ``kind:part`` or ``kind:part:part``; the kind says who
 ``fees:PURPOSE``    fees kept: ``platform``, ``buyback``, ``development`` and the like
 ``rewards:GROUP``   set aside for rewards: ``mining``, ``community``, ``staking``
 ``points:PATIENT``  backing of the health points under a patient's pseudonym
+``chain:ADDRESS``   paid out to an address of a chain; ``chain:claims`` to a contract for claims
 ==================  ==================================================================
 
     >>> wallet("st-anna"), pool(StudyId("busi-2026"), SiteId("st-anna"))
@@ -54,8 +55,9 @@ PARTS_OF_KIND: Final = {
     "fees": 1,
     "rewards": 1,
     "points": 1,
+    "chain": 1,
 }
-MANAGED: Final = frozenset({"escrow", "pending", "vesting", "stake", "slashed"})
+MANAGED: Final = frozenset({"escrow", "pending", "vesting", "stake", "slashed", "chain"})
 """Kinds that move only through a module of their own, which keeps a state beside the money."""
 PART: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """Room for a slug of ``protocol.ids`` and for a pseudonymous address of 64 hexadecimal digits."""
@@ -139,3 +141,8 @@ def rewards(group: str) -> AccountId:
 def points(pseudonym: str) -> AccountId:
     """Return the account that backs the points of a pseudonym; never a patient's name."""
     return check_account(f"points:{pseudonym}")
+
+
+def chain(place: str) -> AccountId:
+    """Return the account of what left for a chain: ``claims``, or an address in lower case."""
+    return check_account(f"chain:{place}")
