@@ -41,9 +41,11 @@ from fl_client.coverage import CohortTooSmall, Selection, left_out, select, sele
 from fl_client.egress import Egress, Outgoing
 from fl_client.group_keys import GroupKeys
 from fl_client.lane import LaneMemory, Newest
+from fl_client.logs import event
 from fl_client.masking import Masking
 from fl_client.plans import PlanRefused, check_history, check_plan, model_of
 from fl_client.preparation import Preparation
+from fl_client.refusals import refusal
 from fl_client.store import RoundAlreadyAnswered, SiteStore
 from fl_client.summation import Summation
 from privacy.bfv import self_test
@@ -55,7 +57,7 @@ from privacy.mechanism import check_mechanism, round_event
 from privacy.opening import check_way
 from privacy.parameters import ParameterSet
 from privacy.randomness import RandomStream
-from protocol.errors import BitHiveError, ConsentError, FederationError, RecordError
+from protocol.errors import BitHiveError, RecordError
 from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import PatientId, SiteId
 from protocol.messages import (
@@ -185,8 +187,8 @@ class Agent:
             with self._lock:
                 return door(request)
         except BitHiveError as error:
-            log.warning("refused: %s", error.code)
-            return encode("refused", {"code": error.code, "reason": _outward(error)})
+            event(log, "refused", logging.WARNING, study=self.terms.study, code=error.code)
+            return refusal(error)
 
     def close(self) -> None:
         """Stop what works behind the door; close the prover after it."""
@@ -265,7 +267,7 @@ class Agent:
         cohort = replace(cohort, left_out=cohort.left_out + withdrew)
         if cohort.left_out:
             note = f"{cohort.left_out} patients withdrew since the plan or were left out with them"
-            log.warning("round %d: %s", plan.round, note)
+            event(log, "left-out", logging.WARNING, study=plan.study, round=plan.round)
             self.progress(Step("leave-out", plan.round, self.settings.site, note=note))
         return cohort
 
@@ -386,14 +388,3 @@ class Agent:
     def _check_terms(self, request: Frame) -> None:
         if request.body.get("terms") != self.settings.approved:
             raise PlanRefused("its terms are not those that were approved")
-
-
-def _outward(error: BitHiveError) -> str:
-    """Return what may be said outside of why this hospital refused.
-
-    Only errors about messages and consent say their facts: those of records, storage and keys may
-    name a file, or tell a forger which check failed, so they say what kind of trouble it was.
-    """
-    if isinstance(error, FederationError | ConsentError):
-        return str(error)
-    return (type(error).__doc__ or error.code).splitlines()[0]

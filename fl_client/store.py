@@ -138,6 +138,29 @@ class SiteStore:
                     PERSONAL.insert().values(study=study, round=round_number, kept=personal)
                 )
 
+    def under_way(self) -> list[tuple[str, int]]:
+        """Return the studies and rounds that this site answered and whose sum is not opened yet."""
+        query = (
+            sa.select(PLANS.c.study, PLANS.c.round)
+            .join(
+                ANSWERS,
+                sa.and_(ANSWERS.c.study == PLANS.c.study, ANSWERS.c.round == PLANS.c.round),
+            )
+            .outerjoin(
+                ENDORSED,
+                sa.and_(ENDORSED.c.study == PLANS.c.study, ENDORSED.c.round == PLANS.c.round),
+            )
+            .where(ENDORSED.c.integers_sha256.is_(None))
+        )
+        with reading(self._engine) as connection:
+            return [(row.study, row.round) for row in connection.execute(query)]
+
+    def study_of_key(self, key_id: str) -> str | None:
+        """Return the study whose group key this is, or None where it is not held."""
+        query = sa.select(GROUP_KEY.c.study).where(GROUP_KEY.c.key_id == key_id)
+        with reading(self._engine) as connection:
+            return connection.execute(query.limit(1)).scalar_one_or_none()
+
     def personal(self, study: str, *, before: int) -> list[tuple[int, bytes]]:
         """Return what the algorithm kept in rounds before one, with the round, newest first."""
         query = (

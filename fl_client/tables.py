@@ -87,3 +87,30 @@ LANE = sa.Table(
     sa.Column("epoch", sa.Integer, nullable=False),  # of the registry: the newest seen here
     sa.Column("leaves", sa.Text, nullable=False),  # a JSON list of decimal texts
 )
+JOBS = sa.Table(
+    "jobs",
+    METADATA,
+    sa.Column("job", sa.Text, primary_key=True),  # its hash
+    sa.Column("study", sa.Text, nullable=False),
+    sa.Column("manifest", sa.Text, nullable=False),
+    sa.Column("terms", sa.Text, nullable=False),
+    sa.Column("offered_at", sa.Text, nullable=False),
+)
+DECISIONS = sa.Table(
+    "decisions",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True),  # from 1, without gaps
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),  # a job's hash, or what else was decided on
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+    sa.Column("link", sa.Text, nullable=False),  # over all of it and the link before
+)
+DUTY = sa.Table(
+    "duty",
+    METADATA,
+    sa.Column("one", sa.Integer, primary_key=True),  # always 1
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("at", sa.Text, nullable=False),
+)

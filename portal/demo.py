@@ -29,7 +29,9 @@ from fl_client import link
 from fl_client.agent import Agent
 from fl_client.app import app as client_app
 from fl_client.lane import newest_in
+from fl_client.resident import Identity, Resident
 from fl_client.store import SiteStore
+from fl_client.telemetry import Telemetry
 from fl_server.app import assemble
 from fl_server.inprocess import InProcessGrid
 from fl_server.store import ServerStore
@@ -42,12 +44,14 @@ from portal.display import Display
 from portal.granting import withdraw_due
 from portal.home import Home, Settings
 from portal.hospital import open_agent
-from portal.market import Market
+from portal.jobs import decide_for_demonstration, keep_job
+from portal.market import BUDGET, Market
 from portal.noise import ENCRYPTION, NOISES, with_noise
 from portal.patients import Wishes, draw_wishes
 from portal.personal import personal_auc
 from portal.report import make_report, write_report
 from portal.world import Founding, found, recipe_of
+from privacy.keys import SiteKeys
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
 from protocol.ids import PatientId, SiteId
@@ -74,6 +78,19 @@ class OptionUnknown(ConfigurationError):
 
     def __init__(self, option: str, value: str, known: Sequence[str]) -> None:
         super().__init__(f"{option} {value!r} does not exist; choose one of {', '.join(known)}")
+
+
+class StudyNotHeld(ConfigurationError):
+    """A study was approved that this hospital does not hold what it takes for."""
+
+    code = "study-not-held"
+
+    def __init__(self, study: str, what: str) -> None:
+        self.study = study
+        super().__init__(
+            f"study {study} takes another {what} than this hospital's agent was started with; "
+            "start one that has it, or refuse the job"
+        )
 
 
 @dataclass
@@ -242,6 +259,7 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
         Market(home.market, terms, clock).found()
         home.mark_founded()
     terms = StudyTerms.model_validate_json(terms_file.read_bytes())
+    keep_job(home, terms, price=BUDGET, now=clock())
     return Run(
         home,
         settings,
@@ -266,6 +284,7 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
 
 def run_in_process(run: Run) -> None:
     """Run the Flower apps on a grid inside this process."""
+    decide_for_demonstration(run.home, run.terms)
     with agents_in_process(run) as addresses:
         grid = InProcessGrid(
             client_app, [{"agent": address} for address in addresses], threads=run.processes
@@ -286,39 +305,68 @@ def run_in_process(run: Run) -> None:
 def agents_in_process(run: Run) -> Iterator[list[str]]:
     """Open every site's agent here; yield their addresses."""
     names: list[str] = []
-    agents: list[Agent] = []
+    residents: list[Resident] = []
     with Prover(
         circuit(run.settings.circuit), run.proving_key, run.verification_key, workers=run.processes
     ) as prover:
         prover.warm()  # the workers load the key while the agents open
         try:
             for site in sorted(run.data.sites):
-                agent = site_agent(run, site, prover)
-                agents.append(agent)
+                resident = site_resident(run, site, prover)
+                resident.refresh()
+                residents.append(resident)
                 names.append(f"{run.home.path}/{site}")
-                link.register(names[-1], agent.answer)
+                link.register(names[-1], resident.answer)
             yield [f"local:{name}" for name in names]
         finally:
             for name in names:
                 link.forget(name)
-            for agent in agents:
-                agent.close()
+            for resident in residents:
+                resident.close()
 
 
-def site_agent(run: Run, site: SiteId, prover: Prover) -> Agent:
-    """Open the agent of one site of the demonstration."""
+def site_resident(run: Run, site: SiteId, prover: Prover) -> Resident:
+    """Open the resident of one site of the demonstration: it serves what its officer approved."""
+    folder = run.home.site(site)
+    telemetry = Telemetry()
+
+    def observe(step: Step) -> None:
+        telemetry.step(step)
+        run.observe(step)
+
+    return Resident(
+        Identity(site, SiteKeys.load(folder / "keys.json")),
+        folder,
+        make=lambda job: site_agent(run, site, prover, job.terms, observe),
+        clock=clock,
+        telemetry=telemetry,
+    )
+
+
+def site_agent(
+    run: Run, site: SiteId, prover: Prover, terms: StudyTerms, progress: Progress
+) -> Agent:
+    """Open the agent of one site of the demonstration for a study's terms.
+
+    Raises:
+        StudyNotHeld: The study is of other data than the demonstration's, or proves otherwise.
+    """
+    for what in ("dataset", "registry", "circuit"):
+        if getattr(terms.consent, what) != getattr(run.terms.consent, what):
+            raise StudyNotHeld(terms.study, what)
+    own = terms == run.terms
     return open_agent(
         run.home.site(site),
         site,
-        run.terms,
+        terms,
         patients=by_id(run.data.sites[site]),
         loader=run.loader,
         prover=prover,
         seed=run.seed_noise,
         keep_integers=True,
-        progress=run.observe,
-        newest=newest_in(run.registry, run.terms, site),
-        kind=CarelessAgent if site == run.careless else Agent,
+        progress=progress,
+        newest=newest_in(run.registry, terms, site),
+        kind=CarelessAgent if own and site == run.careless else Agent,
     )
 
 

@@ -36,7 +36,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from portal.certificates import make_certificates, make_node_key
-from portal.resident import token_at
+from portal.jobs import decide_for_demonstration
+from portal.site_control import token_at
 from protocol.errors import FederationError
 from protocol.ids import SiteId
 from protocol.progress import Step
@@ -122,6 +123,7 @@ def run_on_superlink(run: Run) -> None:
     """
     if run.store.rounds_closed() == run.terms.rounds:
         return
+    decide_for_demonstration(run.home, run.terms)
     with servers(run) as processes:
         _start_run(run, processes)
         _watch(run, processes)

@@ -1,0 +1,161 @@
+"""An officer's desk: each job in words she can decide on, and her decision.
+
+It reads and writes one hospital's folder, beside a running agent, which learns of a decision from
+the same database with its next frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from consent.purposes import PURPOSES, categories_in
+from fl_client.decisions import Decision
+from fl_client.epsilon import Epsilon
+from fl_client.jobs import ROUNDING, Job, JobBook
+from identity.roles import Actor
+from privacy.statement import PrivacyStatement
+from protocol.errors import PrivacyError
+from protocol.ids import SiteId
+from protocol.jobs import DECLARATIVE
+from protocol.units import btt_text
+
+NO_CAP = "no cap is set for this data set yet: the job's own limit would become it"
+
+
+@dataclass
+class OfficerDesk:
+    """One hospital's jobs; ``clock`` gives times with a time zone."""
+
+    folder: Path
+    site: SiteId
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    book: JobBook = field(init=False)
+    epsilon: Epsilon = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.book = JobBook(self.folder / "site.db", self.site, clock=self.clock)
+        self.epsilon = Epsilon(
+            self.folder / "budget.db",
+            promised=lambda: [job.manifest for job in self.book.standing().values()],
+        )
+
+    def approve(self, job: str, officer: Actor, reason: str = "") -> Decision:
+        """Approve a job; see ``JobBook.approve``."""
+        return self.book.approve(job, officer, reason=reason, left=self.epsilon.left)
+
+    def refuse(self, job: str, officer: Actor, reason: str) -> Decision:
+        """Refuse or revoke a job; see ``JobBook.refuse``."""
+        return self.book.refuse(job, officer, reason=reason)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return every job in words, the undecided first and then the newest."""
+        order = {"pending": 0, "approved": 1, "refused": 2, "expired": 3}
+        shown = [self.shown(job) for job in reversed(self.book.jobs())]
+        return sorted(shown, key=lambda one: order[one["state"]])
+
+    def shown(self, job: Job) -> dict[str, Any]:
+        """Return one job in words: what it asks, what is left, and what was decided."""
+        manifest, terms = job.manifest, job.terms
+        asked = _asked(job)
+        left, over = self._left(job)
+        return {
+            "job": job.hash,
+            "state": job.state(self.clock()),
+            "study": manifest.study,
+            "title": terms.title,
+            "datasets": list(manifest.datasets),
+            "data": [one.name for one in categories_in(terms.consent.required)],
+            "purposes": [{"code": code, "name": _purpose(code)} for code in manifest.purposes],
+            "asked": asked.as_json(),
+            "asked_text": asked.text(),
+            "left": left,
+            "left_text": NO_CAP if left is None else f"{math.floor(left * 100) / 100:.2f}",
+            "over_budget": over,
+            "rounds": manifest.rounds,
+            "model": manifest.model,
+            "parameters": terms.training.parameters,
+            "algorithm": manifest.algorithm,
+            "code": manifest.code,
+            "code_text": _code(manifest.code),
+            "carries_code": manifest.carries_code,
+            "code_allowed": self.book.code_allowed(),
+            "price": str(manifest.price),
+            "price_text": btt_text(manifest.price),
+            "hospitals": [one.site for one in terms.sites],
+            "opening": terms.opening,
+            "researcher": manifest.researcher,
+            "researcher_key": fingerprint(manifest.researcher_key),
+            "server_key": fingerprint(terms.server_key),
+            "server_known": self._known(job),
+            "offered_at": job.offered_at,
+            "expires": manifest.expires,
+            "decision": None if job.decision is None else _decided(job.decision),
+        }
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """Return the whole record, oldest first, after checking its chain.
+
+        Raises:
+            DecisionsDamaged: It was changed.
+        """
+        return [_decided(one) | {"link": one.link} for one in self.book.decisions.all()]
+
+    def _left(self, job: Job) -> tuple[float | None, bool]:
+        try:
+            left = self.epsilon.left(job.manifest)
+        except PrivacyError:  # a ledger that cannot be trusted leaves nothing
+            return 0.0, True
+        return left, left is not None and job.manifest.epsilon > left + ROUNDING
+
+    def _known(self, job: Job) -> bool:
+        """Say whether an officer has approved another job of the same server before."""
+        return any(
+            other.terms.server_key == job.terms.server_key
+            for other in self.book.jobs()
+            if other.hash != job.hash and other.decision and other.decision.kind == "approved"
+        )
+
+
+def fingerprint(key: bytes) -> str:
+    """Return what two people compare of a key: 24 digits of its SHA-256, in groups of four."""
+    digits = hashlib.sha256(key).hexdigest()[:24]
+    return " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
+
+
+def _asked(job: Job) -> PrivacyStatement:
+    privacy = job.terms.privacy
+    sampling = (
+        "none" if privacy.sampling_rate == 1 else f"Poisson at rate {privacy.sampling_rate:g}"
+    )
+    if privacy.mechanism == "summed":
+        sampling += ", noise summed over sites"
+    return PrivacyStatement(
+        job.manifest.epsilon, job.manifest.delta, job.manifest.unit, sampling, privacy.accountant
+    )
+
+
+def _purpose(code: str) -> str:
+    return next((one.name for one in PURPOSES if one.code == code), code)
+
+
+def _code(code: str) -> str:
+    if code == DECLARATIVE:
+        return "none: the hospital's own programs run, as the terms say"
+    return f"brings Python along (SHA-256 {code[:16]}…), run in a sandbox without network"
+
+
+def _decided(decision: Decision) -> dict[str, Any]:
+    return {
+        "number": decision.number,
+        "kind": decision.kind,
+        "subject": decision.subject,
+        "who": decision.who,
+        "reason": decision.reason,
+        "at": decision.at,
+    }
