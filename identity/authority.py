@@ -152,8 +152,9 @@ class Authority:
         except (ValueError, TypeError):
             # The cause may quote the content, which is secret.
             raise AuthorityUnreadable(key.name) from None
-        fits = isinstance(loaded, ec.EllipticCurvePrivateKey)
-        if not fits or loaded.public_key() != own.public_key():
+        if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+            raise AuthorityUnreadable(key.name)
+        if loaded.public_key() != own.public_key():
             raise AuthorityUnreadable(key.name)
         return cls(loaded, own)
 

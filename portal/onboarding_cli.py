@@ -25,7 +25,7 @@ from protocol.ids import SLUG, SiteId
 if TYPE_CHECKING:
     from identity.admission import Admission
     from identity.consortium import Consortium
-    from identity.roles import Actor
+    from identity.roles import Actor, Role
 
 app = typer.Typer(no_args_is_help=True, help="The operator: which hospitals take part.")
 
@@ -308,6 +308,67 @@ def rotate(
         f"signed anew from now on; renew {', '.join(sites) or 'no site'}, then the server",
         as_json=as_json,
     )
+
+
+@app.command(
+    "account",
+    epilog="Examples:  bithive operator account r.west --role researcher  |  "
+    "bithive operator account s.north --role steward --site north  |  "
+    "bithive operator account r.west --disable",
+)
+def account(
+    name: Annotated[str, typer.Argument(help="The account's name; for a patient a pseudonym.")],
+    *,
+    role: Annotated[list[str] | None, typer.Option(help="What she is; repeatable.")] = None,
+    site: Annotated[str | None, typer.Option(help="Her hospital.")] = None,
+    books: Annotated[str | None, typer.Option(help="Her account in the books.")] = None,
+    disable: Annotated[bool, typer.Option("--disable", help="She signs in no more.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Give her another password.")] = False,
+    home: OperatorHome = OPERATOR_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Make, reset or disable an account; the password is typed unseen, or comes by a pipe."""
+    from identity.accounts import Accounts
+    from portal.operator_log import open_operator_log
+    from protocol.ids import AccountId
+
+    _consortium(home)
+    record = open_operator_log(home / "authority")
+    accounts = Accounts(home / "authority" / "accounts.db", audit=record)
+    try:
+        if disable:
+            accounts.disable(name, actor=_operator())
+        elif reset:
+            accounts.reset_password(name, _typed_password(), actor=_operator())
+        else:
+            accounts.add(
+                name,
+                _typed_password(),
+                roles=_roles(role or []),
+                actor=_operator(),
+                site=None if site is None else SiteId(site),
+                account=None if books is None else AccountId(books),
+            )
+    finally:
+        accounts.close()
+    done = "disabled" if disable else "reset" if reset else "made"
+    _print({"account": name, "done": done}, f"account {name}: {done}", as_json=as_json)
+
+
+def _roles(given: list[str]) -> frozenset[Role]:
+    from identity.roles import Role
+
+    known = {str(one): one for one in Role}
+    for one in given:
+        if one not in known:
+            raise typer.BadParameter(f"one of {', '.join(known)}", param_hint="--role")
+    return frozenset(known[one] for one in given)
+
+
+def _typed_password() -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    return getpass.getpass("Password: ")
 
 
 def _consortium(home: Path) -> Consortium:
