@@ -113,6 +113,27 @@ def status(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+def doctor(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """Look at everything a deployment needs. Exit code 1 where something does not work."""
+    from portal.deployment.doctor import as_json as in_json
+    from portal.deployment.doctor import examine, passes
+
+    findings = examine(home)
+    if as_json:
+        sys.stdout.write(in_json(findings) + "\n")
+    else:
+        table = Table(title=f"Doctor, {escape(str(home))}", title_justify="left")
+        for heading in ("check", "", "found", "what to do"):
+            table.add_column(heading)
+        for one in findings:
+            colour = {"ok": "green", "warning": "yellow", "fails": "red"}[one.state]
+            row = (escape(one.check), escape(one.found), escape(one.advice))
+            table.add_row(row[0], f"[{colour}]{one.state}[/]", *row[1:])
+        Console().print(table)
+    if not passes(findings):
+        raise typer.Exit(1)
+
+
 @study.command("start", epilog="Example:  bithive study start --home bithive-home")
 def study_start(
     *,
@@ -183,6 +204,61 @@ def see_through(*, home: HomePath = DEFAULT_HOME) -> None:
     keep_study(Plan.load(home), _until_interrupted())
 
 
+@deployment.command(
+    "nginx",
+    epilog="Example:  bithive deployment nginx --server-name fleet.example.org --listen 443"
+    " > /etc/bithive/nginx.conf",
+)
+def nginx(
+    *,
+    server_name: Annotated[str, typer.Option(help="The name hospitals reach the server by.")],
+    listen: Annotated[str, typer.Option(help="Port, or ADDRESS:PORT.")] = "443",
+    authority_folder: Annotated[
+        Path, typer.Option(help="The operator's, with server.crt, ca.crt and crl.pem.")
+    ] = Path("/etc/bithive/authority"),
+    superlink_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of the SuperLink on loopback.")
+    ] = 9092,
+    superlink_authority: Annotated[
+        Path, typer.Option(help="What signs the SuperLink's certificate, PEM.")
+    ] = Path("/var/lib/bithive/flower/certificates/ca.pem"),
+    run: Annotated[Path, typer.Option(help="For nginx's pid and temporary files.")] = Path(
+        "/run/bithive-front"
+    ),
+    log: Annotated[Path, typer.Option(help="The access log.")] = Path(
+        "/var/log/bithive/access.log"
+    ),
+) -> None:
+    """Print the front door's nginx configuration for a server of its own."""
+    from portal.deployment.served import server_front
+
+    sys.stdout.write(
+        server_front(
+            server_name=server_name,
+            listen=listen,
+            authority_folder=authority_folder,
+            superlink_port=superlink_port,
+            superlink_authority=superlink_authority,
+            run=run,
+            log=log,
+        )
+    )
+
+
+@deployment.command(
+    "certificates",
+    epilog="Example:  bithive deployment certificates --folder /var/lib/bithive/flower",
+)
+def certificates(
+    *,
+    folder: Annotated[Path, typer.Option(help="The SuperLink's folder.", file_okay=False)],
+) -> None:
+    """Make the SuperLink's certificates of the loopback, in FOLDER/certificates."""
+    from portal.deployment.loopback import certificates_of
+
+    _say(f"made {certificates_of(folder).certificate}")
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to ``bithive``."""
     app.command(
@@ -192,6 +268,7 @@ def register(app: typer.Typer) -> None:
     )(up)
     app.command("down", epilog="Example:  bithive down --home bithive-home")(down)
     app.command("status", epilog="Example:  bithive status --home bithive-home --json")(status)
+    app.command("doctor", epilog="Example:  bithive doctor --home bithive-home --json")(doctor)
     app.add_typer(study, name="study")
     app.add_typer(deployment, name="deployment")
 

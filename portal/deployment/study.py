@@ -48,7 +48,9 @@ class StudyRunning(ConfigurationError):
     code = "study-running"
 
     def __init__(self, home: Path) -> None:
-        super().__init__(f"the study of {home} was started already; see it with `bithive status`")
+        super().__init__(
+            f"the study of {home} was started already; see it with `bithive study status`"
+        )
 
 
 def start_study(plan: Plan) -> None:

@@ -1,0 +1,169 @@
+"""The doctor says of each thing how it stands and, where it is not well, what to do."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from identity.authority import Authority, Revocation
+from portal.deployment import machine, trust
+from portal.deployment.doctor import as_json, examine, passes
+from portal.deployment.findings import fails, ok, warning
+from portal.deployment.plan import Plan, is_free
+from protocol.ids import SiteId
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def authority():
+    return Authority.found("federation", now=NOW)
+
+
+@pytest.fixture
+def certificate(authority, tmp_path):
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    path = tmp_path / "tls.crt"
+    issued = authority.issue_site(SiteId("north"), key, now=NOW)
+    path.write_bytes(issued.public_bytes(Encoding.PEM))
+    return path
+
+
+def look(path, authority, days):
+    authorities = [authority.certificate]
+    return trust.certificate("one", path, authorities, now=NOW + timedelta(days=days))
+
+
+def test_a_certificate_is_well_until_it_is_about_to_end(certificate, authority):
+    assert look(certificate, authority, 1).state == "ok"
+    assert look(certificate, authority, 70).state == "warning"
+    assert look(certificate, authority, 91).state == "fails"
+    assert look(certificate, authority, -1).advice == "set this clock"
+
+
+def test_a_certificate_of_another_authority_fails(certificate):
+    other = Authority.found("other", now=NOW)
+    assert look(certificate, other, 1).found == "not signed by the consortium"
+
+
+def test_a_certificate_that_is_not_there_fails(authority, tmp_path):
+    assert look(tmp_path / "none", authority, 1).state == "fails"
+
+
+def test_a_key_that_others_may_read_fails(tmp_path):
+    key = tmp_path / "tls.key"
+    assert trust.keys("keys", [key]).state == "fails"
+    key.write_text("secret")
+    key.chmod(0o600)
+    assert trust.keys("keys", [key]).state == "ok"
+    key.chmod(0o640)
+    found = trust.keys("keys", [key])
+    assert found.state == "fails"
+    assert found.advice == f"chmod 0600 {key}"
+    assert "secret" not in found.found
+
+
+def test_a_list_of_revoked_certificates_must_not_be_past_its_day(authority, tmp_path):
+    path = tmp_path / "crl.pem"
+    assert trust.revocations(path, now=NOW).state == "fails"
+    made = authority.revocation_list([Revocation(7, NOW)], number=1, now=NOW)
+    path.write_bytes(made.public_bytes(Encoding.PEM) * 2)
+    found = trust.revocations(path, now=NOW)
+    assert (found.state, found.found[:9]) == ("ok", "2 revoked")
+    assert trust.revocations(path, now=NOW + timedelta(days=350)).state == "warning"
+    assert trust.revocations(path, now=NOW + timedelta(days=366)).state == "fails"
+
+
+def test_a_front_door_that_does_not_answer_leaves_the_clock_unknown(certificate):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        found = trust.clock(taken.getsockname(), certificate, (certificate, certificate))
+    assert found.state == "warning"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "state"), [(0, "ok"), (-60, "warning"), (60, "warning"), (-7200, "fails")]
+)
+def test_a_clock_is_compared_with_the_front_doors(monkeypatch, certificate, seconds, state):
+    ahead = timedelta(seconds=seconds)
+    monkeypatch.setattr(trust, "_date_of", lambda *_: datetime.now(UTC) - ahead)
+    assert trust.clock(("x", 1), certificate, (certificate, certificate)).state == state
+
+
+def test_programs_of_this_machine_have_versions():
+    found = {one.check: one for one in machine.versions()}
+    assert found["python"].state == "ok"
+    assert found["flwr"].state == "ok"
+
+
+def test_flower_is_pinned_to_what_the_project_pins():
+    text = (Path(__file__).parent.parent.parent.parent / "pyproject.toml").read_text()
+    assert f'"flwr=={machine.FLOWER}"' in text
+
+
+def test_a_program_that_is_missing_or_old_fails():
+    assert machine._program("no-such-program", "-v", (1, 0), "apt install it").state == "fails"
+    assert machine._program("openssl", "version", (99, 0), "apt install it").state == "fails"
+
+
+def test_a_port_is_free_ours_or_a_strangers():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert not is_free(port)
+        assert os.getpid() in machine.who_listens(port)
+        taken = machine.ports({"door": port}, {}, up=False)[0]
+        assert taken.state == "fails"
+        assert f"process {os.getpid()}" in taken.found
+        assert machine.ports({"door": port}, {os.getpid(): "front"}, up=True)[0].state == "ok"
+    assert machine.ports({"door": port}, {}, up=False)[0].state == "ok"
+    assert machine.ports({"door": port}, {}, up=True)[0].state == "fails"
+
+
+def test_a_disk_that_cannot_be_written_fails(tmp_path):
+    assert {one.state for one in machine.disk(tmp_path)} <= {"ok", "warning"}
+    assert list(tmp_path.iterdir()) == []
+    assert machine._fsync(tmp_path / "nowhere").state == "fails"
+
+
+def test_one_failure_is_enough_not_to_pass():
+    assert passes([ok("a", "b"), warning("a", "b", "c")])
+    assert not passes([ok("a", "b"), fails("a", "b", "c")])
+    assert json.loads(as_json([fails("a", "b", "c")]))["passes"] is False
+
+
+def test_without_a_deployment_the_machine_alone_is_looked_at(tmp_path):
+    found = {one.check: one for one in examine(tmp_path / "none")}
+    assert found["deployment"].advice == "make one with `bithive up`"
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_deployment_that_is_down_and_incomplete_is_told_so(tmp_path):
+    Plan(tmp_path, (SiteId("north"),), 1, 2, 3, 4).save()
+    found = {one.check: one for one in examine(tmp_path)}
+    assert found["processes"].state == "warning"
+    assert found["configuration"].state == "fails"
+    assert found["certificate of north"].state == "fails"
+
+
+def test_the_command_exits_1_where_something_does_not_work(tmp_path):
+    (tmp_path / "deployment").mkdir()
+    (tmp_path / "deployment" / "deployment.json").write_text("{")
+    done = subprocess.run(
+        [sys.executable, "-m", "portal", "doctor", "--home", str(tmp_path), "--json"],
+        cwd=Path(__file__).parent.parent.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["passes"] is False
