@@ -101,12 +101,12 @@ def _type(one: dict[str, Any]) -> str:
 
 
 def _encode(inputs: Iterable[dict[str, Any]], arguments: tuple[Any, ...]) -> bytes:
-    from eth_abi import encode  # noqa: PLC0415 - comes with web3, which the books do without
+    from eth_abi.abi import encode  # noqa: PLC0415 - comes with web3, which the books do without
 
     return bytes(encode(_types(inputs), arguments))
 
 
 def _decode(outputs: Iterable[dict[str, Any]], output: bytes) -> tuple[Any, ...]:
-    from eth_abi import decode  # noqa: PLC0415 - as above
+    from eth_abi.abi import decode  # noqa: PLC0415 - as above
 
     return tuple(decode(_types(outputs), output))
