@@ -21,6 +21,8 @@ from portal.ceremony_cli import app as ceremony
 from portal.consent_cli import app as consent
 from portal.deployment.cli import register as register_deployment
 from portal.ledger_cli import app as ledger
+from portal.live.cli import app as live
+from portal.live.cli import watch
 from portal.model_cli import app as model
 from portal.onboarding_cli import app as operator
 from portal.patient_cli import app as patient
@@ -42,6 +44,10 @@ app.add_typer(consent, name="consent")
 app.add_typer(patient, name="patient")
 app.add_typer(ceremony, name="ceremony")
 app.add_typer(model, name="model")
+app.add_typer(live, name="live")
+app.command(epilog="Examples:  bithive watch  |  bithive watch --url http://127.0.0.1:8480 --json")(
+    watch
+)
 app.add_typer(operator, name="operator")
 register_deployment(app)
 
