@@ -7,6 +7,7 @@ what the other says, both must be the server's, and the terms must know this hos
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from consent.purposes import purposes_in
 from privacy.keys import SiteKeys
@@ -17,7 +18,7 @@ from protocol.ids import SiteId
 from protocol.jobs import JobManifest, JobOffer
 from protocol.messages import StudyTerms, digest, read
 
-PURPOSE_BITS = 0xFFFF
+PURPOSE_BITS: Final = 0xFFFF
 
 
 class JobFalse(FederationError):
@@ -106,6 +107,6 @@ def purposes_of(terms: StudyTerms) -> tuple[str, ...]:
     return tuple(sorted(one.code for one in purposes_in(terms.consent.required & PURPOSE_BITS)))
 
 
-def unit_of(terms: StudyTerms) -> str:
+def unit_of(terms: StudyTerms) -> Literal["patient", "site"]:
     """Return what the study's epsilon protects."""
     return "site" if terms.privacy.mechanism == "site-level" else "patient"

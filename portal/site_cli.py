@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import math
@@ -15,10 +16,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from portal.officer_cli import register as register_officer
+
 if TYPE_CHECKING:  # a command loads only what it needs
     from portal.budgets import Row
+    from portal.stewarding import LedgerDesk
 
 app = typer.Typer(no_args_is_help=True, help="One hospital: its agent and its privacy ledger.")
+register_officer(app)
 
 DEFAULT_HOME: Final = Path("bithive-home")
 Name = Annotated[str, typer.Argument(help="The site's name.")]
@@ -39,12 +44,20 @@ def run(
     socket: Annotated[
         Path | None, typer.Option(help="Where to listen. [HOME/sites/NAME/agent.sock]")
     ] = None,
+    control: Annotated[
+        Path | None,
+        typer.Option(help="Where the operator is listened to. [beside the other, .control]"),
+    ] = None,
+    metrics_file: Annotated[
+        Path | None, typer.Option(help="Keep metrics here, for Prometheus' textfile collector.")
+    ] = None,
 ) -> None:
-    """Serve one hospital's agent to its Flower SuperNode, until interrupted."""
+    """Serve one hospital's agent: every study its officer approved, until interrupted."""
+    from fl_client.logs import start_logs
     from portal.resident import serve_site
 
-    _log_to_stderr()
-    serve_site(home, name, socket)
+    start_logs(sys.stderr)
+    serve_site(home, name, socket, control=control, metrics=metrics_file)
 
 
 @app.command(
@@ -92,6 +105,7 @@ def node(
             "give both or none", param_hint="--client-certificate/--client-key"
         )
     _log_to_stderr()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request
     run_node(
         NodeSettings(
             superlink=superlink,
@@ -133,15 +147,14 @@ def budget(
 ) -> None:
     """Show what patients' privacy was spent on and what is left, or set the cap."""
     from portal import budgets
-    from privacy.stewardship import Steward
 
     path = budgets.ledger_at(home, name)
     if cap is not None or accept_clock:
-        steward = Steward(path, _only(path, dataset))
+        desk = _desk(path, name, dataset)
         if accept_clock:
-            steward.accept_clock()
+            desk.accept_clock()
         if cap is not None:
-            steward.set_limit(cap, confirm_raise=confirm_raise)
+            desk.set_cap(cap, confirm_raise=confirm_raise)
     shown = [one for one in budgets.open_budgets(path) if dataset in {None, one.dataset}]
     if plot is not None:
         from portal.budget_plot import write_plot
@@ -172,11 +185,10 @@ def cohort(
 ) -> None:
     """Fix a subset of the patients, once and for all, on which epsilon can be spent by itself."""
     from portal.budgets import ledger_at
-    from privacy.stewardship import Steward
 
     numbers = [line.strip() for line in patients.read_text().splitlines() if line.strip()]
     path = ledger_at(home, name)
-    Steward(path, _only(path, dataset)).fix_cohort(title, numbers)
+    _desk(path, name, dataset).fix_cohort(title, numbers)
     Console().print(f"fixed: {title}, {len(set(numbers))} patients", highlight=False)
 
 
@@ -184,6 +196,17 @@ def _log_to_stderr() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
     )
+
+
+def _desk(path: Path, name: str, dataset: str | None) -> LedgerDesk:
+    """Return the privacy ledger at ``path`` in the hands of whoever runs this command."""
+    from portal.local_actor import at_site
+    from portal.own_log import own_record
+    from portal.stewarding import LedgerDesk
+    from protocol.ids import SiteId
+
+    actor = at_site(path.parent, SiteId(name), getpass.getuser())
+    return LedgerDesk(SiteId(name), path, _only(path, dataset), actor, own_record(path.parent))
 
 
 def _only(path: Path, dataset: str | None) -> str:

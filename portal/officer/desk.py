@@ -20,12 +20,25 @@ from fl_client.epsilon import Epsilon
 from fl_client.jobs import ROUNDING, Job, JobBook
 from identity.roles import Actor
 from privacy.statement import PrivacyStatement
-from protocol.errors import PrivacyError
+from protocol.errors import ConfigurationError, PrivacyError
 from protocol.ids import SiteId
 from protocol.jobs import DECLARATIVE
 from protocol.units import btt_text
 
 NO_CAP = "no cap is set for this data set yet: the job's own limit would become it"
+
+
+class SiteFolderMissing(ConfigurationError):
+    """The home holds no folder of this site."""
+
+    code = "site-folder-missing"
+
+    def __init__(self, site: str, home: Path) -> None:
+        self.site = site
+        super().__init__(
+            f"{home} holds no site {site}; give the --home of the run, and the name of one of its "
+            "sites"
+        )
 
 
 @dataclass
