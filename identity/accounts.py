@@ -233,7 +233,7 @@ class Accounts:
         }
         with deciding(self._engine, PEOPLE) as connection:
             connection.execute(delete(SESSIONS).where(SESSIONS.c.ends_at <= now))
-            # She may have been disabled, or have changed her password, while this one was looked at.
+            # Meanwhile she may have been disabled, or have changed her password.
             own = PEOPLE.c.name == name, PEOPLE.c.password == kept, PEOPLE.c.disabled == 0
             is_live = connection.execute(select(PEOPLE).where(*own)).first() is not None
             if is_live:

@@ -8,6 +8,7 @@ from standard input or typed unseen, never from the command line, where other us
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from datetime import UTC, datetime, timedelta
@@ -71,6 +72,7 @@ def grant(
         categories=category,
         until=last_day,
         now=now,
+        user=getpass.getuser(),
     )
     code = paper.code.secret.hex()
     found = {

@@ -33,8 +33,11 @@ from consent.registry import Registry
 from consent.terms import Terms
 from consent.versions import Version, versions_of
 from consent.withdrawal import SiteWithdrawal
+from identity.roles import About, Permission, check
 from portal.books import NoRunHere
 from portal.home import Home
+from portal.local_actor import at_site
+from portal.own_log import own_record
 from privacy.keys import SiteKeys
 from privacy.signatures import registered, signing_key
 from protocol.errors import ConsentError
@@ -103,6 +106,7 @@ class Consents:
         categories: list[str],
         until: date,
         now: datetime,
+        user: str | None = None,
     ) -> Paper:
         """Publish a grant on the hospital's word.
 
@@ -113,8 +117,10 @@ class Consents:
             categories: Codes of data categories.
             until: The last day of use.
             now: With a time zone.
+            user: Who asks, as the operating system calls her; None for the hospital's own program.
 
         Raises:
+            PermissionMissing: She may not.
             SiteUnknown: The site is not of this study.
             UnknownPurpose, UnknownCategory, TermsNeverValid: The terms cannot be meant.
             GrantsAlready: She has a live grant.
@@ -122,6 +128,10 @@ class Consents:
             StorageError: The disk refused.
         """
         registered(self.terms, site)
+        if user is not None:
+            folder = self.home.site(site)
+            actor, about = at_site(folder, site, user), About(site=site)
+            check(actor, Permission.PUBLISH_GRANT, about=about, audit=own_record(folder))
         terms = Terms(
             grants=granted_mask(purposes) | category_mask(categories),
             site=number_of(site, bits=32),

@@ -1,4 +1,8 @@
-"""The books over HTTP: read balances and move BTT, for whoever holds the operator's token.
+"""The books over HTTP: read balances and move BTT, for the operator and for who is signed in.
+
+The operator's token is the operator's; any other token is a session's, and everybody sees and does
+what the table of permissions gives them: a researcher her own account and statement, an auditor all
+of them, and only the operator moves anything.
 
 Amounts are decimal text in base units, in both directions: a JSON number of that size would be
 rounded by a browser. A transfer names its key, so a client that saw no answer sends it again.
@@ -9,6 +13,7 @@ Every refusal is an RFC 9457 problem whose type ends in the error's code.
     POST /transfers        {"key", "debit", "credit", "amount", "memo"}
     GET  /transfers/KEY
     GET  /accounts/NAME
+    GET  /statements/ACCOUNT
     GET  /supply
 
 References:
@@ -28,6 +33,17 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
+from identity.accounts import SessionEnded
+from identity.roles import (
+    About,
+    Actor,
+    Denied,
+    Permission,
+    PermissionMissing,
+    Role,
+    check,
+    unrecorded,
+)
 from ledger.books import Ledger
 from ledger.chart import BURNED, AccountMisnamed, check_account
 from ledger.journal import (
@@ -37,13 +53,17 @@ from ledger.journal import (
     Transfer,
     UnknownAccount,
 )
+from ledger.statements import Statement, statement
 from protocol.errors import BitHiveError, LedgerError, StorageError
+from protocol.ids import AccountId
 
 STATUS: Final[dict[type[Exception], int]] = {
     AccountMisnamed: 422,
     UnknownAccount: 404,
     IdempotencyConflict: 409,
     LedgerError: 409,
+    SessionEnded: 401,
+    PermissionMissing: 403,
     StorageError: 503,
     BitHiveError: 400,
 }
@@ -100,57 +120,117 @@ class SupplyShown(BaseModel):
     burned: AmountText
 
 
-def ledger_app(ledger: Ledger, *, token: str, clock: Callable[[], datetime]) -> FastAPI:
+class LineShown(BaseModel):
+    """One amount that came, or went if it is negative, and what was there after it."""
+
+    at: datetime
+    sequence: int
+    key: str
+    memo: str
+    other: str
+    amount: str
+    balance: str
+
+
+class StatementShown(BaseModel):
+    """What came and went on an account."""
+
+    account: str
+    closing: AmountText
+    lines: list[LineShown]
+
+
+def caller(
+    request: Request, shown: Annotated[HTTPAuthorizationCredentials, Depends(BEARER)]
+) -> Actor:
+    """Return whose token came with the request."""
+    who: Callable[[str], Actor] = request.app.state.who
+    return who(shown.credentials)
+
+
+Caller = Annotated[Actor, Depends(caller)]
+
+
+def ledger_app(
+    ledger: Ledger,
+    *,
+    token: str,
+    clock: Callable[[], datetime],
+    sessions: Callable[[str], Actor] | None = None,
+    audit: Denied = unrecorded,
+) -> FastAPI:
     """Return the application.
 
     Args:
         ledger: The books; whoever calls closes them.
         token: The operator's secret, at least 32 characters. Serve it over TLS or on one machine.
         clock: The time to record, with its time zone.
+        sessions: Returns who holds a session's token, or raises; None where nobody signs in.
+        audit: Told of every refusal.
     """
     assert len(token) >= 32
     app = FastAPI(title="BitHive ledger", docs_url=None, redoc_url=None)
     app.add_exception_handler(BitHiveError, _problem)
-    kept = hashlib.sha256(token.encode()).digest()
+    app.state.who = _doorman(token, sessions)
 
-    def operator(shown: Annotated[HTTPAuthorizationCredentials, Depends(BEARER)]) -> None:
-        # Of equal length and in constant time, so that an answer's delay tells nothing.
-        if not hmac.compare_digest(hashlib.sha256(shown.credentials.encode()).digest(), kept):
-            raise HTTPException(401, "this token is not the operator's")
+    def may(actor: Actor, permission: Permission, account: AccountId | None = None) -> None:
+        check(actor, permission, about=About(account=account), audit=audit)
 
-    only_operator = [Depends(operator)]
-
-    @app.post("/transfers", dependencies=only_operator)
-    def post(asked: TransferAsked) -> TransferShown:
+    @app.post("/transfers")
+    def post(asked: TransferAsked, actor: Caller) -> TransferShown:
         """Make a transfer, or return the one that was made under its key."""
+        may(actor, Permission.TRANSFER)
         debit, credit = check_account(asked.debit), check_account(asked.credit)
         amount = int(asked.amount)
         made = ledger.transfer(asked.key, debit, credit, amount, memo=asked.memo, now=clock())
         return _shown(made)
 
-    @app.get("/transfers/{key:path}", dependencies=only_operator)
-    def find(key: str) -> TransferShown:
+    @app.get("/transfers/{key:path}")
+    def find(key: str, actor: Caller) -> TransferShown:
         """Return the transfer that was made under a key."""
+        may(actor, Permission.READ_STATEMENT)
         found = ledger.find(key)
         if found is None:
             raise HTTPException(404, "no transfer was made under this key")
         return _shown(found)
 
-    @app.get("/accounts/{name}", dependencies=only_operator)
-    def account(name: str) -> AccountShown:
+    @app.get("/accounts/{name}")
+    def account(name: str, actor: Caller) -> AccountShown:
         """Return what an account holds."""
+        may(actor, Permission.READ_STATEMENT, AccountId(name))
         known = check_account(name)
         flags = sorted(flag.value for flag in ledger.flags(known))
         return AccountShown(account=known, balance=str(ledger.balance(known)), flags=flags)
 
-    @app.get("/supply", dependencies=only_operator)
-    def supply() -> SupplyShown:
+    @app.get("/statements/{name}")
+    def drawn(name: str, actor: Caller) -> StatementShown:
+        """Return what came and went on an account."""
+        may(actor, Permission.READ_STATEMENT, AccountId(name))
+        return _drawn(statement(ledger, check_account(name)))
+
+    @app.get("/supply")
+    def supply(actor: Caller) -> SupplyShown:
         """Return all there is."""
+        may(actor, Permission.READ_STATEMENT)
         balances = ledger.balances()
         burned = balances.get(BURNED, 0)
         return SupplyShown(supply=str(sum(balances.values())), burned=str(burned))
 
     return app
+
+
+def _doorman(token: str, sessions: Callable[[str], Actor] | None) -> Callable[[str], Actor]:
+    kept = hashlib.sha256(token.encode()).digest()
+
+    def who(shown: str) -> Actor:
+        # Of equal length and in constant time, so that an answer's delay tells nothing.
+        if hmac.compare_digest(hashlib.sha256(shown.encode()).digest(), kept):
+            return Actor("operator", frozenset({Role.OPERATOR}))
+        if sessions is None:
+            raise HTTPException(401, "this token is not the operator's")
+        return sessions(shown)
+
+    return who
 
 
 def _shown(transfer: Transfer) -> TransferShown:
@@ -165,6 +245,22 @@ def _shown(transfer: Transfer) -> TransferShown:
         memo=transfer.memo,
         legs=legs,
     )
+
+
+def _drawn(found: Statement) -> StatementShown:
+    lines = [
+        LineShown(
+            at=line.at,
+            sequence=line.sequence,
+            key=line.key,
+            memo=line.memo,
+            other=line.other,
+            amount=str(line.amount),
+            balance=str(line.balance),
+        )
+        for line in found.lines
+    ]
+    return StatementShown(account=found.party, closing=str(found.closing), lines=lines)
 
 
 def _problem(request: Request, error: Exception) -> JSONResponse:

@@ -19,8 +19,9 @@ from typing import Annotated, Final
 from pydantic import Field, RootModel, ValidationError
 
 from identity.roles import Actor, Role
+from ledger.chart import wallet
 from protocol.errors import IdentityError, storage_error
-from protocol.ids import AccountId, SiteId
+from protocol.ids import SiteId
 
 SITE_ROLES: Final = frozenset({Role.STEWARD, Role.OFFICER})
 PEOPLE: Final = "people.json"
@@ -69,4 +70,4 @@ def at_site(folder: Path, site: SiteId, user: str) -> Actor:
         raise storage_error(error, file.name) from error
     except ValidationError:
         raise PeopleUnreadable(file) from None
-    return Actor(user, roles & SITE_ROLES, site=site, account=AccountId(site))
+    return Actor(user, roles & SITE_ROLES, site=site, account=wallet(site))

@@ -141,7 +141,7 @@ def operator_init(
     from identity.admission import TERMS_CHARACTERS_MAX
     from identity.consortium import Consortium
     from identity.requests import fingerprint
-    from portal.operator_log import open_operator_log
+    from portal.own_log import own_record
 
     if not SLUG.fullmatch(federation):
         raise typer.BadParameter(
@@ -158,7 +158,7 @@ def operator_init(
         addresses=address or [],
         terms=text,
         actor=_operator(),
-        record=open_operator_log(home / "authority"),
+        record=own_record(home / "authority"),
         now=_now(),
     )
     if server_name:
@@ -329,11 +329,11 @@ def account(
 ) -> None:
     """Make, reset or disable an account; the password is typed unseen, or comes by a pipe."""
     from identity.accounts import Accounts
-    from portal.operator_log import open_operator_log
+    from portal.own_log import own_record
     from protocol.ids import AccountId
 
     _consortium(home)
-    record = open_operator_log(home / "authority")
+    record = own_record(home / "authority")
     accounts = Accounts(home / "authority" / "accounts.db", audit=record)
     try:
         if disable:
@@ -374,9 +374,9 @@ def _typed_password() -> str:
 def _consortium(home: Path) -> Consortium:
     """Return the federation, its files mended."""
     from identity.consortium import Consortium
-    from portal.operator_log import open_operator_log
+    from portal.own_log import own_record
 
-    consortium = Consortium(home / "authority", open_operator_log(home / "authority"))
+    consortium = Consortium(home / "authority", own_record(home / "authority"))
     consortium.refresh(now=_now())
     return consortium
 

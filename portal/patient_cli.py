@@ -8,6 +8,7 @@ leaves of those who granted. Server and steward have a home each (``portal.patie
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from collections.abc import Iterator
@@ -282,7 +283,7 @@ def _steward(home: Path, server: Path | None, name: str) -> Iterator[Steward]:
     from portal.patient.homes import open_steward
     from protocol.ids import SiteId
 
-    steward = open_steward(home, SiteId(name), server=server)
+    steward = open_steward(home, SiteId(name), server=server, user=getpass.getuser())
     try:
         yield steward
     finally:

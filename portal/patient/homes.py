@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Final
 
 from portal.home import Home
+from portal.local_actor import at_site
+from portal.own_log import own_record
 from portal.patient.mailbox import Mailbox
 from portal.patient.server import open_group, read_terms
 from portal.patient.steward import Steward
@@ -117,13 +119,16 @@ def part(home: Home, site: SiteId, to: Path) -> Path:
     return folder
 
 
-def open_steward(home: Path, site: SiteId, *, server: Path | None = None) -> Steward:
+def open_steward(
+    home: Path, site: SiteId, *, server: Path | None = None, user: str | None = None
+) -> Steward:
     """Return a hospital's desk.
 
     Args:
         home: The steward's.
         site: The hospital.
         server: The server's home; None where both share one.
+        user: Who stands at it, as the operating system calls her; by default the site's steward.
 
     Raises:
         NoRunHere, SiteUnknown: The server has no such study or hospital.
@@ -137,13 +142,16 @@ def open_steward(home: Path, site: SiteId, *, server: Path | None = None) -> Ste
     if not (home / "sites" / site / "keys.json").is_file():
         raise StewardHomeMissing(home, site)
     _check_accepted(home / TERMS, terms, site)
+    folder = Home(home).site(site)
     return Steward(
-        Home(home).site(site),
+        folder,
         site,
         terms=terms,
         mailbox=Mailbox(door.server / "mailbox.db"),
         group=open_group(door, terms),
         entropy=secrets.token_bytes,
+        actor=None if user is None else at_site(folder, site, user),
+        audit=own_record(folder),
     )
 
 

@@ -43,6 +43,7 @@ from consent.proofing import (
 from consent.receipts import GrantReceipt
 from consent.store import Element
 from consent.terms import PACKED_BITS, Terms
+from identity.roles import About, Actor, Denied, Permission, Role, check, unrecorded
 from portal.patient.codes import new_invitation, read_invitation
 from portal.patient.mailbox import Box, Mailbox, Request
 from portal.patient.sealing import (
@@ -164,6 +165,8 @@ class Steward:
         mailbox: Mailbox,
         group: EnrolmentGroup,
         entropy: Callable[[int], bytes],
+        actor: Actor | None = None,
+        audit: Denied = unrecorded,
     ) -> None:
         """Open the desk over the hospital's own folder.
 
@@ -174,11 +177,16 @@ class Steward:
             mailbox: The server's.
             group: The enrolment group.
             entropy: Gives so many unpredictable bytes: ``secrets.token_bytes``.
+            actor: Who stands at the desk; by default the site's steward, since the folder is hers.
+            audit: Told of what she asks for without a right to it.
 
         Raises:
             SiteKeysUnreadable, StorageError: The folder cannot be used.
         """
         self._site = site
+        steward = Actor(f"steward of {site}", frozenset({Role.STEWARD}), site=site)
+        self._actor = steward if actor is None else actor
+        self._audit = audit
         self._terms = terms
         self._mailbox = mailbox
         self._group = group
@@ -187,6 +195,9 @@ class Steward:
         self._openings = OpeningStore(folder / "openings.db")
         self._issued = open_database(folder / "invitations.db", METADATA, private=True)
         self._issued.hide_parameters = True  # statements carry patients' numbers
+
+    def _check(self, permission: Permission) -> None:
+        check(self._actor, permission, about=About(site=self._site), audit=self._audit)
 
     def close(self) -> None:
         """Close the files; what was changed is on the disk already."""
@@ -206,7 +217,9 @@ class Steward:
 
         Raises:
             WardOfAge: The patient decides alone already.
+            PermissionMissing: Whoever stands at the desk may not enrol.
         """
+        self._check(Permission.ENROL_PATIENT)
         if ward is not None and ward.until <= now.astimezone(UTC).date():
             raise WardOfAge
         code = new_invitation(self._entropy)
@@ -229,7 +242,12 @@ class Steward:
         return code
 
     def waiting(self) -> list[Waiting]:
-        """Return who asks to be enrolled with a code that this hospital gave out."""
+        """Return who asks to be enrolled with a code that this hospital gave out.
+
+        Raises:
+            PermissionMissing: Whoever stands at the desk may not enrol.
+        """
+        self._check(Permission.ENROL_PATIENT)
         with reading(self._issued) as connection:
             codes = connection.execute(sa.select(ISSUED.c.code).order_by(ISSUED.c.code)).scalars()
             by_lookup = {invitation_keys(code).lookup: code for code in codes}
@@ -255,7 +273,9 @@ class Steward:
             NobodyAsked: No such commitment came with it.
             WardOfAge: It came from a carer whose office has ended.
             CommitmentUnusable, CarerUnusable, StorageError: It cannot join.
+            PermissionMissing: Whoever stands at the desk may not enrol.
         """
+        self._check(Permission.ENROL_PATIENT)
         symbols = read_invitation(code)
         issued = self._issued_row(symbols)
         # Only a carer's code takes a ward's commitment, and it takes nothing else.
@@ -309,7 +329,9 @@ class Steward:
         Raises:
             MemberUnknown: Nobody is enrolled for her.
             StorageError: The disk refused; again ends what is left.
+            PermissionMissing: Whoever stands at the desk may not end it.
         """
+        self._check(Permission.REMOVE_PATIENT)
         mine = sa.select(ENROLLED.c.commitment).where(ENROLLED.c.patient == patient)
         with reading(self._issued) as connection:
             commitments = list(connection.execute(mine).scalars())
@@ -356,7 +378,9 @@ class Steward:
 
         Raises:
             StorageError: The disk refused; what was not kept still waits.
+            PermissionMissing: Whoever stands at the desk may not enrol.
         """
+        self._check(Permission.ENROL_PATIENT)
         kept, refused = 0, []
         for box in self._mailbox.boxes(self._site):
             try:

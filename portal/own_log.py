@@ -1,6 +1,6 @@
-"""The operator's own audit log, in which every act about sites and every refusal is kept.
+"""A party's own audit log, in its own folder: the operator's acts about sites, a site's refusals.
 
-AUTHORITY/audit.db, audit.key
+FOLDER/audit.db, audit.key
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from privacy.signatures import signing_key
 from storage.files import private_folder
 
 
-def operator_log(folder: Path) -> AuditLog:
-    """Return the log of the operator whose authority lies in ``folder``; the caller closes it.
+def own_log(folder: Path) -> AuditLog:
+    """Return the log in ``folder``; the caller closes it.
 
     Raises:
         StorageError: The disk refused.
@@ -25,11 +25,11 @@ def operator_log(folder: Path) -> AuditLog:
     return AuditLog(folder / "audit.db", signing_key(folder / "audit.key"))
 
 
-def open_operator_log(folder: Path) -> Record:
-    """Return what appends to that log, opened for each event: acts about sites are rare."""
+def own_record(folder: Path) -> Record:
+    """Return what appends to that log, opened for each event: such events are rare."""
 
     def record(kind: str, facts: Mapping[str, Any], /, *, key: str | None = None) -> object:
-        log = operator_log(folder)
+        log = own_log(folder)
         try:
             return log.append(kind, facts, key=key)
         finally:
