@@ -14,6 +14,7 @@ of the sum, the grid is fixed by the terms, and noise that a full sum can spare 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +125,7 @@ def apply_sum(
     terms: StudyTerms,
     parameters: ParameterSet,
     before: ModelState,
-    integers: NDArray[np.int64],
+    integers: NDArray[np.signedinteger[Any]],
     *,
     weight: int,
     sites: int,
@@ -159,12 +160,12 @@ def apply_sum(
 
 def without_surplus(
     terms: StudyTerms,
-    integers: NDArray[np.int64],
+    integers: NDArray[np.signedinteger[Any]],
     shown: Sequence[SurplusNoise],
     *,
     roster: int,
     arrived: int,
-) -> tuple[NDArray[np.int64], tuple[SiteId, ...]]:
+) -> tuple[NDArray[np.signedinteger[Any]], tuple[SiteId, ...]]:
     """Return the opened sum without the noise it can spare, and the sites whose seeds were odd.
 
     Args:
@@ -174,7 +175,9 @@ def without_surplus(
         roster: Sites in the round's plan.
         arrived: Sites in the sum.
     """
-    left, odd = integers.copy(), []
+    if not shown:
+        return integers, ()
+    left, odd = integers.astype(np.int64), []
     for one in shown:
         plan = round_plan(terms, roster)
         try:

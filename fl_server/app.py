@@ -17,10 +17,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from consent.registry import Registry
-from fl_server.engine import Deadlines, Engine
+from fl_server.engine import Engine
 from fl_server.offering import read_offering
+from fl_server.phases import Deadlines
 from fl_server.store import ServerStore
-from fl_server.transport import GridTransport, Transport
+from fl_server.transport import AGAIN_SECONDS, GridTransport, Transport
 from privacy.parameters import parameter_set
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
@@ -68,7 +69,9 @@ def main(grid: Grid, context: Context) -> None:
     def wait(closed: RoundClosed) -> None:
         wait_until_settled(store, closed)
 
-    engine = assemble(folder, store, GridTransport(grid), after_close=wait)
+    transport = GridTransport(grid, again=AGAIN_SECONDS)
+    engine = assemble(folder, store, transport, after_close=wait)
+    engine.resume = str(context.run_config.get("run", ""))
     engine.run()
 
 
@@ -97,6 +100,7 @@ def assemble(
 
     Raises:
         ServerFolderIncomplete: A file is missing.
+        DeadlinesUnusable: Its ``deadlines.json`` cannot be meant.
         DevelopmentKeyRefused: The proof key is a development key and the folder does not allow it.
     """
     terms = store.terms()
@@ -114,7 +118,7 @@ def assemble(
         parameters=parameter_set(terms.encryption),
         after_close=after_close,
         progress=progress,
-        deadlines=deadlines or Deadlines(),
+        deadlines=deadlines or Deadlines.of(folder),
     )
 
 

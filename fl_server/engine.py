@@ -1,31 +1,40 @@
-"""The round engine: a state machine that a killed server takes up where it was.
+"""The round engine: a state machine that always ends, and that a killed server takes up.
 
 ::
 
-    roll call ─▶ ┌ call, group key ─▶ planned ─▶ frozen ─▶ opened ─▶ closed ┐ ─▶ (next round)
-                 └─────────────────────── one round ────────────────────────┘
+    roll call ─▶ ┌ roster ─▶ uploads ─▶ unmasking ─▶ opening ─▶ closing ─▶ scoring ┐ ─▶ (next round)
+                 └──────────────────────────── one round ──────────────────────────┘
+    stored:        the plan   each one,   every accepted answer    the closed   that it was
+                              then the    and how each step        round        settled
+                              set frozen  ended
 
-*planned*  the signed plan, its roster and the lanes it refers to are stored; sites are asked, and
-           every answer is stored as it passes the gate, or its refusal is.
-*frozen*   no answer enters any more: one set of contributions, one commitment, one opening.
-*closed*   the new model, the countersigned receipts, the manifest and the flag appear in one
-           transaction.
+*roster*     connected sites are called and agree on keys; the signed plan and its lanes are stored.
+*uploads*    sites are asked, and every answer is stored as it passes the gate, or its refusal is.
+*unmasking*  no upload enters any more: one set, one commitment, endorsed and unmasked.
+*opening*    the sum is decrypted; two sites agree on its integers.
+*closing*    the new model, the countersigned receipts, the manifest and the flag appear in one
+             transaction.
+*scoring*    the closed round is handed to whoever values contributions and pays.
 
-A site that answered a question gives the same answer when it is asked again, so after a crash the
-engine simply asks again. Exceptions of one site never end a round; too few sites do not either:
-the round closes without an update, nobody is paid for it, and the updates that were sound are
-named with the ones that were not.
+Each step ends when all have answered, a grace after a quorum has, or at its deadline
+(``fl_server.phases``), so a site that is gone delays a round and never stops it. Too few sites do
+not stop it either: the round closes without an update, nobody is paid for it, and the updates that
+were sound are named with the ones that were not. A run ends early only where there are too few
+sites to plan a round for ``Deadlines.roster`` seconds, where the sites contradict each other on
+what a sum holds, or where the server's own disk, database or market refuses; run again, it goes on.
 
-The engine knows no Flower (``Transport`` does), no money (``after_close`` gets a ``RoundClosed``)
-and no secret key of the encryption. Its parts: ``sites`` asks, ``group_key`` sees to the key,
-``gate`` lets contributions in, ``summation`` has the sum opened, ``news`` tells the sites how their
-lanes stand.
+One server at a time has a run (``fl_server.lease``). The engine knows no Flower (``Transport``
+does), no money (``after_close`` gets a ``RoundClosed``) and no secret key of the encryption. Its
+parts: ``sites`` asks, ``group_key`` sees to the key, ``intake`` and ``gate`` let contributions in,
+``summation`` has the sum opened, ``answers`` remembers, ``news`` tells the sites how their lanes
+stand, ``reporter`` says what happens.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -34,60 +43,66 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consent.registry import Registry
 from fl_server.aggregation import apply_sum, without_surplus
-from fl_server.gate import Admitted, Gate
+from fl_server.gate import Gate
 from fl_server.group_key import GroupKeeper
+from fl_server.intake import Intake
 from fl_server.lanes import lane_states
-from fl_server.news import PREPARE_SECONDS, LaneNews, epoch_of
+from fl_server.lease import LEASE_SECONDS, Lease
+from fl_server.news import LaneNews, epoch_of
 from fl_server.offering import Offering
-from fl_server.sites import Sites, TooFewSites, refusal_of
-from fl_server.store import ClosedRound, ModelState, PlannedRound, ServerStore, StoredRound
-from fl_server.summation import Called, Opened, SecureSum, SumUnsound
+from fl_server.phases import Deadlines, Phase
+from fl_server.reporter import Reporter
+from fl_server.sites import Sites, TooFewSites
+from fl_server.store import (
+    ClosedRound,
+    ModelState,
+    PlannedRound,
+    RoundFrozen,
+    ServerStore,
+    StoredRound,
+    run_of,
+)
+from fl_server.summation import Called, Opened, OpeningMissing, SecureSum, SumUnsound
 from fl_server.transport import Transport
 from privacy.bfv import ServerContext, self_test
 from privacy.mechanism import check_mechanism
 from privacy.opening import check_way
 from privacy.parameters import ParameterSet
 from privacy.sharing import QuorumMissing, quorum
-from protocol.errors import BitHiveError, FederationError
-from protocol.frames import Frame, encode
+from protocol.errors import BitHiveError, ConfigurationError
 from protocol.ids import SiteId
-from protocol.messages import (
-    ChunkState,
-    Contribution,
-    Manifest,
-    Receipt,
-    Refusal,
-    RoundClosed,
-    RoundPlan,
-    StudyTerms,
-    TrainRequest,
-    body,
-    digest,
-    read,
-)
+from protocol.messages import Manifest, Receipt, RoundClosed, RoundPlan, StudyTerms, digest
 from protocol.progress import Progress, Step, silent
 from protocol.units import day_number
 from zk.keys import VerificationKey
 
-COUNT_BYTES: Final = 4
 NOTHING: Final = "0" * 64
 """Stands for a digest where there is none: before the first round, or of a round without a sum."""
 
 
-@dataclass(frozen=True)
-class Deadlines:
-    """How long each phase waits for its slowest site, in seconds."""
+AGAIN_SECONDS: Final = 5.0
+"""How long a round that has too few sites waits before it looks again."""
+STEPS_OF_SITES: Final = frozenset({"call", "train", "endorse", "unmask", "share", "open"})
+"""Late replies to these are kept; to a roll call, key or news they tell nothing."""
 
-    join: float = 120.0
-    call: float = 60.0
-    train: float = 3600.0
-    open: float = 600.0
-    prepare: float = PREPARE_SECONDS
+
+class RunUnknown(ConfigurationError):
+    """The database holds another run than the one that was named."""
+
+    code = "run-unknown"
+
+    def __init__(self, asked: str, held: str) -> None:
+        self.asked = asked
+        super().__init__(f"there is no run {asked} here, but run {held}; name that one, or none")
 
 
 @dataclass
 class Engine:
-    """Runs one study's rounds to the end."""
+    """Runs one study's rounds to the end.
+
+    ``resume`` names the run that is meant, where somebody did; ``lease_seconds`` is for how long a
+    server whose heart stopped beating keeps it.
+    """
 
     terms: StudyTerms
     store: ServerStore
@@ -101,6 +116,9 @@ class Engine:
     deadlines: Deadlines = field(default_factory=Deadlines)
     offering: Offering | None = None
     today: Callable[[], int] = lambda: day_number(datetime.now(UTC).date())
+    resume: str = ""
+    lease_seconds: float = LEASE_SECONDS
+    sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
         check_way(self.parameters, self.terms.opening)
@@ -108,63 +126,123 @@ class Engine:
         self_test(self.parameters)
         context = ServerContext(self.parameters)
         self._gate = Gate(self.terms, self.verification_key, context, self.today)
-        self._sites = Sites(self.terms, self.transport, self.progress, offering=self.offering)
+        self._report = Reporter(self.store.events, self.progress)
+        self._sites = Sites(self.terms, self.transport, self._report, offering=self.offering)
+        self._sites.on_late = self._late
+
+    @property
+    def run_id(self) -> str:
+        """The run's id: the same for every server that goes on with it."""
+        return run_of(self.terms)
 
     def run(self) -> None:
         """Run every round that is not closed yet.
 
         Raises:
-            TooFewSites: Fewer sites than the study needs answered the roll call or a round's call.
+            RunUnknown: Another run was meant.
+            RunBusy: Another server has the run.
+            LeaseLost: Another server took it over meanwhile; what was stored is kept.
+            TooFewSites: Fewer sites than the study needs answered the roll call, or the calls of a
+                round.
             OpeningDisputed: Sites opened a sum to different integers.
-            OpeningMissing: Fewer than two sites opened it.
             StorageError: The server's disk refused; run again, closed rounds are kept.
         """
+        if self.resume not in {"", self.run_id}:
+            raise RunUnknown(self.resume, self.run_id)
+        with Lease(self.store.database, self.run_id, seconds=self.lease_seconds).held():
+            try:
+                self._run()
+            except BitHiveError as error:
+                with contextlib.suppress(BitHiveError):  # of a full disk nothing can be told there
+                    self._report.run(error.code)
+                raise
+
+    def _run(self) -> None:
         last = self.store.rounds_closed()
         stored = self.store.round(last) if last else None
         if stored is not None and stored.closed is not None and not stored.settled:
             self._hand_over(stored.closed)
         if last == self.terms.rounds:
             return
-        self._start()
+        self._report.run("started")
+        self._start(last + 1)
         for number in range(last + 1, self.terms.rounds + 1):
             self._news.send(number - 1)  # patients may have withdrawn while the last was settled
             self._hand_over(self._round(number))
+        self._report.run("finished")
 
-    def _start(self) -> None:
+    def _start(self, number: int = 1) -> None:
         """Find the sites, and what they hold."""
-        held = self._sites.roll_call(self.deadlines.join)
+        wait = self.deadlines
+        self._report.enter(
+            number,
+            "roster",
+            deadline=wait.join,
+            quorum=self.terms.sites_min,
+            asked=len(self.terms.sites),
+        )
+        held = self._sites.roll_call(wait.join)
         self._keeper = GroupKeeper(
-            self.terms, self._sites, self.store, self.progress, self.deadlines.join, holding=held
+            self.terms, self._sites, self.store, self._report, wait.join, holding=held
         )
-        self._news = LaneNews(
-            self.terms, self._sites, self.registry, self.progress, self.deadlines.prepare
-        )
+        self._news = LaneNews(self.terms, self._sites, self.registry, self._report, wait.prepare)
+        self._intake = Intake(self.terms, self._sites, self.store, self._gate, self._report, wait)
         self._sum = SecureSum(
             self.terms,
             self._sites,
             self.signing_key,
             self.parameters,
-            self.progress,
-            call_seconds=self.deadlines.call,
-            open_seconds=self.deadlines.open,
+            self._report,
+            call_seconds=wait.call,
+            open_seconds=wait.open,
+            answers=self.store.answers,
+            grace=wait.grace,
+            patience=wait.patience,
+            entered=self._enter_sum,
         )
 
     def _round(self, number: int) -> RoundClosed:
-        before = self.store.model(number - 1)
         if self.store.round(number) is None:
-            self.store.plan(self._plan(number, before))
+            self.store.plan(self._plan_when_possible(number))
         stored = self.store.planned(number)
         self._news.told(stored.lanes)
         if not stored.frozen:
-            self._collect(stored, before)
+            needed = max(self.terms.sites_min, quorum(stored.called))
+            self._report.enter(
+                number,
+                "uploads",
+                deadline=self.deadlines.train,
+                quorum=needed,
+                asked=len(stored.plan.sites),
+            )
+            self._intake.collect(stored)
             self.store.freeze(number)
-        return self._close(stored, before)
+        return self._close(stored)
 
-    # Call, key and plan
+    # Roster: call, key and plan
 
-    def _plan(self, number: int, before: ModelState) -> PlannedRound:
+    def _plan_when_possible(self, number: int) -> PlannedRound:
+        """Plan the round; where too few sites are there, wait for them as long as is allowed."""
+        seconds = self.deadlines.roster
+        needed = self.terms.sites_min
+        self._report.enter(
+            number, "roster", deadline=seconds, quorum=needed, asked=len(self.terms.sites)
+        )
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                came = self._sites.refresh(self.deadlines.call)
+                self._keeper.holding.update(came)
+                return self._plan(number)
+            except TooFewSites:
+                if time.monotonic() + AGAIN_SECONDS > until:
+                    raise
+            self.sleep(AGAIN_SECONDS)
+
+    def _plan(self, number: int) -> PlannedRound:
         """Agree on the round's keys with the sites that are there, and plan it for those."""
-        manifest = self._manifest(number - 1)
+        model, steps = self.store.model_head(number - 1)
+        manifest = self.store.manifest(number - 1)
         previous = NOTHING if manifest is None else digest(manifest)
         called = self._call(number, previous)
         key_id, holding = self._keeper.ensure(number, sorted(called.keys))
@@ -176,9 +254,9 @@ class Engine:
             study=self.terms.study,
             terms=digest(self.terms),
             round=number,
-            model=before.sha256,
+            model=model,
             key_id=key_id,
-            steps=tuple(float(step) for step in before.steps),
+            steps=tuple(float(step) for step in steps),
             epoch=epoch_of(epoch),
             call=digest(called.call),
             roster=tuple(called.keys[site] for site in roster),
@@ -203,89 +281,23 @@ class Engine:
         if len(roster) < needed:
             raise TooFewSites(len(roster), needed)
 
-    def _manifest(self, number: int) -> Manifest | None:
-        stored = self.store.round(number)
-        return None if stored is None else stored.manifest
+    # Unmasking, opening and closing
 
-    # Contributions
-
-    def _collect(self, stored: StoredRound, before: ModelState) -> None:
-        plan = stored.plan
-        answered = set(self.store.uploads(plan.round))
-        answered |= {refusal.site for refusal in self.store.refusals(plan.round)}
-        manifest = self._manifest(plan.round - 1)
-        requests = {
-            site: encode(
-                "train",
-                body(TrainRequest(plan=plan, manifest=manifest, chunks=stored.lanes.get(site, ()))),
-                {"model": before.blob, "shares": stored.shares[site]},
-            )
-            for site in plan.sites
-            if site not in answered
-        }
-        group = f"round-{plan.round}"
-        for site, reply in self._sites.ask("train", requests, group, self.deadlines.train):
-            answered.add(site)
-            self._consider(site, reply, stored)
-        for identity in self.terms.sites:
-            if identity.site not in answered:
-                why = "the site did not answer in time"
-                self._refuse(identity.site, plan.round, "no-answer", why)
-
-    def _consider(self, site: SiteId, reply: Frame, stored: StoredRound) -> None:
-        """Let one answer through the gate, or record why not."""
-        number = stored.plan.round
-        if reply.kind != "contribution":
-            code, reason = refusal_of(reply)
-            self._refuse(site, number, code, reason)
-            return
-        started = time.thread_time()
-        try:
-            admitted, contribution = self._admit(site, reply, stored)
-        except BitHiveError as error:
-            self._refuse(site, number, error.code, str(error))
-            return
-        left_out = left_out_by(reply, stored.lanes[site])
-        self.store.accept(
-            contribution, admitted.update.blob, list(admitted.statements), left_out=left_out
-        )
-        if left_out:
-            note = f"{left_out} patients withdrew after the plan and were left out"
-            self.progress(Step("leave-out", number, site, note=note))
-        spent = time.thread_time() - started
-        self.progress(Step("gate", number, site, seconds=spent - admitted.proof_seconds))
-        self.progress(Step("verify", number, site, seconds=admitted.proof_seconds))
-
-    def _admit(
-        self, site: SiteId, reply: Frame, stored: StoredRound
-    ) -> tuple[Admitted, Contribution]:
-        contribution = read(Contribution, reply.body)
-        if contribution.receipt.site != site:
-            raise FederationError(f"{site} answered in the name of another site")
-        known = dict.fromkeys(self.store.verified(contribution.receipt.certificates), True)
-        ciphertext = reply.blobs.get("update", b"")
-        lane = stored.lanes.get(site, ())
-        return self._gate.admit(contribution, ciphertext, stored.plan, lane, known), contribution
-
-    def _refuse(self, site: SiteId, number: int, code: str, reason: str) -> None:
-        refusal = Refusal(site=site, round=number, code=code[:60], reason=reason[:1000])
-        self.store.refuse(refusal)
-        self.progress(Step("refuse", number, site, note=f"{code}: {reason}"))
-
-    # The sum
-
-    def _close(self, stored: StoredRound, before: ModelState) -> RoundClosed:
+    def _close(self, stored: StoredRound) -> RoundClosed:
         plan = stored.plan
         uploads = self.store.uploads(plan.round)
         try:
-            opened = self._sum.open(plan, stored.called, uploads)
-        except (QuorumMissing, SumUnsound) as error:
+            opened = self._opened(stored)
+        except (QuorumMissing, SumUnsound, OpeningMissing) as error:
+            self._enter_closing(plan.round)
             for site in uploads:
-                self._refuse(site, plan.round, error.code, f"a sound update, but {error}")
-            return self._store_close(plan, (), before, None)
+                why = f"a sound update, but {error}"
+                self._intake.refuse(site, plan.round, error.code, why)
+            return self._store_close(plan, (), self.store.model(plan.round - 1), None)
+        self._enter_closing(plan.round)
         for site in opened.liars:
             note = "its tag is not that of the update it signed; the update itself stands"
-            self.progress(Step("refuse", plan.round, site, note=f"tag-false: {note}"))
+            self._report(Step("refuse", plan.round, site, note=f"tag-false: {note}"))
         integers, odd = without_surplus(
             self.terms,
             opened.integers,
@@ -295,11 +307,11 @@ class Engine:
         )
         for site in odd:
             note = "surplus-refused: it showed other seeds than the sum can spare; its noise stays"
-            self.progress(Step("refuse", plan.round, site, note=note))
+            self._report(Step("refuse", plan.round, site, note=note))
         after = apply_sum(
             self.terms,
             self.parameters,
-            before,
+            self.store.model(plan.round - 1),
             integers,
             weight=opened.weight,
             sites=len(uploads),
@@ -341,17 +353,41 @@ class Engine:
         commitment = None if opened is None else opened.commitment
         integers = None if opened is None else opened.integers
         faults = () if opened is None else opened.faults
+        self._report.closed(plan.round, receipts=len(receipts))
         self.store.close(ClosedRound(closed, manifest, commitment, integers, faults), after)
-        self.progress(Step("close", plan.round, None, plan.round, self.terms.rounds))
+        self._report(Step("close", plan.round, None, plan.round, self.terms.rounds))
         return closed
 
+    def _opened(self, stored: StoredRound) -> Opened:
+        """Have the sum opened; where too few sites do, ask those that did not again."""
+        uploads = self.store.uploads(stored.plan.round)
+        for _attempt in range(1, self.deadlines.attempts):
+            try:
+                return self._sum.open(stored.plan, stored.called, uploads)
+            except OpeningMissing:
+                self._sites.refresh(self.deadlines.call)
+        return self._sum.open(stored.plan, stored.called, uploads)
+
+    # Scoring
+
     def _hand_over(self, closed: RoundClosed) -> None:
+        self._report.enter(closed.round, "scoring", deadline=self.deadlines.settle)
         self.after_close(closed)
         self.store.settled(closed.round)
 
+    # What happens
 
-def left_out_by(reply: Frame, lane: Sequence[ChunkState]) -> int:
-    """Return how many patients a site says it left out: told, not proven, and paid to nobody."""
-    count = int.from_bytes(reply.blobs.get("left-out", b"")[:COUNT_BYTES], "big")
-    live = sum(leaf != 0 for state in lane for leaf in state.leaves)
-    return count if count <= live else 0
+    def _enter_sum(self, number: int, kind: str, quorum_: int, asked: int) -> None:
+        if kind in {"endorse", "share"} or (kind == "open" and self._report.phase != "opening"):
+            phase: Phase = "unmasking" if kind == "endorse" else "opening"
+            self._report.enter(
+                number, phase, deadline=self.deadlines.open, quorum=quorum_, asked=asked
+            )
+
+    def _enter_closing(self, number: int) -> None:
+        self._report.enter(number, "closing", deadline=0.0)
+
+    def _late(self, kind: str, group: str, site: SiteId, reply: bytes) -> None:
+        number = group.rpartition("-")[2]
+        if kind in STEPS_OF_SITES and number.isdigit():
+            self._intake.stray(kind, int(number), site, RoundFrozen.code, reply)

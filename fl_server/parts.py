@@ -46,6 +46,11 @@ def drop(connection: sa.Connection, number: int, kind: str, site: str) -> None:
     )
 
 
+def drop_kind(connection: sa.Connection, number: int, kind: str) -> None:
+    """Remove a round's blobs of a kind."""
+    connection.execute(PARTS.delete().where(PARTS.c.round == number, PARTS.c.kind == kind))
+
+
 def drop_before(connection: sa.Connection, number: int, kind: str) -> None:
     """Remove the blobs of a kind of the rounds before ``number``."""
     connection.execute(PARTS.delete().where(PARTS.c.round < number, PARTS.c.kind == kind))

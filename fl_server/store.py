@@ -16,6 +16,7 @@ What holds on SQLite and PostgreSQL alike, each a test in tests/fl_server/test_s
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from fl_server import parts
+from fl_server.answers import StoredAnswers
 from fl_server.database import ServerDatabase, insert_once
 from fl_server.live import RunEvents
 from fl_server.tables import (
@@ -213,6 +215,7 @@ class ServerStore:
     def __init__(self, source: Path | str | sa.Engine) -> None:
         self.database = ServerDatabase(source)
         self.events = RunEvents(self.database)
+        self.answers = StoredAnswers(self.database)
         self._engine = self.database.engine
 
     def found(self, terms: StudyTerms, initial: ModelState) -> None:
@@ -255,6 +258,23 @@ class ServerStore:
                     for name in json.loads(row.carried)
                 },
             )
+
+    def model_head(self, round_number: int) -> tuple[str, NDArray[np.float64]]:
+        """Return the digest of what the sites are sent of a model, and its quantisation steps."""
+        query = sa.select(MODELS.c.sha256, MODELS.c.steps).where(MODELS.c.round == round_number)
+        with self.database.reading() as connection:
+            row = connection.execute(query).one()
+        return row.sha256, np.frombuffer(row.steps, "<f8").astype(np.float64)
+
+    def sent_model(self, round_number: int) -> bytes:
+        """Return what the sites are sent of the model after a round, ``ModelState.blob``."""
+        with self.database.reading() as connection:
+            found = io.BytesIO()
+            for piece in parts.pieces(connection, round_number, "model", "vector"):
+                found.write(piece)
+            for piece in parts.pieces(connection, round_number, "carried", CONTROL):
+                found.write(np.frombuffer(piece, "<f8").astype("<f4").tobytes())
+            return found.getvalue()
 
     def keep_group_key(self, held: HeldKey) -> None:
         """Keep a group key's sealed copies in place of the last one's."""
@@ -468,6 +488,12 @@ class ServerStore:
                 parts.whole(connection, number, "upload", site),
             )
 
+    def contribution(self, number: int, site: SiteId) -> Contribution:
+        """Return a site's accepted contribution to a round, without its ciphertext."""
+        with self.database.reading() as connection:
+            text = connection.execute(_upload(number, site)).scalar_one()
+        return Contribution.model_validate_json(text)
+
     def blob(self, number: int, kind: str, name: str) -> bytes:
         """Return a blob that is kept in parts, whole; empty where there is none."""
         with self.database.reading() as connection:
@@ -504,7 +530,7 @@ def as_int64(integers: NDArray[np.signedinteger[Any]]) -> Iterator[bytes]:
         yield integers[start : start + step].astype("<i8").tobytes()
 
 
-def _upload(number: int, site: SiteId) -> sa.Select[tuple[str]]:
+def _upload(number: int, site: SiteId) -> sa.Select[Any]:
     return sa.select(UPLOADS.c.contribution).where(
         UPLOADS.c.round == number, UPLOADS.c.site == site
     )
@@ -516,7 +542,7 @@ def _forget_answers(connection: sa.Connection, number: int) -> None:
         sa.select(ANSWERS.c.kind, ANSWERS.c.question).where(ANSWERS.c.round == number).distinct()
     )
     for kind, question in rows.all():
-        parts.drop_before(connection, number + 1, f"{kind} {question}")
+        parts.drop_kind(connection, number, f"{kind} {question}")
 
 
 def _keep_model(connection: sa.Connection, round_number: int, state: ModelState) -> None:
@@ -530,8 +556,8 @@ def _keep_model(connection: sa.Connection, round_number: int, state: ModelState)
     )
     for name, vector in (("vector", state.vector), ("momentum", state.momentum)):
         parts.keep(connection, round_number, "model", name, _as(vector, "<f4"))
-    for name, vector in state.carried.items():
-        parts.keep(connection, round_number, "carried", name, _as(vector, "<f8"))
+    for name, wide in state.carried.items():
+        parts.keep(connection, round_number, "carried", name, _as(wide, "<f8"))
 
 
 def _as(vector: NDArray[Any], form: str) -> Iterable[bytes]:

@@ -9,29 +9,34 @@ What the hospitals do with what it carries, and what a dishonest server cannot g
     share ─▶ shares of the decryption          by quorum only; another quorum where one fails
     open ─▶ integers, the same from all
 
-Each step can be asked again after a crash: hospitals give the same answers to the same questions,
-and the commitment follows from what was stored.
+Every answer to a step after the uploads is stored (``fl_server.answers``); a server that was killed
+goes on with those, asks the others, and would get the same answers to the same questions anyway. A
+step ends by ``Wait``: a quorum and a grace, or its deadline. The commitment follows from what was
+stored.
 
 What holds, each a test in tests/fl_server/test_summation.py:
 
 1. The sum opens for every pattern of dropouts with a quorum alive, and to the exact integers.
 2. Without a quorum the round ends without an update, and no reveal was sent.
 3. Wrong tags do not stop a round: whose word is wrong is found from the stored uploads and named.
+4. An answer that was stored is not asked for again; a step that has ended stays as it ended.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from numpy.typing import NDArray
 
+from fl_server.answers import Answers, Forgetful
+from fl_server.phases import Wait
 from fl_server.sites import Sites, refusal_of
 from privacy.bfv import EncryptedSum, EncryptedUpdate, ServerContext
 from privacy.blame import SERVER, Dispute, judge
@@ -80,7 +85,9 @@ UNSOUND: Final = frozenset(
 """How a site refuses a sum whose tags add up: no later answer would differ."""
 OPENERS_MIN: Final = 2
 """One opening alone is not believed."""
-INTEGER_BYTES: Final = 8
+INTEGER_BYTES: Final = (2, 4, 8)
+"""How wide the opened integers may travel; a site that is not asked for narrow ones sends 8."""
+_PIECE: Final = 2**17
 Uploads = Mapping[SiteId, tuple[Contribution, bytes]]
 
 
@@ -152,7 +159,7 @@ class Opened:
     ``surplus`` is what sites showed of noise in the integers that the sum can spare.
     """
 
-    integers: NDArray[np.int64]
+    integers: NDArray[np.signedinteger[Any]]
     weight: int
     commitment: Commitment
     faults: tuple[Fault, ...]
@@ -166,7 +173,7 @@ class Opened:
     @property
     def integers_sha256(self) -> str:
         """What the manifest names the integers by."""
-        return hashlib.sha256(self.integers.astype("<i8").tobytes()).hexdigest()
+        return sha256_of(self.integers)
 
 
 @dataclass
@@ -180,6 +187,11 @@ class SecureSum:
     progress: Progress
     call_seconds: float
     open_seconds: float
+    answers: Answers = field(default_factory=Forgetful)
+    grace: float = 10.0
+    patience: float = 1.0
+    entered: Callable[[int, str, int, int], None] = lambda _number, _kind, _quorum, _asked: None
+    """Told of each step that begins: round, kind, quorum, how many sites it is for."""
 
     def __post_init__(self) -> None:
         self._context = ServerContext(self.parameters)
@@ -200,7 +212,8 @@ class SecureSum:
         frame = encode("call", body(call))
         requests = dict.fromkeys(call.sites, frame)
         group = f"call-{round_number}"
-        for site, reply in self.sites.ask("call", requests, group, self.call_seconds):
+        wait = self._wait(quorum(len(call.sites)), seconds=self.call_seconds)
+        for site, reply in self.sites.ask("call", requests, group, wait):
             key = self._signed(RoundKey, reply, "round-key", site)
             if key is None or not _serves(key, call):
                 continue
@@ -214,6 +227,7 @@ class SecureSum:
                 continue
             called.keys[site] = key
             called.envelopes[site] = dict(zip(others, parts, strict=True))
+            wait.count()
             self.progress(Step("call", round_number, site, len(called.keys), len(call.sites)))
         return called
 
@@ -237,7 +251,7 @@ class SecureSum:
             raise QuorumMissing(len(uploads), max(self.terms.sites_min, threshold))
         total = self._add(plan, uploads)
         commitment = self._commit(plan, uploads, total)
-        endorsements = self._endorsements(plan, commitment)
+        endorsements = self._endorsements(plan, commitment, threshold)
         if len(endorsements) < threshold:
             raise QuorumMissing(len(endorsements), threshold)
         seed = challenge(commitment, endorsements)
@@ -245,7 +259,7 @@ class SecureSum:
             "commitment": body(commitment),
             "endorsements": [body(one) for one in endorsements],
         }
-        unmaskings, surplus = self._unmaskings(plan, commitment, shown, seed.hex())
+        unmaskings, surplus = self._unmaskings(plan, commitment, shown, seed.hex(), threshold)
         if len(unmaskings) < threshold:
             raise QuorumMissing(len(unmaskings), threshold)
         faults = self._find_faults(commitment, unmaskings, uploads, total, seed)
@@ -264,7 +278,10 @@ class SecureSum:
         }
         shown["unmaskings"] = [body(unmaskings[site][0]) for site in sorted(unmaskings)]
         if self.terms.opening == "threshold":
-            partials = self._partials(plan, commitment, shown, blobs, threshold)
+            alive = frozenset(unmaskings)
+            partials = self._partials(
+                plan, commitment, shown, blobs, threshold=threshold, alive=alive
+            )
             shown["partials"] = [body(one) for one, _ in partials]
             blobs["partials"] = join_parts([share for _, share in partials])
         integers = self._openings(plan, commitment, unmaskings, shown, blobs)
@@ -290,41 +307,53 @@ class SecureSum:
         )
         return commitment.signed_by(self.signing_key.sign)
 
-    def _endorsements(self, plan: RoundPlan, commitment: Commitment) -> list[Endorsement]:
+    def _endorsements(
+        self, plan: RoundPlan, commitment: Commitment, threshold: int
+    ) -> list[Endorsement]:
         named = digest(commitment)
         requests = dict.fromkeys(plan.sites, encode("endorse", body(commitment)))
         found: dict[SiteId, Endorsement] = {}
-        group = f"endorse-{plan.round}"
-        for site, reply in self.sites.ask("endorse", requests, group, self.open_seconds):
+
+        def take(site: SiteId, reply: Frame) -> bool:
             endorsement = self._signed(Endorsement, reply, "endorsement", site)
-            if endorsement is not None and endorsement.commitment == named:
-                found[site] = endorsement
-                self.progress(Step("endorse", plan.round, site))
+            if endorsement is None or endorsement.commitment != named:
+                return False
+            found[site] = endorsement
+            return True
+
+        self._gather("endorse", plan.round, named, requests, take=take, wait=self._wait(threshold))
         return [found[site] for site in sorted(found)]
 
     def _unmaskings(
-        self, plan: RoundPlan, commitment: Commitment, shown: dict[str, object], seed: str
+        self,
+        plan: RoundPlan,
+        commitment: Commitment,
+        shown: dict[str, object],
+        seed: str,
+        threshold: int,
     ) -> tuple[dict[SiteId, tuple[Unmasking, dict[SiteId, bytes]]], tuple[SurplusNoise, ...]]:
         """Return each site's tag and sealed reveals, and the noise that sites in the sum spare."""
         named = digest(commitment)
         requests = dict.fromkeys(plan.sites, encode("unmask", shown))
         found: dict[SiteId, tuple[Unmasking, dict[SiteId, bytes]]] = {}
         spared: dict[SiteId, SurplusNoise] = {}
-        group = f"unmask-{plan.round}"
-        for site, reply in self.sites.ask("unmask", requests, group, self.open_seconds):
+
+        def take(site: SiteId, reply: Frame) -> bool:
             unmasking = self._signed(Unmasking, reply, "unmasking", site)
             if unmasking is None or (unmasking.commitment, unmasking.challenge) != (named, seed):
-                continue
+                return False
             openers = [opener for opener in commitment.sites if opener != site]
             try:
                 parts = split_parts(reply.blobs.get("reveals", b""), len(openers))
             except MalformedFrame:
-                continue
+                return False
             found[site] = (unmasking, dict(zip(openers, parts, strict=True)))
             surplus = self._surplus(reply, site, named)
             if surplus is not None and site in commitment.sites:
                 spared[site] = surplus
-            self.progress(Step("unmask", plan.round, site))
+            return True
+
+        self._gather("unmask", plan.round, seed, requests, take=take, wait=self._wait(threshold))
         return found, tuple(spared[site] for site in sorted(spared))
 
     def _surplus(self, reply: Frame, site: SiteId, commitment: str) -> SurplusNoise | None:
@@ -384,25 +413,39 @@ class SecureSum:
         commitment: Commitment,
         shown: dict[str, object],
         blobs: dict[str, bytes],
+        *,
         threshold: int,
+        alive: frozenset[SiteId],
     ) -> list[tuple[Partial, bytes]]:
         """Get a quorum's shares of the decryption; where one of it fails, ask another quorum."""
-        willing = list(plan.sites)
+        # Who has just unmasked is there; a quorum that lacks one of its sites is asked in vain.
+        willing = sorted(plan.sites, key=lambda site: site not in alive)
         while len(willing) >= threshold:
-            asked = willing[:threshold]
+            asked = sorted(willing[:threshold])
             frame = encode("share", {**shown, "quorum": asked}, blobs)
-            requests = dict.fromkeys(asked, frame)
             found: dict[SiteId, tuple[Partial, bytes]] = {}
-            group = f"share-{plan.round}"
-            for site, reply in self.sites.ask("share", requests, group, self.open_seconds):
+
+            def take(
+                site: SiteId,
+                reply: Frame,
+                found: dict[SiteId, tuple[Partial, bytes]] = found,
+                asked: list[SiteId] = asked,
+            ) -> bool:
                 partial = self._signed(Partial, reply, "partial", site)
                 share = reply.blobs.get("share", b"")
                 named = None if partial is None else (partial.commitment, list(partial.quorum))
                 if partial is None or named != (digest(commitment), asked):
-                    continue
-                if hashlib.sha256(share).hexdigest() == partial.share_sha256:
-                    found[site] = (partial, share)
-                    self.progress(Step("share", plan.round, site))
+                    return False
+                if hashlib.sha256(share).hexdigest() != partial.share_sha256:
+                    return False
+                found[site] = (partial, share)
+                return True
+
+            question = hashlib.sha256(frame).hexdigest()
+            requests = dict.fromkeys(asked, frame)
+            self._gather(
+                "share", plan.round, question, requests, take=take, wait=self._wait(len(asked))
+            )
             if set(found) == set(asked):
                 return [found[site] for site in asked]
             willing = [site for site in willing if site not in asked or site in found]
@@ -415,7 +458,7 @@ class SecureSum:
         unmaskings: Mapping[SiteId, tuple[Unmasking, dict[SiteId, bytes]]],
         shown: dict[str, object],
         blobs: dict[str, bytes],
-    ) -> NDArray[np.int64]:
+    ) -> NDArray[np.signedinteger[Any]]:
         """Ask the sites in the sum to open it; all that answer must agree."""
 
         def frame(opener: SiteId, *, send: bool) -> bytes:
@@ -429,55 +472,91 @@ class SecureSum:
             )
 
         senders = set(commitment.sites[:INTEGERS_FROM])
-        requests = {one: frame(one, send=one in senders) for one in commitment.sites}
-        declined: dict[SiteId, str] = {}
-        openings, integers = self._ask_to_open(plan, commitment, requests, declined)
-        if not openings and len(declined) >= OPENERS_MIN and set(declined.values()) <= UNSOUND:
-            raise SumUnsound(plan.round, declined)
-        for site in sorted(openings):
-            if integers is not None:
+        requests = Requests(commitment.sites, lambda opener: frame(opener, send=opener in senders))
+        taken = _Taken(digest(commitment), commitment.length)
+        self._ask_to_open(plan, taken, requests, "")
+        if not taken.openings and _are_unsound(taken.declined):
+            raise SumUnsound(plan.round, taken.declined)
+        for site in sorted(taken.openings):
+            if taken.integers is not None:
                 break
             # The senders are gone; who has opened the sum opens it again to the same integers.
-            again = {site: frame(site, send=True)}
-            openings, integers = self._ask_to_open(
-                plan, commitment, again, declined, known=openings
-            )
-        if len({(one.integers_sha256, one.weight) for one in openings.values()}) > 1:
+            again = Requests((site,), lambda opener: frame(opener, send=True))
+            self._ask_to_open(plan, taken, again, " again")
+        found = {(one.integers_sha256, one.weight) for one in taken.openings.values()}
+        if len(found) > 1 or any(weight != commitment.weight for _, weight in found):
+            self.answers.forget(plan.round, "open")  # asked again, they may agree
             raise OpeningDisputed(plan.round)
-        if len(openings) < OPENERS_MIN or integers is None:
-            raise OpeningMissing(plan.round, len(openings), declined)
-        if any(one.weight != commitment.weight for one in openings.values()):
-            raise OpeningDisputed(plan.round)
-        return integers
+        if len(taken.openings) < OPENERS_MIN or taken.integers is None:
+            raise OpeningMissing(plan.round, len(taken.openings), taken.declined)
+        return taken.integers
 
     def _ask_to_open(
-        self,
-        plan: RoundPlan,
-        commitment: Commitment,
-        requests: Mapping[SiteId, bytes],
-        declined: dict[SiteId, str],
-        known: Mapping[SiteId, Opening] | None = None,
-    ) -> tuple[dict[SiteId, Opening], NDArray[np.int64] | None]:
-        """Return the openings that came, those known before included, and the integers if any.
+        self, plan: RoundPlan, taken: _Taken, requests: Requests, attempt: str
+    ) -> None:
+        """Add the openings that come to those taken, the integers, and who refused why."""
 
-        Whoever refused is added to ``declined``, with the code.
-        """
-        openings = dict(known or {})
-        integers: NDArray[np.int64] | None = None
-        group = f"open-{plan.round}"
-        for site, reply in self.sites.ask("open", requests, group, self.open_seconds):
+        def take(site: SiteId, reply: Frame) -> bool:
             opening = self._signed(Opening, reply, "opening", site)
             if reply.kind == "refused":
-                declined[site] = refusal_of(reply)[0]
-            if opening is None or opening.commitment != digest(commitment):
-                continue
-            openings[site] = opening
-            blob = reply.blobs.get("integers", b"")
-            fits = len(blob) == INTEGER_BYTES * commitment.length
-            if fits and hashlib.sha256(blob).hexdigest() == opening.integers_sha256:
-                integers = np.frombuffer(blob, "<i8").astype(np.int64)
-            self.progress(Step("open", plan.round, site))
-        return openings, integers
+                taken.declined[site] = refusal_of(reply)[0]
+            if opening is None or opening.commitment != taken.commitment:
+                return False
+            taken.openings[site] = opening
+            if taken.integers is None:
+                taken.integers = integers_of(
+                    reply.blobs.get("integers", b""), taken.length, opening.integers_sha256
+                )
+            return True
+
+        wait = self._wait(min(OPENERS_MIN, len(requests)))
+        self._gather("open", plan.round, taken.commitment + attempt, requests, take=take, wait=wait)
+
+    # Steps
+
+    def _wait(self, enough: int, *, seconds: float | None = None) -> Wait:
+        return Wait(
+            self.open_seconds if seconds is None else seconds,
+            quorum=enough,
+            grace=self.grace,
+            patience=self.patience,
+            idle=self.answers.gather,
+        )
+
+    def _gather(
+        self,
+        kind: str,
+        number: int,
+        question: str,
+        requests: Mapping[SiteId, bytes],
+        *,
+        take: Callable[[SiteId, Frame], bool],
+        wait: Wait,
+    ) -> None:
+        """Take the stored answers to a question, and ask who has not given one.
+
+        A step that ended with its quorum is over for good. One that ended without is asked again
+        of those who did not answer: its deadline passed, and perhaps they are back.
+        """
+        self.entered(number, kind, wait.quorum or 0, len(requests))
+        answered = {
+            site
+            for site, reply in self.answers.kept(number, kind, question)
+            if site in requests and take(site, reply)
+        }
+        wait.count(len(answered))
+        missing = [site for site in requests if site not in answered]
+        if not missing or self.answers.ended(number, kind, question):
+            return
+        asked = Requests(missing, requests.__getitem__)
+        for site, reply in self.sites.ask(kind, asked, f"{kind}-{number}", wait):
+            if site not in answered and take(site, reply):
+                answered.add(site)
+                self.answers.keep(number, kind, question, site, reply)
+                wait.count()
+                self.progress(Step(kind, number, site))
+        if wait.quorum is not None and wait.answered >= wait.quorum:
+            self.answers.end(number, kind, question, wait, len(requests))
 
     def _signed(
         self, shape: type[AnySiteMessage], reply: Frame, kind: str, site: SiteId
@@ -505,6 +584,57 @@ class SecureSum:
             parameters=contribution.encryption,
             length=contribution.length,
         )
+
+
+class Requests(Mapping[SiteId, bytes]):
+    """One frame for each site, made when it is sent."""
+
+    def __init__(self, sites: Sequence[SiteId], make: Callable[[SiteId], bytes]) -> None:
+        self._sites, self._make = tuple(sites), make
+
+    def __getitem__(self, site: SiteId) -> bytes:
+        return self._make(site)
+
+    def __iter__(self) -> Iterator[SiteId]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+
+@dataclass
+class _Taken:
+    """What came of asking for an opening."""
+
+    commitment: str
+    length: int
+    openings: dict[SiteId, Opening] = field(default_factory=dict)
+    integers: NDArray[np.signedinteger[Any]] | None = None
+    declined: dict[SiteId, str] = field(default_factory=dict)
+
+
+def integers_of(blob: bytes, length: int, sha256: str) -> NDArray[np.signedinteger[Any]] | None:
+    """Return the integers that a site sent, of 2, 4 or 8 bytes each; None where they are others.
+
+    Their hash is that of 8 bytes each, whatever they travelled in.
+    """
+    width, rest = divmod(len(blob), length)
+    if rest or width not in INTEGER_BYTES:
+        return None
+    integers = np.frombuffer(blob, f"<i{width}")
+    return integers if sha256_of(integers) == sha256 else None
+
+
+def sha256_of(integers: NDArray[np.signedinteger[Any]]) -> str:
+    """Return the SHA-256 of integers as little-endian int64, worked out in pieces."""
+    found = hashlib.sha256()
+    for start in range(0, integers.size, _PIECE):
+        found.update(integers[start : start + _PIECE].astype("<i8").tobytes())
+    return found.hexdigest()
+
+
+def _are_unsound(declined: Mapping[SiteId, str]) -> bool:
+    return len(declined) >= OPENERS_MIN and set(declined.values()) <= UNSOUND
 
 
 def _serves(key: RoundKey, call: RoundCall) -> bool:

@@ -117,7 +117,7 @@ class Study:
         """Plan a round as the server would, with round keys and the group key shared."""
         engine = self.engine()
         engine._start()
-        return engine._plan(number, self.store.model(number - 1))
+        return engine._plan(number)
 
     def sign_plan(self, plan, **changes):
         return plan.model_copy(update=changes).signed_by(self.server_key().sign)

@@ -11,7 +11,7 @@ from fl_server import engine as engine_module
 from fl_server import gate as gate_module
 from fl_server.engine import Deadlines
 from fl_server.sites import TooFewSites
-from fl_server.summation import OpeningDisputed, OpeningMissing
+from fl_server.summation import OpeningDisputed
 from privacy.signatures import check_signature
 from protocol.frames import decode, encode
 from protocol.messages import body, digest, read
@@ -314,13 +314,17 @@ def test_a_round_whose_sum_is_none_closes_without_update_and_the_study_goes_on(s
     assert {one.code for one in second.refused} == {"sum-unsound"}
 
 
-def test_one_opening_alone_is_not_believed(swift):
+def test_one_opening_alone_is_not_believed_and_the_round_closes_without_update(swift):
     def only_first(kind, node, reply):
         return refusing(reply) if kind == "open" and node != 0 else reply
 
-    with pytest.raises(OpeningMissing, match="only 1 sites"):
-        run(swift, transport=Direct(swift.agents, alter=only_first))
-    assert swift.store.rounds_closed() == 0
+    transport = Direct(swift.agents, alter=only_first)
+    run(swift, transport=transport)
+    assert [len(closed.receipts) for closed in closed_rounds(swift)] == [0, 0]
+    assert {one.code for one in closed_rounds(swift)[0].refused} == {"opening-missing"}
+    asked = [site for kind, site, _ in transport.asked if kind == "open"]
+    assert asked.count(swift.sites[1]) == 2 * Deadlines().attempts
+    assert asked.count(swift.sites[0]) < asked.count(swift.sites[1])  # its opening is kept
 
 
 def test_a_statement_is_verified_once_in_a_study(study, monkeypatch):
