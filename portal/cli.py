@@ -17,7 +17,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from portal.audit_cli import app as audit
 from portal.ceremony_cli import app as ceremony
+from portal.chain_cli import app as chain
 from portal.consent_cli import app as consent
 from portal.deployment.cli import register as register_deployment
 from portal.ledger_cli import app as ledger
@@ -36,8 +38,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Hospitals train a model together without showing anyone their patients.",
 )
-audit = typer.Typer(no_args_is_help=True, help="The audit log.")
 app.add_typer(ledger, name="ledger")
+app.add_typer(chain, name="chain")
 app.add_typer(audit, name="audit")
 app.add_typer(site, name="site")
 app.add_typer(consent, name="consent")
@@ -166,46 +168,6 @@ def demo(
         show(report)
 
 
-@audit.command("verify", epilog="Example:  bithive audit verify --home bithive-home")
-def audit_verify(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
-    """Find any changed, dropped or reordered entry of the audit log."""
-    from portal.books import open_audit
-
-    head = open_audit(home).verify()
-    found = {"size": head.size, "root": head.root.hex(), "signature": head.signature.hex()}
-    _result(found, f"{head.size} events, root {head.root.hex()}", as_json)
-
-
-@audit.command("sums", epilog="Example:  bithive audit sums --home bithive-home")
-def audit_sums(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
-    """Check every closed round's signatures, chain and receipts, and add its uploads again."""
-    from fl_server.app import open_store
-    from fl_server.recheck import recheck
-
-    report = recheck(open_store(home / "server"))
-    found = {
-        "rounds": report.rounds,
-        "opened": report.opened,
-        "added_again": list(report.added_again),
-        "manifest": report.manifest,
-        "faults": [
-            {"round": number, "site": fault.site, "what": fault.what, **fault.evidence}
-            for number, fault in report.faults
-        ],
-    }
-    again = ", ".join(map(str, report.added_again)) or "none"
-    _result(
-        found,
-        f"{report.rounds} rounds in order, {report.opened} sums opened; added again: round "
-        f"{again}; last manifest {report.manifest}"
-        + "".join(
-            f"\nround {number}: {fault.site} signed a tag that is not its upload's"
-            for number, fault in report.faults
-        ),
-        as_json,
-    )
-
-
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -281,13 +243,6 @@ def _quiet_environment() -> None:
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def _result(found: dict[str, Any], sentence: str, as_json: bool) -> None:  # noqa: FBT001  # the option's value
-    if as_json:
-        sys.stdout.write(json.dumps(found) + "\n")
-    else:
-        Console().print(f"[green]sound[/]: {sentence}", highlight=False, soft_wrap=True)
 
 
 def _short(amount: int) -> str:

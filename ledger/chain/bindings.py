@@ -1,7 +1,7 @@
 """Which wallet is paid out to which address: asked for by the party, kept with the books.
 
 A wallet that is bound is emptied to its address with every epoch; one that is not stays in custody
-(docs/decisions, "Custody"). A binding can be replaced and ended; every one that was is kept.
+(docs/chain.md). A binding can be replaced and ended; every one that was is kept.
 
 What holds (tests/ledger/chain/test_adapter.py): the newest row of an account decides.
 """

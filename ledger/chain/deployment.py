@@ -144,8 +144,13 @@ def deploy(
     assert block is not None
     began = min([first, *_blocks(sender)])
     deployment = Deployment(node.chain_id, hexed(block.hash), began, custody, made)
-    write_whole(path, _written(deployment))
+    write_deployment(path, deployment)
     return deployment
+
+
+def write_deployment(path: Path, deployment: Deployment) -> None:
+    """Write the record. Raises StorageError."""
+    write_whole(path, _written(deployment))
 
 
 def open_deployment(path: Path, node: Node) -> Deployment:

@@ -1,3 +1,4 @@
+# ruff: noqa: N802 - the methods have the names that JSON-RPC gives them
 """Nodes to test with: py-evm in this process behind JSON-RPC's names, and anvil as a process.
 
 Both are driven by hand: a block is made when a test says so (``mine``).
@@ -52,6 +53,9 @@ class TesterNode:
             with contextlib.suppress(Exception):
                 self.tester.backend.send_raw_transaction(self.pool[nonce])
         self.pool.clear()
+
+    def many(self, method, asked):
+        return [self(method, parameters) for parameters in asked]
 
     def drop(self):
         """Forget what waits, as a node that is restarted does."""
@@ -234,6 +238,17 @@ class Anvil:
 
     def __call__(self, method, parameters):
         return self.transport(method, parameters)
+
+    def many(self, method, asked):
+        """Ask the same of many in one request."""
+        import requests
+
+        body = [
+            {"jsonrpc": "2.0", "id": number, "method": method, "params": parameters}
+            for number, parameters in enumerate(asked)
+        ]
+        answers = requests.post(self.url, json=body, timeout=120).json()
+        return [one["result"] for one in sorted(answers, key=lambda one: one["id"])]
 
     def enrich(self, address):
         self("anvil_setBalance", ["0x" + address.hex(), hex(10**6 * ETHER)])

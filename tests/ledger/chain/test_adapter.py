@@ -5,10 +5,6 @@ from __future__ import annotations
 import pytest
 
 from ledger import chart
-from ledger.chain import bindings
-from ledger.flags import Flag
-from protocol.units import TOTAL_SUPPLY
-from tests.ledger.chain.world import NOW, address
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""Books after genesis beside a chain where everything is deployed, and a clock that makes blocks."""
+"""Books after genesis beside a chain where everything is deployed; waiting makes blocks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ledger.books import Ledger
 from ledger.chain import bindings
 from ledger.chain.adapter import Adapter
 from ledger.chain.calls import decoded, encoded
-from ledger.chain.deployment import deploy, open_deployment
-from ledger.chain.node import connect
+from ledger.chain.deployment import deploy, open_deployment, write_deployment
+from ledger.chain.node import connect, hexed
 from ledger.chain.outbox import Outbox
 from ledger.chain.reconcile import reconcile
 from ledger.chain.sender import Limits, Sender
@@ -37,9 +37,7 @@ def deployed(chain):
         ledger = Ledger(Path(folder) / "ledger.db")
         sender = Sender(connect(chain), SIGNER, Outbox(ledger.engine), LIMITS)
         path = Path(folder) / "deployment.json"
-        made = deploy(
-            sender, ECONOMY, path, clock=lambda: NOW, sleep=lambda _seconds: chain.mine()
-        )
+        made = deploy(sender, ECONOMY, path, clock=lambda: NOW, sleep=lambda _seconds: chain.mine())
         ledger.close()
         assert open_deployment(path, connect(chain)) == made
     return made
@@ -65,14 +63,18 @@ class World:
         wallets = {name: chart.wallet(name) for name in amounts}
         self.ledger.open_accounts(wallets.values())
         legs = [
-            Leg(chart.treasury("mining"), wallets[name], amount)
-            for name, amount in amounts.items()
+            Leg(chart.treasury("mining"), wallets[name], amount) for name, amount in amounts.items()
         ]
         self.ledger.transfer_many(key, legs, memo="", now=NOW)
         known = bindings.bindings(self.ledger)
         for name, wallet in wallets.items():
             if wallet not in known:
                 bindings.bind(self.ledger, wallet, address(name), now=NOW)
+
+    def write_deployment(self):
+        path = Path(self.folder.name) / "deployment.json"
+        write_deployment(path, self.deployment)
+        return path
 
     def outbox(self):
         return Outbox(self.ledger.engine)
@@ -95,6 +97,16 @@ class World:
     def balance(self, at):
         token = self.deployment.address("BTT")
         return decoded("BTT", "balanceOf", self.node.call(token, encoded("BTT", "balanceOf", at)))
+
+    def all_held(self, names):
+        token = hexed(self.deployment.address("BTT"))
+        asked = [
+            [{"to": token, "data": hexed(encoded("BTT", "balanceOf", address(one)))}, "latest"]
+            for one in names
+        ]
+        found = self.chain.many("eth_call", asked)
+        numbers = [one if isinstance(one, bytes) else bytes.fromhex(one[2:]) for one in found]
+        return {one: int.from_bytes(held, "big") for one, held in zip(names, numbers, strict=True)}
 
     def reconciled(self):
         return reconcile(self.ledger, self.deployment, self.node)
