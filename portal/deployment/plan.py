@@ -84,7 +84,6 @@ class Plan:
     live_port: int
     listen: str = LOOPBACK
     server_name: str = "localhost"
-    approve: bool = False
 
     @property
     def folder(self) -> Path:
@@ -165,3 +164,10 @@ def is_free(port: int, address: str = LOOPBACK) -> bool:
         except OSError:
             return False
     return True
+
+
+def free_port() -> int:
+    """Return a port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])

@@ -27,15 +27,16 @@ from portal.deployment.plan import (
     Plan,
     PortTaken,
     folder_of,
+    free_port,
     is_free,
 )
 from portal.deployment.supervisor import Supervisor, holder, read_state
 from portal.deployment.table import nginx_program, units_of, write_configurations
 from portal.display import Display
 from portal.home import Home, Settings
-from portal.superlink import free_port
 from protocol.errors import FederationError
 from protocol.ids import SiteId
+from protocol.messages import StudyTerms
 from storage.files import PRIVATE, private_folder
 
 READY_SECONDS: Final = 600.0
@@ -102,6 +103,8 @@ def bring_up(home: Home, wanted: Wanted, display: Display, *, say: Say) -> bool:
     if held and pid is not None:
         plan = Plan.load(home.path)
         _same(plan, wanted)
+        if wanted.approve:
+            _approve(home, say)
         if all(one["state"] in SERVING for one in read_state(folder)["units"]):
             return False
         os.kill(pid, signal.SIGHUP)
@@ -223,7 +226,18 @@ def _prepared(home: Home, wanted: Wanted, display: Display, say: Say) -> Plan:
         loopback.certificates_of(plan.flower)
         write_configurations(plan)
         plan.save()
+    if wanted.approve:
+        _approve(home, say)
     return plan
+
+
+def _approve(home: Home, say: Say) -> None:
+    """Approve the study's job in every hospital's name, as a demonstration may."""
+    from portal.jobs import decide_for_demonstration  # noqa: PLC0415  # it brings all that trains
+
+    say("approving the study at every hospital")
+    terms = StudyTerms.model_validate_json((home.server / "terms.json").read_bytes())
+    decide_for_demonstration(home, terms)
 
 
 def _sites_of(home: Home, settings: Settings) -> tuple[SiteId, ...]:
@@ -251,14 +265,13 @@ def _plan(home: Home, wanted: Wanted, sites: tuple[SiteId, ...]) -> Plan:
         live_port=ports[2],
         listen=wanted.listen,
         server_name=wanted.server_name,
-        approve=wanted.approve,
     )
 
 
 def _same(plan: Plan, wanted: Wanted) -> None:
     differing = [
         name
-        for name in ("port", "listen", "server_name", "approve")
+        for name in ("port", "listen", "server_name")
         if getattr(plan, name) != getattr(wanted, name)
     ]
     if differing:

@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from portal.certificates import make_certificates
 from portal.deployment.front import Front, front_config
-from portal.superlink import free_port
+from portal.deployment.plan import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 240
