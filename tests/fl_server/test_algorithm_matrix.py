@@ -26,6 +26,8 @@ from privacy.update import Update, declare_public
 from tests.fl_server import cohort as cohorts
 from tests.fl_server.cohort import LENGTH, Cohort, names
 
+pytestmark = pytest.mark.slow
+
 SITES, FEATURES, PATIENTS = 3, 9, (30, 18, 24)
 SETTINGS = [(name, private) for name in ALGORITHMS for private in (False, True)]
 LABELS = [f"{name}-{'private' if private else 'plain'}" for name, private in SETTINGS]

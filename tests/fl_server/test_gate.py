@@ -96,6 +96,7 @@ def certificates(sent):
     return sent.contribution.certificates
 
 
+@pytest.mark.slow
 def test_what_is_accepted_counts_exactly_the_patients_whose_live_grant_allows_it(answers):
     for site, sent in answers.items():
         admitted = sent.admit()

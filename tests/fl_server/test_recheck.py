@@ -16,6 +16,8 @@ from protocol.messages import Manifest, canonical, digest
 from protocol.summation import Commitment, Fault, Unmasking
 from storage.database import writing
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(primed, tmp_path_factory):

@@ -12,6 +12,8 @@ from protocol.messages import body, digest, read
 from protocol.summation import SurplusNoise
 from tests.fl_server.cohort import LENGTH, Cohort
 
+pytestmark = pytest.mark.slow
+
 N = 6  # a quorum is 5
 
 

@@ -10,6 +10,8 @@ from models import sonogram
 from models.networks import build, to_vector
 from models.sonogram import FEATURES, NORM, SonogramStem, Trunk, WeightsDamaged, whitening
 
+pytestmark = pytest.mark.slow
+
 
 def images(count=3, side=64, seed=0):
     return torch.randn(count, 1, side, side, generator=torch.Generator().manual_seed(seed))

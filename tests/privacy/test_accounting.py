@@ -53,6 +53,7 @@ def by_google(accountant, run, delta=DELTA):
     return accountant.get_epsilon(delta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delta", [1e-3, 1e-5])
 @pytest.mark.parametrize("run", GRID)
 def test_prv_agrees_with_googles_accountant_to_one_percent(run, delta):

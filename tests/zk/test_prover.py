@@ -19,6 +19,8 @@ from zk.keys import ProverMissing, development_key
 from zk.prover import Prover, ProverFailed, _Job, _key, _prove, _ready
 from zk.witness import WitnessRefused, witness
 
+pytestmark = pytest.mark.slow  # workers are processes that compile
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -79,7 +81,6 @@ def test_a_proving_key_that_cannot_be_read_is_refused(cover8, vk, chunk, tmp_pat
         _prove(job)
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_killed_is_reported_and_replaced(cover8, keys, chunk):
     with Prover(cover8, *keys) as fragile:
         fragile.warm()
@@ -153,7 +154,6 @@ def test_errors_cross_processes_unchanged():
         assert str(kind(*arguments)) == str(error)
 
 
-@pytest.mark.slow
 def test_the_production_circuit_proves_64_slots(make_slot, chunk, tmp_path):
     cover64 = circuit("cover64")
     slots = tuple(make_slot(number) for number in range(64))

@@ -28,6 +28,7 @@ def test_the_contract_holds_the_published_key(contract):
     assert KEY_HASH in verifier.source()
 
 
+@pytest.mark.slow
 def test_a_good_proof_is_accepted(contract):
     contract.verify(PROOFS[0].public_inputs(), points(PROOFS[0]))
 
