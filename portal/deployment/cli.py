@@ -246,17 +246,42 @@ def nginx(
 
 
 @deployment.command(
-    "certificates",
-    epilog="Example:  bithive deployment certificates --folder /var/lib/bithive/flower",
+    "server",
+    epilog="Example:  bithive deployment server --home /var/lib/bithive"
+    " --server-name fed.example.org --listen 0.0.0.0 --port 443",
 )
-def certificates(
+def server(
     *,
-    folder: Annotated[Path, typer.Option(help="The SuperLink's folder.", file_okay=False)],
+    home: HomePath = DEFAULT_HOME,
+    server_name: Annotated[str, typer.Option(help="The name hospitals reach the server by.")],
+    listen: Annotated[str, typer.Option(help="Address of the front door.")] = "0.0.0.0",  # noqa: S104  # hospitals come from elsewhere
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the front door.")] = 443,
+    superlink_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of the SuperLink on loopback.")
+    ] = 9092,
 ) -> None:
-    """Make the SuperLink's certificates of the loopback, in FOLDER/certificates."""
-    from portal.deployment.loopback import certificates_of
+    """Write what the processes of a server of its own read: certificates, nginx, Flower."""
+    from portal.deployment.up import plan_server
 
-    _say(f"made {certificates_of(folder).certificate}")
+    plan = plan_server(
+        home, server_name=server_name, listen=listen, port=port, superlink=superlink_port
+    )
+    _say(f"wrote {plan.folder}; check it with `nginx -t -c {plan.front / 'nginx.conf'}`")
+
+
+@deployment.command(
+    "superlink", epilog="Example:  bithive deployment superlink --home bithive-home"
+)
+def superlink(*, home: HomePath = DEFAULT_HOME) -> None:
+    """Become the SuperLink of a deployment, on loopback; it does not return."""
+    import os
+
+    from portal.deployment.loopback import environment, superlink_command
+    from portal.deployment.plan import Plan
+
+    plan = Plan.load(home)
+    command = superlink_command(plan.flower, plan.superlink_port)
+    os.execve(command[0], list(command), {**os.environ, **environment(plan.flower)})  # noqa: S606  # our own command
 
 
 def register(app: typer.Typer) -> None:

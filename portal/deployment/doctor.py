@@ -69,6 +69,7 @@ def _ports(plan: Plan, status: dict[str, Any]) -> list[Finding]:
         "front door": plan.port,
         "SuperLink": plan.superlink_port,
         "patient's page": plan.page_port,
+        "live page": plan.live_port,
     }
     return machine.ports(wanted, ours, up=status["supervisor"] is not None)
 

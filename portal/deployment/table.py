@@ -79,7 +79,7 @@ def units_of(plan: Plan) -> list[Unit]:
     units = [_superlink(plan), _front(plan), _roster(plan)]
     for site in plan.sites:
         units += [_agent(plan, site), _node(plan, site)]
-    return [*units, _study(plan), _patient_page(plan)]
+    return [*units, _study(plan), _patient_page(plan), _live_page(plan)]
 
 
 def _superlink(plan: Plan) -> Unit:
@@ -161,6 +161,15 @@ def _patient_page(plan: Plan) -> Unit:
         _ours("patient", "serve", "--home", _home(plan), "--port", str(plan.page_port)),
         ready=PortOpen(plan.page_port),
         address=f"http://127.0.0.1:{plan.page_port}",
+    )
+
+
+def _live_page(plan: Plan) -> Unit:
+    return Unit(
+        "live-page",
+        _ours("live", "serve", "--home", _home(plan), "--port", str(plan.live_port)),
+        ready=PortOpen(plan.live_port),
+        address=f"http://127.0.0.1:{plan.live_port}",
     )
 
 

@@ -34,6 +34,7 @@ from portal.deployment.supervisor import Supervisor, holder, read_state
 from portal.deployment.table import nginx_program, units_of, write_configurations
 from portal.display import Display
 from portal.home import Home, Settings
+from portal.own_log import own_record
 from protocol.errors import FederationError
 from protocol.ids import SiteId
 from protocol.messages import StudyTerms
@@ -117,6 +118,24 @@ def bring_up(home: Home, wanted: Wanted, display: Display, *, say: Say) -> bool:
     _start_supervisor(plan)
     wait_ready(folder, say=say)
     return True
+
+
+def plan_server(home: Path, *, server_name: str, listen: str, port: int, superlink: int) -> Plan:
+    """Plan a server of its own, without sites, and write what its processes read.
+
+    Args:
+        home: The server's; the operator's folder is ``operator`` in it.
+        server_name: By which hospitals reach it.
+        listen: The front door's address.
+        port: The front door's.
+        superlink: The SuperLink's port on loopback.
+    """
+    pages = [free_port() for _ in range(2)]
+    plan = Plan(home, (), port, superlink, *pages, listen=listen, server_name=server_name)
+    loopback.certificates_of(plan.flower)
+    write_configurations(plan)
+    plan.save()
+    return plan
 
 
 def supervise(home: Path) -> None:
@@ -209,8 +228,7 @@ def wait_ready(folder: Path, *, say: Say, seconds: float = READY_SECONDS) -> Non
 
 def _prepared(home: Home, wanted: Wanted, display: Display, say: Say) -> Plan:
     """Make or find the world, the consortium and every file that the processes read."""
-    from portal.books import open_audit  # noqa: PLC0415  # these bring all that trains
-    from portal.demo import prepare  # noqa: PLC0415
+    from portal.demo import prepare  # noqa: PLC0415  # it brings all that trains
 
     with home.lock():
         home.claim(wanted.settings)
@@ -221,8 +239,7 @@ def _prepared(home: Home, wanted: Wanted, display: Display, say: Say) -> Plan:
         with display.live():
             prepare(home, wanted.settings, display)
         say("letting the sites in")
-        audit = open_audit(home.path)
-        admit_all(plan, record=audit.append)
+        admit_all(plan, record=own_record(plan.authority))
         loopback.certificates_of(plan.flower)
         write_configurations(plan)
         plan.save()
