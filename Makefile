@@ -34,7 +34,7 @@ test: $(STAMP) ## what must pass before a change lands: the slow tests and real 
 
 .PHONY: exhaustive
 exhaustive: $(STAMP) ## every test there is, those at full scale too (more than an hour)
-	$(BIN)/python -m pytest -m "exhaustive or not exhaustive" -n 2 --dist loadfile $(ARGS)
+	BITHIVE_WHOLE_PATIENTS=64 $(BIN)/python -m pytest -m "exhaustive or not exhaustive" -n 2 --dist loadfile $(ARGS)
 
 .PHONY: check
 check: format-check lint types layers fast ## what must pass before a commit, under three minutes

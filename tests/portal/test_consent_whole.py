@@ -1,4 +1,4 @@
-"""From enrolment to payment nobody is named: six sites, 384 patients, and all that an operator has.
+"""From enrolment to payment nobody is named: six sites, their patients, and all that an operator has.
 
 Every patient has an identity of her own, is enrolled by her hospital's steward and grants by a
 proof. Rounds run on the real engine with the real agents; patients withdraw between them, by code
@@ -41,8 +41,8 @@ from zk.semaphore_prover import NotAMember
 
 pytestmark = pytest.mark.slow
 
-CHANCE = 0.75
-"""The rank correlation of two random orders of 64 is larger once in 10^12 draws."""
+CHANCE = 0.75 if PATIENTS >= 64 else 0.9
+"""The rank correlation of two random orders is larger less than once in 10^7 draws."""
 
 
 @pytest.fixture(scope="module")
