@@ -34,9 +34,9 @@ from fl_client.jobs import CodeNotAllowed, Job, JobBook, JobNotApproved
 from fl_client.logs import event
 from fl_client.offers import check_addressed, read_offer
 from fl_client.refusals import refusal
-from fl_client.routing import Route, route
+from fl_client.routing import KINDS, Route, route
 from fl_client.store import SiteStore
-from fl_client.telemetry import Telemetry
+from fl_client.telemetry import OTHER, Telemetry
 from privacy.keys import SiteKeys
 from protocol.errors import BitHiveError, FederationError
 from protocol.frames import Frame, decode, encode
@@ -243,6 +243,7 @@ class Resident:
         return left.signed_by(self.identity.keys.sign)
 
     def _count(self, kind: str, reply: bytes) -> None:
+        kind = kind if kind in KINDS or kind == "offer" else OTHER  # else it is the caller's word
         self.telemetry.answered(kind, len(reply))
         code = _refused(reply)
         if code:
