@@ -10,12 +10,17 @@ The node's configuration names the agent and the file with its token: ``--node-c
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_client.link import ask
 from protocol.frames import MalformedFrame
+
+STYPE: Final = "bithive.frame.v1"
+WHOLE_BYTES_MAX: Final = 5 * 2**20
+"""A frame no larger than one of Flower's chunks travels as one object."""
 
 app = ClientApp()
 
@@ -63,11 +68,20 @@ def secure_sum(message: Message, context: Context) -> Message:
 
 
 def _carry(message: Message, context: Context) -> Message:
+    token = context.node_config.get("token")
+    place = None if token is None else Path(str(token))
+    reply = ask(str(context.node_config["agent"]), _frame_of(message), place)
+    if len(reply) <= WHOLE_BYTES_MAX:
+        return Message(RecordDict({"frame": ConfigRecord({STYPE: reply})}), reply_to=message)
+    carried = Array(dtype="uint8", shape=(len(reply),), stype=STYPE, data=reply)
+    return Message(RecordDict({"frame": ArrayRecord({"frame": carried})}), reply_to=message)
+
+
+def _frame_of(message: Message) -> bytes:
+    whole = next(iter(message.content.config_records.values()), ConfigRecord()).get(STYPE)
+    if isinstance(whole, bytes):
+        return whole
     array = next(iter(message.content.array_records.values()), ArrayRecord()).get("frame")
     if array is None:
         raise MalformedFrame("the Flower message holds none")
-    token = context.node_config.get("token")
-    place = None if token is None else Path(str(token))
-    reply = ask(str(context.node_config["agent"]), bytes(array.data), place)
-    carried = Array(dtype="uint8", shape=(len(reply),), stype=array.stype, data=reply)
-    return Message(RecordDict({"frame": ArrayRecord({"frame": carried})}), reply_to=message)
+    return bytes(array.data)

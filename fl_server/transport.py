@@ -5,23 +5,39 @@ touches Flower: it wraps frames into Flower messages and polls the grid itself, 
 ``send_and_receive`` sleeps three seconds between polls and its node sampling waits without end for
 a site that has gone.
 
+Every request costs a SuperLink some 20 ms of a core, so there are few: a frame no larger than one
+of Flower's chunks travels as one object and not as an array of chunks; the first look for replies
+comes when half the time has passed that a step of its kind took before, and the pauses between
+looks grow with the silence.
+
 References:
     Flower 1.41, ``flwr.serverapp.Grid`` (Message API).
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.superlink.grid import http_grid
 
 FIRST_PAUSE_SECONDS: Final = 0.005
+REMOTE_PAUSE_SECONDS: Final = 0.03
+"""The shortest pause between looks over HTTP."""
+PAUSE_SHARE: Final = 4
+"""A pause lasts a quarter of the silence before it."""
 FRAME: Final = "frame"
 STYPE: Final = "bithive.frame.v1"
+WHOLE_BYTES_MAX: Final = 5 * 2**20
+"""As large as Flower's own chunks, so that no request is larger than it expects."""
+OBJECT_PAUSE_SECONDS: Final = 0.05
+"""A reply may be seen before its objects are there; ``HttpGrid`` alone looks again in a second."""
 MESSAGE_TYPES: Final = {
     "offer": "query.job",
     "join": "query.join",
@@ -102,12 +118,17 @@ class GridTransport:
     """
 
     def __init__(
-        self, grid: Grid, *, poll_seconds: float = 0.2, again: Sequence[float] = ()
+        self, grid: Grid, *, poll_seconds: float = 0.5, again: Sequence[float] = ()
     ) -> None:
         self._grid = grid
         self._poll_seconds = poll_seconds
         self._again = tuple(again)
         self._left: dict[str, tuple[str, str, int]] = {}
+        self._took: dict[str, float] = {}  # how long the first answer of each kind took last time
+        self._pause = FIRST_PAUSE_SECONDS
+        if isinstance(grid, http_grid.HttpGrid):
+            self._pause = REMOTE_PAUSE_SECONDS
+            look_again_soon()
 
     def nodes(self) -> list[int]:
         """Return the ids of the connected nodes, in order."""
@@ -126,9 +147,8 @@ class GridTransport:
         ttl = max(deadline_seconds, 1.0) + 60.0
 
         def send(node: int) -> str:
-            content = RecordDict({FRAME: ArrayRecord({FRAME: as_array(requests[node])})})
             message = Message(
-                content,
+                content_of(requests[node]),
                 dst_node_id=node,
                 message_type=MESSAGE_TYPES[kind],
                 group_id=group,
@@ -139,8 +159,10 @@ class GridTransport:
         waiting = {send(node): node for node in requests}
         failures: dict[int, int] = {}
         due: dict[int, float] = {}  # nodes that failed, and when they are asked again
-        deadline = time.monotonic() + deadline_seconds
-        pause = FIRST_PAUSE_SECONDS
+        took: dict[str, float] = {}
+        started = heard = time.monotonic()
+        deadline = started + deadline_seconds
+        time.sleep(min(self._took.get(kind, 0.0) / 2, self._poll_seconds, deadline_seconds))
         try:
             while waiting or due:
                 for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
@@ -152,7 +174,8 @@ class GridTransport:
                         due[node] = time.monotonic() + self._again[failed]
                         failures[node] = failed + 1
                         continue
-                    pause = FIRST_PAUSE_SECONDS  # where one is ready another may be
+                    heard = time.monotonic()  # where one is ready another may be
+                    took.setdefault(kind, heard - started)
                     yield node, None if reply.has_error() else frame_of(reply)
                 now = time.monotonic()
                 if (waiting or due) and (now > deadline or enough()):
@@ -161,9 +184,10 @@ class GridTransport:
                     del due[node]
                     waiting[send(node)] = node
                 if waiting or due:
-                    time.sleep(pause)
-                    pause = min(2 * pause, self._poll_seconds)  # most steps are short
+                    silence = time.monotonic() - heard
+                    time.sleep(min(max(silence / PAUSE_SHARE, self._pause), self._poll_seconds))
         finally:
+            self._took.update(took)
             self._left.update({number: (kind, group, node) for number, node in waiting.items()})
             while len(self._left) > LEFT_MAX:
                 self._left.pop(next(iter(self._left)))
@@ -179,6 +203,24 @@ class GridTransport:
         return found
 
 
+def look_again_soon() -> None:
+    """Let ``HttpGrid`` look again for a reply's missing objects after 50 ms, not after a second.
+
+    The pause is an argument of the function that it fetches them by; it leaves the argument at its
+    default and offers no way to set it. To call this twice does no harm.
+    """
+    http_grid.pull_objects = functools.partial(
+        inflatable_utils.pull_objects, initial_backoff=OBJECT_PAUSE_SECONDS
+    )
+
+
+def content_of(frame: bytes) -> RecordDict:
+    """Return what a Flower message carries for ``frame``: one object, or an array of chunks."""
+    if len(frame) <= WHOLE_BYTES_MAX:
+        return RecordDict({FRAME: ConfigRecord({STYPE: frame})})
+    return RecordDict({FRAME: ArrayRecord({FRAME: as_array(frame)})})
+
+
 def as_array(frame: bytes) -> Array:
     """Return ``frame`` as the opaque array that rides in a Flower record."""
     return Array(dtype="uint8", shape=(len(frame),), stype=STYPE, data=frame)
@@ -186,6 +228,10 @@ def as_array(frame: bytes) -> Array:
 
 def frame_of(message: Message) -> bytes | None:
     """Return the frame a reply carries, or None where it carries something else."""
+    for whole in message.content.config_records.values():
+        frame = whole.get(STYPE)
+        if isinstance(frame, bytes):
+            return frame
     for record in message.content.array_records.values():
         array = record.get(FRAME)
         if array is not None and array.stype == STYPE:

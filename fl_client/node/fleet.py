@@ -28,7 +28,7 @@ from typing import Any, Final, TypeVar
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.app import Array, ArrayRecord, Error, Message, Metadata, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.app.message.message import make_message, remove_content_from_message
 from flwr.common.constant import TIMESTAMP_HEADER, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -69,6 +69,8 @@ from protocol.errors import ConfigurationError
 
 FRAME: Final = "frame"
 STYPE: Final = "bithive.frame.v1"
+WHOLE_BYTES_MAX: Final = 5 * 2**20
+"""A frame no larger than one of Flower's chunks travels as one object."""
 REQUEST_SECONDS: Final = 30.0
 OBJECTS_MAX: Final = 1024
 """A frame of 2 GiB travels in about 410 objects of 5 MiB."""
@@ -332,6 +334,10 @@ def frame_of(message: Any) -> bytes | None:
     """Return the frame a message carries, or None where it carries something else."""
     if not isinstance(message, Message) or not message.has_content():
         return None
+    for whole in message.content.config_records.values():
+        frame = whole.get(STYPE)
+        if isinstance(frame, bytes):
+            return frame
     for record in message.content.array_records.values():
         array = record.get(FRAME)
         if array is not None and array.stype == STYPE:
@@ -358,8 +364,14 @@ def _message(reply: Reply, node: Node) -> Message:
     if reply.frame is None:
         code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
         return make_message(metadata=metadata, error=Error(code=code, reason=reply.reason))
-    array = Array(dtype="uint8", shape=(len(reply.frame),), stype=STYPE, data=reply.frame)
-    return make_message(metadata=metadata, content=RecordDict({FRAME: ArrayRecord({FRAME: array})}))
+    return make_message(metadata=metadata, content=_content(reply.frame))
+
+
+def _content(frame: bytes) -> RecordDict:
+    if len(frame) <= WHOLE_BYTES_MAX:
+        return RecordDict({FRAME: ConfigRecord({STYPE: frame})})
+    array = Array(dtype="uint8", shape=(len(frame),), stype=STYPE, data=frame)
+    return RecordDict({FRAME: ArrayRecord({FRAME: array})})
 
 
 def _node_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -61,7 +61,7 @@ class Limits:
 
 
 class Node:
-    """One site's node. ``run`` returns once ``stop`` is set.
+    """One site's node. ``run`` returns some time after ``end``.
 
     Args:
         connection: The way to the server.
@@ -69,7 +69,6 @@ class Node:
         spool: What is remembered across a crash.
         generator: Spreads the pauses.
         limits: How much at once, and how long.
-        stop: Set by whoever wants the node to end.
     """
 
     def __init__(
@@ -79,21 +78,23 @@ class Node:
         spool: Spool,
         *,
         generator: random.Random,
-        stop: threading.Event,
         limits: Limits | None = None,
     ) -> None:
         self._connection = connection
         self._ask = ask
         self._spool = spool
         self._generator = generator
-        self._stop = stop
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._last = time.monotonic()
+        self._expected = 0.0
         self._limits = limits or Limits()
         self._room = threading.Semaphore(self._limits.errands)
         self._carried: dict[str, threading.Thread] = {}
         self._guard = threading.Lock()
 
     def run(self) -> None:
-        """Pull and carry until ``stop`` is set."""
+        """Pull and carry until ``end`` is called."""
         self._enter()
         beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beats.start()
@@ -101,19 +102,23 @@ class Node:
             log.info("message %s was pulled before: goes on", errand.message[:12])
             self._room.acquire()
             self._take(errand)
-        last = time.monotonic()
         while not self._stop.is_set():
             if not self._room.acquire(timeout=1.0):
                 continue
             errand = self._pull()
             if errand is not None:
-                last = time.monotonic()
+                self._expected = time.monotonic() - self._last
                 self._spool.keep(errand)
                 self._take(errand)
             else:
                 self._room.release()
-                self._stop.wait(pause_seconds(time.monotonic() - last, self._generator))
+            self._wait()
         self._end(beats)
+
+    def end(self) -> None:
+        """Let ``run`` return; what is not answered then is kept."""
+        self._stop.set()
+        self._wake.set()
 
     def _enter(self) -> None:
         """Be taken up by the server, however long that takes."""
@@ -141,6 +146,14 @@ class Node:
             except NodeRefused:
                 raise refused from None
             return known
+
+    def _wait(self) -> None:
+        """Wait until it is time to ask again, or an answer was brought."""
+        with self._guard:
+            idle = None if self._carried else time.monotonic() - self._last
+            if not self._stop.is_set():
+                self._wake.clear()
+        self._wake.wait(pause_seconds(idle, self._expected, self._generator))
 
     def _pull(self) -> Errand | None:
         """Return the next message, or None; come back however the connection failed."""
@@ -185,6 +198,8 @@ class Node:
         finally:
             with self._guard:
                 self._carried.pop(errand.message, None)
+                self._last = time.monotonic()
+                self._wake.set()
             self._room.release()
 
     def _trying(self, errand: Errand, attempt: Callable[[], T]) -> T | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ from fl_client.node.spool import Spool
 
 SILENCE_SECONDS: Final = 180.0
 """A link cut for two minutes costs a site no round; a dead site is given up after three."""
+
+ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,8 @@ def run_node(settings: NodeSettings) -> None:
         NodeKeyUnreadable: The node's key cannot be used.
         CertificateUnreadable: A certificate cannot be used.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Blocked here and in every thread from now on; waited for below, where nothing is interrupted.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     spool = Spool(settings.state)
     connection = Fleet(
         settings.superlink, settings.credentials, silence_seconds=settings.silence_seconds
@@ -51,7 +52,11 @@ def run_node(settings: NodeSettings) -> None:
         partial(ask, settings.agent, token=settings.agent_token),
         spool,
         generator=random.Random(),  # noqa: S311  # spreads pauses, keeps no secret
-        stop=stop,
     )
-    node.run()
+    with ThreadPoolExecutor(1, "node") as pool:
+        running = pool.submit(node.run)
+        while not (running.done() or signal.sigtimedwait(ENDING, 0.5)):
+            pass
+        node.end()
+        running.result()
     spool.close()
