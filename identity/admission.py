@@ -190,6 +190,8 @@ def stored_request(folder: SiteFolder) -> SiteRequest:
     Raises:
         SiteKeysMissing: There is none that can be read.
     """
+    if not folder.request.exists():
+        raise SiteKeysMissing(folder.path, folder.request.name)
     try:
         return SiteRequest.model_validate_json(read_bounded(folder.request))
     except ValidationError:
@@ -242,10 +244,12 @@ def _take_over(folder: SiteFolder) -> None:
     """Copy new keys over those in use, which are put aside first; repeated after any crash."""
     waiting, aside = folder.next, SiteFolder(private_folder(folder.path / "previous"))
     # The request is the last of each copy, so that its presence says that the rest is there.
-    if not (aside.request.exists() and stored_request(aside) == stored_request(folder)):
-        _copy(folder, aside)
-    _copy(waiting, folder)
+    if stored_request(folder) != stored_request(waiting):
+        if not (aside.request.exists() and stored_request(aside) == stored_request(folder)):
+            _copy(folder, aside)
+        _copy(waiting, folder)
     try:
+        waiting.request.unlink()
         shutil.rmtree(waiting.path)
     except OSError as error:
         raise storage_error(error, str(waiting.path)) from error

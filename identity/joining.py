@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -63,6 +64,8 @@ def prepare(
     waiting = folder.next
     if waiting.request.exists():
         return stored_request(waiting), waiting.request
+    # Whatever a killed call left here was never asked for.
+    shutil.rmtree(waiting.path, ignore_errors=True)
     made = make_request(site, waiting.make(), now=now, entropy=entropy, previous=previous)
     return _keep(waiting, made)
 
