@@ -159,8 +159,8 @@ class Supervisor:
             self._look(one, now)
         if now - self._rotated >= ROTATE_SECONDS:
             self._rotated = now
-            for one in self._table.values():
-                rotate(self._log(one.unit))
+            for log in self._logs.glob("*.log"):
+                rotate(log)
         self._write()
 
     def rows(self) -> list[Row]:

@@ -59,7 +59,7 @@ def front_of(plan: Plan) -> Front:
         superlink_port=plan.superlink_port,
         superlink_authority=loopback.paths_of(plan.flower).authority.resolve(),
         run=private_folder(plan.front / "run").resolve(),
-        access_log=(plan.folder / "logs" / "access.log").resolve(),
+        access_log=(private_folder(plan.folder / "logs") / "access.log").resolve(),
     )
 
 
