@@ -19,6 +19,7 @@ from rich.markup import escape
 if TYPE_CHECKING:  # a command loads only what it needs
     from identity.roles import Actor
     from portal.officer.desk import OfficerDesk
+    from portal.officer.signin import OfficerTokens
 
 DEFAULT_HOME: Final = Path("bithive-home")
 CODES: Final = "     Exit code: 0 done, 1 refused with a code, 2 misused."
@@ -52,6 +53,10 @@ def register(app: typer.Typer) -> None:
         epilog="Examples:  bithive site allow-code north --officer 'h.meier'  |"
         "  bithive site allow-code north --officer 'h.meier' --forbid" + CODES,
     )(allow_code)
+    app.command(
+        "officer-token", epilog="Example:  bithive site officer-token north --officer 'h.meier'"
+    )(officer_token)
+    app.command("officer", epilog="Example:  bithive site officer north --port 8090" + CODES)(page)
     for order, words in ORDERS.items():
         app.command(order, help=words, epilog=f"Example:  bithive site {order} north" + CODES)(
             _ordering(order)
@@ -142,6 +147,30 @@ def allow_code(
     _decided(made, as_json=as_json)
 
 
+def officer_token(name: Name, *, officer: Officer, home: HomePath = DEFAULT_HOME) -> None:
+    """Make a token with which an officer signs in to her page; it is shown once."""
+    from datetime import UTC, datetime
+
+    made = _tokens(home, name).make(officer, now=datetime.now(UTC))
+    sys.stdout.write(made + "\n")
+
+
+def page(
+    name: Name,
+    *,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 8090,
+    home: HomePath = DEFAULT_HOME,
+) -> None:
+    """Serve the officer's page on this machine, until interrupted."""
+    from portal.officer.server import serve
+    from portal.officer.signin import Sessions
+
+    desk = _desk(home, name)
+    where = f"http://127.0.0.1:{port}/"
+    Console(stderr=True).print(f"the officer's page: {where}", highlight=False)
+    serve(desk, Sessions(_tokens(home, name), desk.clock), port=port)
+
+
 def status(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Show how this site's running agent is."""
     from portal.site_control import ask_agent
@@ -198,6 +227,13 @@ def _desk(home: Path, name: str) -> OfficerDesk:
     if not folder.is_dir():
         raise SiteFolderMissing(name, home)
     return OfficerDesk(folder, SiteId(name))
+
+
+def _tokens(home: Path, name: str) -> OfficerTokens:
+    from portal.officer.signin import OfficerTokens
+
+    desk = _desk(home, name)
+    return OfficerTokens(desk.folder / "officers.json", desk.site)
 
 
 def _officer(site: str, who: str) -> Actor:
