@@ -2,8 +2,9 @@
 
 Endorsements, unmaskings, shares of the decryption and openings are kept with the question they
 answer, so that a server that was killed goes on with them though their sites are gone since. Small
-answers that come together are stored together, within ``GATHER_SECONDS`` of the first: an answer
-counts as given once it is stored, and what was not is asked for again and answered alike.
+answers that come together are stored together, within ``database.GATHER_SECONDS`` of the first and
+before the next step begins: an answer counts once it is stored, and what was not is asked for again
+and answered alike.
 
 What holds, each a test in tests/fl_server/test_answers.py:
 
@@ -15,22 +16,20 @@ What holds, each a test in tests/fl_server/test_answers.py:
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import sqlalchemy as sa
 
-from fl_server import parts
 from fl_server.database import ServerDatabase, insert_once
+from fl_server.parts import cut
 from fl_server.phases import Wait
 from fl_server.tables import ANSWERS, PHASES, STRAYS
 from protocol.frames import Frame, decode, encode
 from protocol.ids import SiteId
 
-GATHER_SECONDS: Final = 0.05
 GATHER_BYTES: Final = 2**16
 """Answers that are larger are stored at once."""
 
@@ -105,9 +104,7 @@ class StoredAnswers:
     """Answers in the server's database."""
 
     database: ServerDatabase
-    clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    _since: float | None = field(default=None, init=False)
 
     def kept(self, number: int, kind: str, question: str) -> Iterator[tuple[SiteId, Frame]]:
         """Yield the stored answers to a question, by site; one is in memory at a time."""
@@ -118,7 +115,7 @@ class StoredAnswers:
             sites = sorted(SiteId(site) for site in connection.execute(query).scalars())
         for site in sites:
             with self.database.reading() as connection:
-                blob = parts.whole(connection, number, _part(kind, question), site)
+                blob = self.database.parts.whole(connection, number, _part(kind, question), site)
             yield site, decode(blob)
 
     def keep(self, number: int, kind: str, question: str, site: SiteId, reply: Frame) -> None:
@@ -129,19 +126,16 @@ class StoredAnswers:
             named = {"round": number, "kind": kind, "question": question, "site": site}
             if insert_once(connection, ANSWERS, bytes=len(blob), **named):
                 name = _part(kind, question)
-                parts.keep(connection, number, name, site, parts.cut(blob))
+                self.database.parts.keep(connection, number, name, site, cut(blob))
 
         self.database.tell(insert)
-        if self._since is None:
-            self._since = self.clock()
         if len(blob) > GATHER_BYTES:
-            self._flush()
+            self.database.flush()
         self.gather()
 
     def gather(self) -> None:
         """Store what has waited long enough."""
-        if self._since is not None and self.clock() - self._since >= GATHER_SECONDS:
-            self._flush()
+        self.database.gather()
 
     def ended(self, number: int, kind: str, question: str) -> bool:
         """Say whether this step has ended before."""
@@ -166,17 +160,17 @@ class StoredAnswers:
             )
 
         self.database.tell(insert)
-        self._flush()
+        self.database.flush()
 
     def forget(self, number: int, kind: str) -> None:
         """Remove the answers to a step, so that all are asked again."""
-        self._flush()
+        self.database.flush()
         with self.database.writing() as connection:
             mine = (ANSWERS.c.round == number) & (ANSWERS.c.kind == kind)
             named = connection.execute(sa.select(ANSWERS.c.question).where(mine).distinct())
             for question in named.scalars().all():
                 name = _part(kind, question)
-                parts.drop_kind(connection, number, name)
+                self.database.parts.drop_kind(connection, number, number, name)
                 gone = (PHASES.c.round == number) & (PHASES.c.phase == name)
                 connection.execute(PHASES.delete().where(gone))
             connection.execute(ANSWERS.delete().where(mine))
@@ -212,10 +206,6 @@ class StoredAnswers:
             Stray(row.round, row.kind, SiteId(row.site), row.code, row.sha256, row.bytes, row.at)
             for row in rows
         ]
-
-    def _flush(self) -> None:
-        self.database.flush()
-        self._since = None
 
 
 def _part(kind: str, question: str) -> str:

@@ -13,6 +13,7 @@ What holds, each a test in tests/fl_server/test_lease.py or test_store.py:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +22,18 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from fl_server.parts import Parts
 from fl_server.tables import LEASE, METADATA, SCHEMA
 from protocol.errors import FederationError, StorageError
 from storage.database import name_of, open_database, reading, writing
 
 VERSION: Final = 2
 """Of the tables; 1 had no version, kept an upload in one row and knew no phases."""
+GATHER_SECONDS: Final = 0.05
+"""What is told within this time is one transaction: a disk's slowest commit takes as long."""
 LOCK_NUMBER: Final = 0x726F756E6473
 """Of PostgreSQL's advisory lock while tables are made: "rounds"."""
+_FENCE: Final = sa.select(LEASE.c.fence).where(LEASE.c.run == sa.bindparam("run_"))
 
 
 class ServerDatabaseVersion(StorageError):
@@ -63,8 +68,11 @@ class ServerDatabase:
     def __init__(self, source: Path | str | sa.Engine) -> None:
         self.engine = source if isinstance(source, sa.Engine) else _opened(source)
         self.shared = isinstance(source, sa.Engine) or source != ":memory:"
+        in_file = not isinstance(source, sa.Engine) and self.shared
+        self.parts = Parts(Path(f"{source}.parts") if in_file else None)
         self.fence: tuple[str, int] | None = None
         self._told: list[Callable[[sa.Connection], None]] = []
+        self._told_since = 0.0
         self._prepare()
 
     @contextmanager
@@ -85,14 +93,29 @@ class ServerDatabase:
             lock(connection)
             self._check_fence(connection)
             told = len(self._told)
-            for keep in self._told[:told]:
-                keep(connection)
-            yield connection
+            with self.parts.transaction(connection):
+                for keep in self._told[:told]:
+                    keep(connection)
+                yield connection
+            dropped = self.parts.dropped(connection)
         del self._told[:told]
+        self.parts.committed(dropped)
 
     def tell(self, keep: Callable[[sa.Connection], None]) -> None:
         """Have ``keep`` write beside the next transaction: what is worth no transaction alone."""
+        if not self._told:
+            self._told_since = time.monotonic()
         self._told.append(keep)
+
+    def gather(self) -> None:
+        """Write what was told if it has waited ``GATHER_SECONDS`` for company."""
+        if self._told and time.monotonic() - self._told_since >= GATHER_SECONDS:
+            self.flush()
+
+    def sweep(self) -> int:
+        """Remove the files that a killed server left; return how many."""
+        with self.writing() as connection:
+            return self.parts.sweep(connection)
 
     def flush(self) -> None:
         """Write what was told, where there is any."""
@@ -104,8 +127,7 @@ class ServerDatabase:
         if self.fence is None:
             return
         run, fence = self.fence
-        query = sa.select(LEASE.c.fence).where(LEASE.c.run == run)
-        if connection.execute(query).scalar_one_or_none() != fence:
+        if connection.execute(_FENCE, {"run_": run}).scalar_one_or_none() != fence:
             raise LeaseLost(run)
 
     def _prepare(self) -> None:

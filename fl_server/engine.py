@@ -150,6 +150,7 @@ class Engine:
         if self.resume not in {"", self.run_id}:
             raise RunUnknown(self.resume, self.run_id)
         with Lease(self.store.database, self.run_id, seconds=self.lease_seconds).held():
+            self.store.database.sweep()
             try:
                 self._run()
             except BitHiveError as error:
@@ -372,6 +373,7 @@ class Engine:
 
     def _hand_over(self, closed: RoundClosed) -> None:
         self._report.enter(closed.round, "scoring", deadline=self.deadlines.settle)
+        self.store.events.flush()  # a market in another process takes its time
         self.after_close(closed)
         self.store.settled(closed.round)
 

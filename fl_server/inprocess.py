@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -21,6 +21,8 @@ from flwr.supercore.task_identity import TaskIdentity
 RUN_ID: Final = 1
 SERVER_NODE_ID: Final = 1
 FIRST_NODE_ID: Final = 1000
+WAIT_SECONDS: Final = 0.02
+"""How long a look for replies waits for those that are on their way: most steps take less."""
 CLIENT_APP_FAILED: Final = 2
 """Flower's error code for a ClientApp that raised."""
 
@@ -92,12 +94,10 @@ class InProcessGrid(Grid):
         return numbers
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that are ready, each once."""
-        ready = [
-            number
-            for number in list(message_ids)
-            if number in self._pending and self._pending[number].done()
-        ]
+        """Return the replies that are ready, each once; wait a moment for all of them."""
+        asked = [number for number in message_ids if number in self._pending]
+        wait([self._pending[number] for number in asked], timeout=WAIT_SECONDS)
+        ready = [number for number in asked if self._pending[number].done()]
         return [self._pending.pop(number).result() for number in ready]
 
     def send_and_receive(

@@ -70,6 +70,7 @@ class Intake:
             quorum=max(self.terms.sites_min, quorum(stored.called)),
             grace=self.deadlines.train_grace,
             patience=self.deadlines.patience,
+            idle=self.store.answers.gather,
         )
         wait.count(len(accepted))
         due = [site for site in stored.plan.sites if site not in accepted | self._refused]

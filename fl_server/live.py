@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["run", "phase", "joined", "answered", "refused", "late", "closed", "metrics"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
+_INSERT: Final = EVENTS.insert()
+_LAST: Final = sa.select(sa.func.max(EVENTS.c.position))
 EVENTS_MAX: Final = 10_000
 """How many events one call of ``since`` returns at most; ask again from the last one's position."""
 
@@ -90,6 +92,7 @@ class RunEvents:
     ) -> None:
         self._database = database
         self._now = now
+        self._batch = _Batch()
 
     def append(self, event: RunEvent) -> None:
         """Keep an event now, in a transaction of its own; anybody may, the engine running or not.
@@ -103,7 +106,10 @@ class RunEvents:
     def tell(self, event: RunEvent) -> None:
         """Keep an event with the next thing that is stored, or with ``flush``."""
         at = self._now().isoformat(timespec="milliseconds")
-        self._database.tell(lambda connection: _insert(connection, event, at))
+        if self._batch.is_written or not self._batch.events:
+            self._batch = _Batch()
+            self._database.tell(self._batch.write)
+        self._batch.events.append((event, at))
 
     def flush(self) -> None:
         """Keep the events that wait."""
@@ -119,7 +125,7 @@ class RunEvents:
     def last(self) -> int:
         """Return the position of the last event, 0 for none."""
         with self._database.reading() as connection:
-            return connection.execute(sa.select(sa.func.max(EVENTS.c.position))).scalar_one() or 0
+            return connection.execute(_LAST).scalar_one() or 0
 
 
 @dataclass(frozen=True)
@@ -249,22 +255,32 @@ def _all(events: RunEvents) -> list[RunEvent]:
     return found
 
 
-def _insert(connection: sa.Connection, event: RunEvent, at: str) -> None:
-    last = connection.execute(sa.select(sa.func.max(EVENTS.c.position))).scalar_one() or 0
-    connection.execute(
-        EVENTS.insert().values(
-            position=last + 1,
-            at=at,
-            kind=event.kind,
-            round=event.round,
-            phase=event.phase,
-            site=event.site,
-            code=event.code,
-            seconds=event.seconds,
-            bytes=event.bytes,
-            numbers=json.dumps(dict(event.numbers), sort_keys=True, allow_nan=False),
-        )
-    )
+@dataclass
+class _Batch:
+    """Events that are written by one transaction; by another where that one failed."""
+
+    events: list[tuple[RunEvent, str]] = field(default_factory=list)
+    is_written: bool = False
+
+    def write(self, connection: sa.Connection) -> None:
+        self.is_written = True
+        last = connection.execute(_LAST).scalar_one() or 0
+        rows = [
+            {
+                "position": position,
+                "at": at,
+                "kind": event.kind,
+                "round": event.round,
+                "phase": event.phase,
+                "site": event.site,
+                "code": event.code,
+                "seconds": event.seconds,
+                "bytes": event.bytes,
+                "numbers": json.dumps(dict(event.numbers), sort_keys=True, allow_nan=False),
+            }
+            for position, (event, at) in enumerate(self.events, last + 1)
+        ]
+        connection.execute(_INSERT, rows)
 
 
 def _event(row: sa.Row[tuple[object, ...]]) -> RunEvent:

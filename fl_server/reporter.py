@@ -61,7 +61,7 @@ class Reporter:
             self._round_since = now
         self.round, self.phase, self._since = number, phase, now
         numbers = {"deadline_seconds": deadline, "quorum": float(quorum), "asked": float(asked)}
-        self.events.append(RunEvent("phase", number, phase, numbers=numbers))
+        self.events.tell(RunEvent("phase", number, phase, numbers=numbers))
 
     def uploaded(self, site: SiteId, size: int) -> None:
         """Say that an update was accepted."""

@@ -156,7 +156,9 @@ class Sites:
             for node, reply in self.transport.exchange(
                 kind, requests, group=group, deadline_seconds=wait.seconds, enough=wait.is_over
             ):
-                yield node, _decoded(reply)
+                decoded = [_decoded(reply)]
+                del reply  # an upload is large: nobody here holds it while it is looked at
+                yield node, decoded.pop()
 
     # The job
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,10 +29,10 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from fl_server import parts
 from fl_server.answers import StoredAnswers
 from fl_server.database import ServerDatabase, insert_once
 from fl_server.live import RunEvents
+from fl_server.parts import cut, in_form, narrow
 from fl_server.tables import (
     ANSWERS,
     CERTIFICATES,
@@ -122,7 +123,7 @@ class ModelState:
         """What is sent, as little-endian float32."""
         return self.sent.astype("<f4").tobytes()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The digest of what is sent, which plans, manifests and receipts name the model by."""
         return hashlib.sha256(self.blob).hexdigest()
@@ -161,7 +162,8 @@ class StoredRound(PlannedRound):
         if self.opened is None:
             return None
         blob = self.store.blob(self.plan.round, "integers", "")
-        return np.frombuffer(blob, "<i8").astype(np.int64, copy=False)
+        width = len(blob) // self.opened
+        return np.frombuffer(blob, f"<i{width}").astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class ServerStore:
             connection.execute(
                 STUDY.insert().values(id=terms.study, terms=canonical(terms).decode())
             )
-            _keep_model(connection, 0, initial)
+            self._keep_model(connection, 0, initial)
 
     def terms(self) -> StudyTerms | None:
         """Return the study's terms, or None in an empty store."""
@@ -246,7 +248,7 @@ class ServerStore:
             row = connection.execute(query).one()
 
             def vector(kind: str, name: str, form: str) -> NDArray[Any]:
-                blob = parts.whole(connection, round_number, kind, name)
+                blob = self.database.parts.whole(connection, round_number, kind, name)
                 return np.frombuffer(blob, form)
 
             return ModelState(
@@ -270,9 +272,9 @@ class ServerStore:
         """Return what the sites are sent of the model after a round, ``ModelState.blob``."""
         with self.database.reading() as connection:
             found = io.BytesIO()
-            for piece in parts.pieces(connection, round_number, "model", "vector"):
+            for piece in self.database.parts.pieces(connection, round_number, "model", "vector"):
                 found.write(piece)
-            for piece in parts.pieces(connection, round_number, "carried", CONTROL):
+            for piece in self.database.parts.pieces(connection, round_number, "carried", CONTROL):
                 found.write(np.frombuffer(piece, "<f8").astype("<f4").tobytes())
             return found.getvalue()
 
@@ -377,9 +379,9 @@ class ServerStore:
         """
         closed, integers = round_.closed, round_.integers
         with self.database.writing() as connection:
-            _keep_model(connection, closed.round, after)
+            self._keep_model(connection, closed.round, after)
             if integers is not None:
-                parts.keep(connection, closed.round, "integers", "", as_int64(integers))
+                self.database.parts.keep(connection, closed.round, "integers", "", narrow(integers))
             connection.execute(
                 ROUNDS.update()
                 .where(ROUNDS.c.round == closed.round)
@@ -394,8 +396,8 @@ class ServerStore:
                     frozen=True,
                 )
             )
-            parts.drop_before(connection, closed.round, "upload")
-            _forget_answers(connection, closed.round)
+            self.database.parts.drop_kind(connection, 0, closed.round - 1, "upload")
+            self._forget_answers(connection, closed.round)
 
     def settled(self, number: int) -> None:
         """Mark a closed round as settled by the market."""
@@ -445,7 +447,7 @@ class ServerStore:
                     left_out=left_out,
                 )
             )
-            parts.keep(connection, number, "upload", site, parts.cut(ciphertext))
+            self.database.parts.keep(connection, number, "upload", site, cut(ciphertext))
         return True
 
     def refuse(self, refusal: Refusal) -> None:
@@ -485,7 +487,7 @@ class ServerStore:
             text = connection.execute(_upload(number, site)).scalar_one()
             return (
                 Contribution.model_validate_json(text),
-                parts.whole(connection, number, "upload", site),
+                self.database.parts.whole(connection, number, "upload", site),
             )
 
     def contribution(self, number: int, site: SiteId) -> Contribution:
@@ -497,7 +499,7 @@ class ServerStore:
     def blob(self, number: int, kind: str, name: str) -> bytes:
         """Return a blob that is kept in parts, whole; empty where there is none."""
         with self.database.reading() as connection:
-            return parts.whole(connection, number, kind, name)
+            return self.database.parts.whole(connection, number, kind, name)
 
     def upload_bytes(self, number: int) -> dict[str, int]:
         """Return the size of each accepted ciphertext of a round, by site."""
@@ -522,46 +524,33 @@ class ServerStore:
             ]
         return tuple(sorted(found, key=lambda one: one.site))
 
+    def _forget_answers(self, connection: sa.Connection, number: int) -> None:
+        """A closed round's answers have served: what counts of them is in what closed it."""
+        rows = connection.execute(
+            sa.select(ANSWERS.c.kind, ANSWERS.c.question)
+            .where(ANSWERS.c.round == number)
+            .distinct()
+        )
+        for kind, question in rows.all():
+            self.database.parts.drop_kind(connection, number, number, f"{kind} {question}")
 
-def as_int64(integers: NDArray[np.signedinteger[Any]]) -> Iterator[bytes]:
-    """Yield integers of any width as little-endian int64, in pieces."""
-    step = parts.PART_BYTES // 8
-    for start in range(0, integers.size, step):
-        yield integers[start : start + step].astype("<i8").tobytes()
+    def _keep_model(self, connection: sa.Connection, round_number: int, state: ModelState) -> None:
+        connection.execute(
+            MODELS.insert().values(
+                round=round_number,
+                sha256=state.sha256,
+                steps=state.steps.astype("<f8").tobytes(),
+                carried=json.dumps(sorted(state.carried)),
+            )
+        )
+        keep = self.database.parts.keep
+        for name, vector in (("vector", state.vector), ("momentum", state.momentum)):
+            keep(connection, round_number, "model", name, in_form(vector, "<f4"))
+        for name, wide in state.carried.items():
+            keep(connection, round_number, "carried", name, in_form(wide, "<f8"))
 
 
 def _upload(number: int, site: SiteId) -> sa.Select[Any]:
     return sa.select(UPLOADS.c.contribution).where(
         UPLOADS.c.round == number, UPLOADS.c.site == site
-    )
-
-
-def _forget_answers(connection: sa.Connection, number: int) -> None:
-    """A closed round's answers have served: what counts of them is in what closed it."""
-    rows = connection.execute(
-        sa.select(ANSWERS.c.kind, ANSWERS.c.question).where(ANSWERS.c.round == number).distinct()
-    )
-    for kind, question in rows.all():
-        parts.drop_kind(connection, number, f"{kind} {question}")
-
-
-def _keep_model(connection: sa.Connection, round_number: int, state: ModelState) -> None:
-    connection.execute(
-        MODELS.insert().values(
-            round=round_number,
-            sha256=state.sha256,
-            steps=state.steps.astype("<f8").tobytes(),
-            carried=json.dumps(sorted(state.carried)),
-        )
-    )
-    for name, vector in (("vector", state.vector), ("momentum", state.momentum)):
-        parts.keep(connection, round_number, "model", name, _as(vector, "<f4"))
-    for name, wide in state.carried.items():
-        parts.keep(connection, round_number, "carried", name, _as(wide, "<f8"))
-
-
-def _as(vector: NDArray[Any], form: str) -> Iterable[bytes]:
-    step = parts.PART_BYTES // np.dtype(form).itemsize
-    return (
-        vector[start : start + step].astype(form).tobytes() for start in range(0, vector.size, step)
     )

@@ -28,6 +28,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -36,6 +37,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from numpy.typing import NDArray
 
 from fl_server.answers import Answers, Forgetful
+from fl_server.parts import narrow
 from fl_server.phases import Wait
 from fl_server.sites import Sites, refusal_of
 from privacy.bfv import EncryptedSum, EncryptedUpdate, ServerContext
@@ -170,7 +172,7 @@ class Opened:
         """The sites whose tag was not that of their upload; their uploads stand."""
         return tuple(fault.site for fault in self.faults)
 
-    @property
+    @cached_property
     def integers_sha256(self) -> str:
         """What the manifest names the integers by."""
         return sha256_of(self.integers)
@@ -504,9 +506,12 @@ class SecureSum:
                 return False
             taken.openings[site] = opening
             if taken.integers is None:
-                taken.integers = integers_of(
-                    reply.blobs.get("integers", b""), taken.length, opening.integers_sha256
-                )
+                sent = reply.blobs.get("integers", b"")
+                taken.integers = integers_of(sent, taken.length, opening.integers_sha256)
+                if taken.integers is not None:
+                    reply.blobs["integers"] = b"".join(narrow(taken.integers))
+            else:
+                reply.blobs.pop("integers", None)  # they are kept once
             return True
 
         wait = self._wait(min(OPENERS_MIN, len(requests)))

@@ -95,7 +95,8 @@ PARTS = sa.Table(
     sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("site", sa.Text, primary_key=True),
     sa.Column("part", sa.Integer, primary_key=True),
-    sa.Column("blob", sa.LargeBinary, nullable=False),
+    sa.Column("blob", sa.LargeBinary),
+    sa.Column("file", sa.Text),  # where the blob is a file
 )
 EVENTS = sa.Table(
     "events",

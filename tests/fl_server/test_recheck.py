@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fl_server import gate as gate_module
-from fl_server import parts
+from fl_server.parts import cut
 from fl_server.recheck import RoundAltered, recheck
 from fl_server.store import FAULTS, ROUNDS, ServerStore
 from privacy.bfv import EncryptedUpdate
@@ -36,8 +36,9 @@ def closed(finished, tmp_path):
 
 
 def replace(study, number, kind, name, blob):
-    with writing(study.store._engine) as connection:
-        parts.keep(connection, number, kind, name, parts.cut(blob))
+    with study.store.database.writing() as connection:
+        study.store.database.parts.drop(connection, number, kind, name)
+        study.store.database.parts.keep(connection, number, kind, name, cut(blob))
 
 
 def alter(study, table, number, **values):
