@@ -10,9 +10,11 @@ What holds, each a test in tests/storage/test_database.py:
 2. Two processes that add one to the same number a hundred times each end at two hundred.
 3. A full disk is ``DiskFull`` and loses nothing that was committed.
 4. A private database is unreadable for other users from its first byte.
+5. A process may open a database twice; what it commits stays, whatever other processes do.
 
 References:
-    SQLite documentation, "Write-Ahead Logging" and "PRAGMA synchronous".
+    SQLite documentation, "Write-Ahead Logging", "PRAGMA synchronous" and "How To Corrupt An SQLite
+    Database File", section 2.2 on locks that closing a file drops.
 """
 
 from __future__ import annotations
@@ -109,8 +111,11 @@ def _make(path: Path, *, private: bool) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if private:
-            # SQLite gives its write-ahead log the mode of the database itself.
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, PRIVATE))
+            # SQLite gives its write-ahead log the mode of the database itself. A file that is there
+            # is not opened: closing it again would drop the locks that this process holds on it
+            # through SQLite, and another process would then delete the log under our commits.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
     except OSError as error:
         raise storage_error(error, path.name) from error
 

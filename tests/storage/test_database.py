@@ -2,6 +2,8 @@
 
 import multiprocessing
 import stat
+import subprocess
+import sys
 
 import pytest
 import sqlalchemy as sa
@@ -88,6 +90,22 @@ def test_a_file_that_is_no_database_is_named_damaged(tmp_path):
 def test_a_private_database_is_closed_to_others(tmp_path):
     open_database(tmp_path / "a.db", METADATA, private=True)
     assert all(stat.S_IMODE(file.stat().st_mode) == PRIVATE for file in tmp_path.iterdir())
+
+
+def test_a_database_opened_twice_keeps_its_log_when_another_process_leaves(tmp_path):
+    path = tmp_path / "a.db"
+    first = open_database(path, METADATA, private=True)
+    with writing(first) as connection:
+        connection.execute(COUNTER.insert().values(id=1, n=0))
+    open_database(path, METADATA, private=True)
+    stranger = (
+        "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute({!r}).fetchone()[0])"
+    )
+    look = [sys.executable, "-c", stranger.format("SELECT n FROM counter"), str(path)]
+    assert subprocess.check_output(look) == b"0\n"
+    with writing(first) as connection:
+        connection.execute(COUNTER.update().values(n=1))
+    assert subprocess.check_output(look) == b"1\n"
 
 
 def test_a_file_is_replaced_whole_with_its_mode(tmp_path):
