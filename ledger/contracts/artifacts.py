@@ -32,9 +32,12 @@ CONTRACTS: Final = (
     "SemaphoreVerifier",
     "StakeManager",
     "StudyEscrow",
+    "ValidatorSet",
     "Vesting",
 )
-"""Those that are deployed."""
+"""Those that are deployed, or placed."""
+PLACED: Final = ("ValidatorSet",)
+"""Those that a genesis block holds, code and storage: nobody could deploy them before it."""
 
 
 class ContractUnknown(ConfigurationError):
@@ -70,6 +73,8 @@ class Artifact:
     """What creates the contract; the constructor's arguments, ABI-encoded, follow it."""
     source_sha256: str
     """Over the names and hashes of all sources that it was compiled from."""
+    deployed: bytes = b""
+    """The code as it stands at an address; of a contract of ``PLACED`` alone."""
 
 
 def load(name: str, folder: Path = FOLDER) -> Artifact:
@@ -91,7 +96,10 @@ def load(name: str, folder: Path = FOLDER) -> Artifact:
             and document["bytecode_sha256"] == hashlib.sha256(bytecode).hexdigest()
             and document["source_sha256"] == hash_of(document["sources"])
         )
-        artifact = Artifact(document["abi"], bytecode, document["source_sha256"])
+        deployed = bytes.fromhex(document.get("deployed", ""))
+        if name in PLACED:
+            intact &= document["deployed_sha256"] == hashlib.sha256(deployed).hexdigest()
+        artifact = Artifact(document["abi"], bytecode, document["source_sha256"], deployed)
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         raise ContractAltered(name) from None
     except OSError as error:

@@ -22,20 +22,19 @@ import argparse
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 from ledger.contracts import verifier
-from ledger.contracts.artifacts import CONTRACTS, FOLDER, FORMAT, hash_of
-from protocol.errors import BitHiveError, ConfigurationError, LedgerError
+from ledger.contracts.artifacts import CONTRACTS, FOLDER, FORMAT, PLACED, hash_of
+from protocol.errors import BitHiveError, LedgerError
 from storage.files import write_whole
+from zk.solidity.solc import run_solc
 
 HERE: Final = Path(__file__).parent
 MODULES: Final = HERE / "node_modules"
-PACKAGES: Final = ("solc", "@openzeppelin/contracts")
+LIBRARY: Final = "@openzeppelin/contracts"
 SETTINGS: Final[dict[str, Any]] = {
     # For cheap calls, not short code: the largest contract has two thirds of the bytes allowed.
     "optimizer": {"enabled": True, "runs": 1_000_000},
@@ -50,33 +49,6 @@ SETTINGS: Final[dict[str, Any]] = {
 IMPORT: Final = re.compile(r"""^import\s[^;"']*["']([^"']+)["'];""", re.MULTILINE)
 DEPLOYED_BYTES_MAX: Final = 24_576
 """EIP-170."""
-COMPILE_SECONDS_MAX: Final = 300
-
-# Reads solc's standard JSON from standard input; imports come from node_modules alone.
-_SOLC: Final = """
-const fs = require("fs");
-const path = require("path");
-const solc = require("solc");
-const find = (name) => {
-  if (!name.startsWith("@openzeppelin/contracts/")) return { error: "not imported: " + name };
-  return { contents: fs.readFileSync(path.join("node_modules", name), "utf8") };
-};
-const output = JSON.parse(solc.compile(fs.readFileSync(0, "utf8"), { import: find }));
-process.stdout.write(JSON.stringify({ version: solc.version(), ...output }));
-"""
-
-
-class ContractCompilerMissing(ConfigurationError):
-    """Node, the compiler, or the library of contracts is not installed."""
-
-    code = "contract-compiler-missing"
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(
-            f"{what} is missing; contracts are compiled with Node 20 or newer after "
-            "`npm ci --ignore-scripts` in ledger/contracts"
-        )
 
 
 class ContractRefused(LedgerError):
@@ -116,7 +88,7 @@ def compile_contracts(texts: dict[str, str]) -> dict[str, bytes]:
         texts: ``sources()``.
 
     Raises:
-        ContractCompilerMissing: Node or an npm package is not there.
+        SolidityCompilerMissing: Node or an npm package is not there.
         ContractRefused: The compiler complains.
     """
     output = _compiled(texts)
@@ -136,7 +108,7 @@ def build(folder: Path = FOLDER) -> None:
     """Compile and write all artifacts, and the generated source.
 
     Raises:
-        ContractCompilerMissing, ContractRefused: As in ``compile_contracts``.
+        SolidityCompilerMissing, ContractRefused: As in ``compile_contracts``.
         StorageError: A file cannot be written.
     """
     texts = sources()
@@ -151,7 +123,7 @@ def check(folder: Path = FOLDER) -> None:
 
     Raises:
         ContractsNotReproduced: It does not.
-        ContractCompilerMissing, ContractRefused: As in ``compile_contracts``.
+        SolidityCompilerMissing, ContractRefused: As in ``compile_contracts``.
     """
     texts = sources()
     made = {folder / name: content for name, content in compile_contracts(texts).items()}
@@ -167,29 +139,14 @@ def check(folder: Path = FOLDER) -> None:
 
 
 def _compiled(texts: dict[str, str]) -> dict[str, Any]:
-    node = shutil.which("node")
-    if node is None:
-        raise ContractCompilerMissing("node")
-    for package in PACKAGES:
-        if not (MODULES / package).is_dir():
-            raise ContractCompilerMissing(f"npm package {package}")
     asked = {
         "language": "Solidity",
         "sources": {name: {"content": text} for name, text in texts.items()},
         "settings": SETTINGS,
     }
-    ended = subprocess.run(  # noqa: S603 - the program is pinned by hash in package-lock.json
-        [node, "-e", _SOLC],
-        input=json.dumps(asked),
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        timeout=COMPILE_SECONDS_MAX,
-        check=False,
-    )
-    if ended.returncode != 0:
-        raise ContractRefused(f"the compiler ended with status {ended.returncode}")
-    output: dict[str, Any] = json.loads(ended.stdout)
+    output = run_solc(asked, HERE, packages=[LIBRARY])
+    if output is None:
+        raise ContractRefused("the compiler broke off")
     return output
 
 
@@ -211,6 +168,8 @@ def _artifact(name: str, output: dict[str, Any], hashes: dict[str, str]) -> byte
         "bytecode_sha256": _sha256(bytes.fromhex(code)),
         "deployed_bytes": len(deployed) // 2,
     }
+    if name in PLACED:
+        document |= {"deployed": deployed, "deployed_sha256": _sha256(bytes.fromhex(deployed))}
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 

@@ -18,18 +18,18 @@ from tests.zk.test_groth16 import Q, R, malleated, packed, words
 from zk.cover import CoverStatement
 from zk.groth16 import ProofInvalid, verify
 from zk.keys import CeremonyNotAllowed, DevelopmentKeyRefused, KeyMalformed, VerificationKey
-from zk.solidity import generate
+from zk.solidity import generate, solc
 from zk.solidity.generate import (
     COMMITTED,
     NAME,
     SELECTOR,
     ContractNotCompiled,
     ContractNotReproduced,
-    SolidityCompilerMissing,
     calldata,
     compile_source,
     source,
 )
+from zk.solidity.solc import SolidityCompilerMissing
 
 GAS_MAX = 290_000
 GAS_OFFERED = 1_000_000
@@ -110,7 +110,7 @@ def test_what_does_not_compile_is_refused():
 
 
 def test_without_node_the_generator_says_so(monkeypatch):
-    monkeypatch.setattr(generate.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(solc.shutil, "which", lambda _name: None)
     with pytest.raises(SolidityCompilerMissing, match="node is missing"):
         compile_source("")
 

@@ -27,20 +27,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Collection
 from pathlib import Path
 from string import Template
 from typing import Any, Final
 
-from protocol.errors import BitHiveError, ConfigurationError, ProofError
+from protocol.errors import BitHiveError, ProofError
 from storage.files import write_whole
 from zk.cover import PUBLIC_INPUTS
 from zk.curve import MODULUS, ORDER, Affine1, Affine2
 from zk.groth16 import PROOF_BYTES
 from zk.keys import KeyMalformed, VerificationKey, check_allowed
+from zk.solidity.solc import run_solc
 
 HERE: Final = Path(__file__).parent
 COMMITTED: Final = HERE / "development"
@@ -55,7 +54,6 @@ SETTINGS: Final[dict[str, Any]] = {
     "metadata": {"appendCBOR": False, "bytecodeHash": "none"},
     "outputSelection": {"*": {"*": ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"]}},
 }
-COMPILE_SECONDS_MAX: Final = 120
 
 _TERM: Final = """\
             done := and(done, add_scaled(
@@ -65,26 +63,6 @@ _TERM: Final = """\
                 calldataload(add(publicInputs, {at:#x}))
             ))
 """
-
-# Reads solc's standard JSON from standard input; names the compiler in what it writes.
-_SOLC: Final = """
-const solc = require("solc");
-const output = JSON.parse(solc.compile(require("fs").readFileSync(0, "utf8")));
-process.stdout.write(JSON.stringify({ version: solc.version(), ...output }));
-"""
-
-
-class SolidityCompilerMissing(ConfigurationError):
-    """Node or the npm package that compiles contracts is not installed."""
-
-    code = "solidity-compiler-missing"
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(
-            f"{what} is missing; contracts are compiled with Node 20 or newer after "
-            "`npm ci --ignore-scripts` in zk/solidity"
-        )
 
 
 class ContractNotCompiled(ProofError):
@@ -159,28 +137,14 @@ def compile_source(text: str) -> dict[str, Any]:
         SolidityCompilerMissing: Node or solc is not there.
         ContractNotCompiled: The compiler complains.
     """
-    node = shutil.which("node")
-    if node is None:
-        raise SolidityCompilerMissing("node")
-    if not (HERE / "node_modules" / "solc").is_dir():
-        raise SolidityCompilerMissing("npm package solc")
     asked = {
         "language": "Solidity",
         "sources": {f"{NAME}.sol": {"content": text}},
         "settings": SETTINGS,
     }
-    ended = subprocess.run(  # noqa: S603 - the program is pinned by hash in package-lock.json
-        [node, "-e", _SOLC],
-        input=json.dumps(asked),
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        timeout=COMPILE_SECONDS_MAX,
-        check=False,
-    )
-    if ended.returncode != 0:
-        raise ContractNotCompiled(f"the compiler ended with status {ended.returncode}")
-    output = json.loads(ended.stdout)
+    output = run_solc(asked, HERE)
+    if output is None:
+        raise ContractNotCompiled("the compiler broke off")
     for complaint in output.get("errors", []):
         raise ContractNotCompiled(complaint["message"])
     contract = output["contracts"][f"{NAME}.sol"][NAME]

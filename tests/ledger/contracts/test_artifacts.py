@@ -11,10 +11,11 @@ from ledger.contracts.artifacts import CONTRACTS, ContractAltered, ContractUnkno
 from ledger.contracts.build import (
     DEPLOYED_BYTES_MAX,
     HERE,
-    ContractCompilerMissing,
     ContractRefused,
     ContractsNotReproduced,
 )
+from zk.solidity import solc
+from zk.solidity.solc import SolidityCompilerMissing
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
@@ -79,7 +80,7 @@ def test_a_missing_or_altered_artifact_is_refused(tmp_path):
 def test_compiling_gives_the_committed_artifacts():
     try:
         build.check()
-    except ContractCompilerMissing as missing:
+    except SolidityCompilerMissing as missing:
         pytest.skip(str(missing))
 
 
@@ -89,20 +90,21 @@ def test_what_does_not_compile_or_warns_is_refused():
         for text in ("contract {", "pragma solidity 0.8.37;"):
             with pytest.raises(ContractRefused):
                 build.compile_contracts({"BTT.sol": text})
-    except ContractCompilerMissing as missing:
+    except SolidityCompilerMissing as missing:
         pytest.skip(str(missing))
 
 
 def test_without_node_the_compiler_is_missing(monkeypatch):
-    monkeypatch.setattr(build.shutil, "which", lambda _name: None)
-    with pytest.raises(ContractCompilerMissing, match="node is missing"):
+    monkeypatch.setattr(solc.shutil, "which", lambda _name: None)
+    with pytest.raises(SolidityCompilerMissing, match="node is missing"):
         build.check()
 
 
 def test_without_the_npm_packages_the_compiler_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(build.shutil, "which", lambda _name: "node")
-    monkeypatch.setattr(build, "MODULES", tmp_path)
-    with pytest.raises(ContractCompilerMissing, match="npm package solc"):
+    monkeypatch.setattr(solc.shutil, "which", lambda _name: "node")
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(build, "sources", dict)
+    with pytest.raises(SolidityCompilerMissing, match="npm package solc"):
         build.check()
 
 

@@ -91,9 +91,7 @@ def test_the_largest_batch(distributor):
 
 
 @pytest.mark.slow
-def test_a_root_for_any_number_is_settled_for_the_price_of_one(
-    machine, btt, fund
-):
+def test_a_root_for_any_number_is_settled_for_the_price_of_one(machine, btt, fund):
     distributor = deploy(machine, btt, fund, machine.deploy("SemaphoreVerifier").address)
     begun = time.process_time()
     leaves = [claim_leaf(MINE if i == 7 else i, 10**18) for i in range(PAYEES)]
