@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -106,7 +106,7 @@ class Watched:
                 self._view = self._view.all_after(events)
             return self._view
 
-    async def frames(self, after: int) -> AsyncIterator[bytes]:
+    async def frames(self, after: int) -> AsyncGenerator[bytes, None]:
         """Yield what a reader is sent, and count it while it stays."""
         self.readers += 1
         try:

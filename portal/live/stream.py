@@ -27,7 +27,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -105,7 +106,7 @@ async def follow(
     stop: Callable[[], bool] = lambda: False,
     pace: Pace = Pace(),
     clock: Callable[[], float] = time.monotonic,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Yield the frames after a position, then what happens, until the run ends.
 
     Nothing is read before the reader took what was read before.
@@ -143,7 +144,7 @@ class EventStream(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, frames: AsyncIterator[bytes], *, stalled_seconds: float) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes, None], *, stalled_seconds: float) -> None:
         self._frames = frames
         self._stalled_seconds = stalled_seconds
         self.status_code = 200
@@ -168,12 +169,14 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        async for chunk in self._frames:
-            body = {"type": "http.response.body", "body": chunk, "more_body": True}
-            try:
-                await asyncio.wait_for(send(body), self._stalled_seconds)
-            except TimeoutError:
-                return  # not ended, so the server closes the connection
+        async with aclosing(self._frames) as frames:  # so that who counts readers counts this one
+            async for chunk in frames:
+                body = {"type": "http.response.body", "body": chunk, "more_body": True}
+                try:
+                    async with asyncio.timeout(self._stalled_seconds):
+                        await send(body)
+                except TimeoutError:
+                    return  # not ended, so the server closes the connection
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
