@@ -36,6 +36,7 @@ from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
@@ -234,21 +235,7 @@ class Fleet:
     def pull(self) -> Errand | None:
         """Fetch notice of the next message."""
         request = PullMessagesRequest(node=self._node)
-        response = self._call(lambda: self._client.PullMessages(request))
-        if not response.messages_list:
-            return None
-        metadata = message_from_proto(response.messages_list[0]).metadata
-        tree = response.message_object_trees[0]
-        return Errand(
-            objects=tuple(one.object_id for one in iterate_object_tree(tree)),
-            run=metadata.run_id,
-            sender=metadata.src_node_id,
-            kind=metadata.message_type,
-            group=metadata.group_id,
-            created_at=metadata.created_at,
-            lives_seconds=metadata.ttl,
-            task=metadata.src_task_id,
-        )
+        return self._call(lambda: _errand(self._client.PullMessages(request)))
 
     def fetch(self, errand: Errand) -> bytes | None:
         """Fetch the frame a message carries; it stays at the server until it is answered."""
@@ -265,7 +252,10 @@ class Fleet:
                 max_tries_per_object=OBJECT_TRIES_MAX,
             )
         )
-        return frame_of(inflate_object_from_contents(errand.message, contents))
+        try:
+            return frame_of(inflate_object_from_contents(errand.message, contents))
+        except Exception:  # noqa: BLE001  # whatever Flower says of bytes that are no message
+            return None
 
     def push(self, reply: Reply) -> None:
         """Bring an answer and its objects."""
@@ -314,6 +304,8 @@ class Fleet:
             raise self._refusal(error.response) from error
         except httpx.TransportError as error:
             raise LinkDown(self._address, str(error) or type(error).__name__) from error
+        except (ValueError, IndexError) as error:  # a proxy's page, say
+            raise LinkDown(self._address, "its answer is not of Flower's protocol") from error
         except ObjectPullError as error:
             raise ErrandOver("its parts are not at the server") from error
         except ObjectPushError as error:  # the server gave up waiting for a part: bring it again
@@ -343,6 +335,23 @@ def frame_of(message: Any) -> bytes | None:
         if array is not None and array.stype == STYPE:
             return bytes(array.data)
     return None
+
+
+def _errand(response: PullMessagesResponse) -> Errand | None:
+    if not response.messages_list:
+        return None
+    metadata = message_from_proto(response.messages_list[0]).metadata
+    tree = response.message_object_trees[0]
+    return Errand(
+        objects=tuple(one.object_id for one in iterate_object_tree(tree)),
+        run=metadata.run_id,
+        sender=metadata.src_node_id,
+        kind=metadata.message_type,
+        group=metadata.group_id,
+        created_at=metadata.created_at,
+        lives_seconds=metadata.ttl,
+        task=metadata.src_task_id,
+    )
 
 
 def _message(reply: Reply, node: Node) -> Message:

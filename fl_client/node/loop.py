@@ -35,9 +35,9 @@ from fl_client.node.errand import (
     NodeRefused,
     Reply,
 )
-from fl_client.node.pace import pause_seconds, retry_pauses
+from fl_client.node.pace import RETRY_SECONDS_FIRST, pause_seconds, retry_pauses
 from fl_client.node.spool import Spool
-from protocol.errors import BitHiveError
+from protocol.errors import BitHiveError, StorageError
 
 log = logging.getLogger("bithive.node")
 STOP_SECONDS: Final = 10.0
@@ -52,12 +52,13 @@ class Limits:
 
     ``errands`` are carried at a time, so that a site answers for its health while it trains. An
     agent that is away is awaited ``agent_seconds`` before the server is told; the server hears
-    from the node every ``beat_seconds``.
+    from the node every ``beat_seconds``. The first retry of anything comes after ``retry_seconds``.
     """
 
     errands: int = 4
     agent_seconds: float = 120.0
     beat_seconds: float = 10.0
+    retry_seconds: float = RETRY_SECONDS_FIRST
 
 
 class Node:
@@ -100,16 +101,14 @@ class Node:
         beats.start()
         for errand in self._spool.pending():
             log.info("message %s was pulled before: goes on", errand.message[:12])
-            self._room.acquire()
-            self._take(errand)
-        while not self._stop.is_set():
-            if not self._room.acquire(timeout=1.0):
-                continue
-            errand = self._pull()
-            if errand is not None:
-                self._expected = time.monotonic() - self._last
-                self._spool.keep(errand)
+            if self._room_is_free():
                 self._take(errand)
+        while self._room_is_free():
+            pulled = self._pull()
+            if pulled is not None:
+                self._expected = time.monotonic() - self._last
+                self._keep(pulled)
+                self._take(pulled)
             else:
                 self._room.release()
             self._wait()
@@ -119,6 +118,20 @@ class Node:
         """Let ``run`` return; what is not answered then is kept."""
         self._stop.set()
         self._wake.set()
+
+    def _room_is_free(self) -> bool:
+        """Take room for one more message, however long that takes; False if the node is to end."""
+        while not self._stop.is_set():
+            if self._room.acquire(timeout=1.0):
+                return True
+        return False
+
+    def _keep(self, errand: Errand) -> None:
+        """Keep notice of a message; a full disk costs what a crash would lose, and no more."""
+        try:
+            self._spool.keep(errand)
+        except StorageError as error:
+            log.warning("%s: %s", error.code, error)
 
     def _enter(self) -> None:
         """Be taken up by the server, however long that takes."""
@@ -253,18 +266,17 @@ class Node:
                 log.debug("no heartbeat: %s", error)
 
     def _end(self, beats: threading.Thread) -> None:
-        with self._guard:
-            carried = list(self._carried.values())
-        if carried:
-            log.info("ends with %d messages unanswered; they are kept", len(carried))
-        elif not self._spool.pending():
+        pending = self._spool.pending()
+        if pending:
+            log.info("ends with %d messages unanswered; they are kept", len(pending))
+        else:
             self._connection.leave()
         beats.join(STOP_SECONDS)
         self._connection.close()
 
     def _retries(self) -> Iterator[float]:
         """Yield pauses until the node is to end."""
-        for pause in retry_pauses(self._generator):
+        for pause in retry_pauses(self._generator, self._limits.retry_seconds):
             if self._stop.is_set():
                 return
             yield pause

@@ -53,9 +53,11 @@ def pause_seconds(
     return pause * generator.uniform(1 - SPREAD, 1 + SPREAD)
 
 
-def retry_pauses(generator: random.Random) -> Iterator[float]:
+def retry_pauses(
+    generator: random.Random, first_seconds: float = RETRY_SECONDS_FIRST
+) -> Iterator[float]:
     """Yield the pauses after a first, second, ... failure in a row: doubled, bounded, spread."""
-    pause = RETRY_SECONDS_FIRST
+    pause = first_seconds
     while True:
         yield pause * generator.uniform(1 - SPREAD, 1 + SPREAD)
         pause = min(2 * pause, RETRY_SECONDS_MAX)

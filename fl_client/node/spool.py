@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -87,9 +88,8 @@ class Spool:
         return sorted(found, key=lambda errand: errand.created_at)
 
     def _path(self, message: str) -> Path:
-        # Message ids are hexadecimal digests; one that is not must not name another place.
-        assert message.isalnum()
-        return self._folder / f"{message}{SUFFIX}"
+        # The id came from the network and must not name another place.
+        return self._folder / f"{hashlib.sha256(message.encode()).hexdigest()}{SUFFIX}"
 
 
 def _read(content: bytes) -> Errand:
