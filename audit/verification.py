@@ -107,8 +107,8 @@ def verify_log(
 def records_in(row: Any) -> list[bytes]:
     """Return the records of a stored batch."""
     records: list[bytes] = row.records.split(b"\n")
-    # A batch that does not end has a last record that nobody logged.
-    return records if records[-1] else records[:-1]
+    records.pop()
+    return records
 
 
 class _Replay:
@@ -140,7 +140,8 @@ class _Replay:
         if tuple(map(type, (row.first, row.size, row.records, row.signature))) != ROW_TYPES:
             raise AuditDamaged(f"the batch at {row.first} holds what was never stored")
         records = records_in(row)
-        if row.first != first or row.size != first + len(records) or not records:
+        whole = bool(records) and row.records.endswith(b"\n")
+        if row.first != first or row.size != first + len(records) or not whole:
             raise AuditDamaged(
                 f"the batch at {row.first} has lost or gained a record, or one before event "
                 f"{first} is missing"

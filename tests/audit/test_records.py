@@ -1,0 +1,163 @@
+"""A batch is taken if every line is a record as the log writes it, and names no patient."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.records import (
+    BATCH_BYTES_MAX,
+    BATCH_EVENTS_MAX,
+    RECORD_BYTES_MAX,
+    BatchTooLarge,
+    FactRefused,
+    RecordMalformed,
+    event_of,
+    read_records,
+    record_of,
+)
+
+names = st.text(max_size=8).filter(lambda name: "patient" not in name.lower())
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=6,
+)
+facts = st.dictionaries(names, values, max_size=4)
+kinds = st.from_regex(r"[a-z][a-z0-9-]{0,59}", fullmatch=True)
+
+
+@given(st.lists(st.tuples(kinds, facts), min_size=1, max_size=6))
+def test_what_the_log_writes_it_also_takes(events):
+    records = [record_of(kind, one) for kind, one in events]
+    assert read_records(b"".join(record + b"\n" for record in records)) == records
+    for position, (record, (kind, one)) in enumerate(zip(records, events, strict=True)):
+        event = event_of(position, record)
+        assert (event.kind, event.facts, event.record.encode()) == (kind, one, record)
+
+
+@given(st.lists(st.tuples(kinds, facts), min_size=1, max_size=4), st.data())
+def test_a_batch_with_any_other_bytes_is_refused_or_is_other_records(events, draw):
+    body = b"".join(record_of(kind, one) + b"\n" for kind, one in events)
+    place = draw.draw(st.integers(0, len(body) - 1))
+    changed = bytearray(body)
+    changed[place] = draw.draw(st.integers(0, 255))
+    try:
+        records = read_records(bytes(changed))
+    except (RecordMalformed, FactRefused):
+        return
+    assert b"".join(record + b"\n" for record in records) == changed
+    for record in records:
+        event = json.loads(record)
+        assert record_of(event["kind"], event["facts"]) == record
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'"text"',
+        b'{"facts":{},"kind":"beat"',
+        b'{"facts":{},"kind":"beat"} ',
+        b' {"facts":{},"kind":"beat"}',
+        b'{"facts": {},"kind":"beat"}',
+        b'{"kind":"beat","facts":{}}',
+        b'{"facts":{},"kind":"beat","more":1}',
+        b'{"facts":{},"facts":{},"kind":"beat"}',
+        b'{"facts":[],"kind":"beat"}',
+        b'{"facts":{},"kind":"Beat"}',
+        b'{"facts":{},"kind":"beat\\n"}',
+        b'{"facts":{},"kind":1}',
+        b'{"facts":{"auc":0.9},"kind":"beat"}',
+        b'{"facts":{"n":1e3},"kind":"beat"}',
+        b'{"facts":{"n":NaN},"kind":"beat"}',
+        b'{"facts":{"n":-0},"kind":"beat"}',
+        b'{"facts":{"a":"\\u0041"},"kind":"beat"}',
+        b'{"facts":{"a":"\\ud800"},"kind":"beat"}',
+        b'{"facts":{"a":"\xff"},"kind":"beat"}',
+        b'{"facts":{"a":1,"a":2},"kind":"beat"}',
+        b'{"facts":{"b":1,"a":2},"kind":"beat"}',
+        b'{"facts":{},"kind":"beat"},{"facts":{},"kind":"beat"}',
+        b'{"facts":{"x":' + b"[" * 30_000 + b'},"kind":"beat"}',
+        b'{"facts":{"n":' + b"9" * 5_000 + b'},"kind":"beat"}',
+    ],
+)
+def test_a_line_that_is_no_record_is_refused_with_its_number(line):
+    good = b'{"facts":{},"kind":"beat"}\n'
+    with pytest.raises(RecordMalformed) as refused:
+        read_records(good + line + b"\n" + good)
+    assert refused.value.number == 2
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b'{"facts":{},"kind":"beat"}'])
+def test_a_batch_of_nothing_or_without_its_end_is_refused(body):
+    with pytest.raises(RecordMalformed):
+        read_records(body)
+
+
+def test_records_cannot_be_cut_otherwise_than_at_line_feeds():
+    # Together they are three records on three lines, each of which is something else alone.
+    body = b'{"facts":{"x":[{"facts":{},"kind":"a"}\n{"facts":{},"kind":"b"}],"y":1},"kind":"c"}\n'
+    with pytest.raises(RecordMalformed):
+        read_records(body + b'{"facts":{},"kind":"d"},{"facts":{},"kind":"e"}\n')
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"patient": 1},
+        {"Patient": 17},
+        {"patients": ["P-17"]},
+        {"patients": "12"},
+        {"patients": True},
+        {"patients": None},
+        {"patients": {"a": 1}},
+        {"patient_id": 17},
+        {"rows": [{"a": {"proven_patients": "P-17"}}]},
+        {"proven_patients": 12, "patient": "P-17"},
+        {"a": ',"patients":1', "patient": 2},
+        {"PATIENTS": "x"},
+        {"patients-patients": "x"},
+    ],
+)
+def test_what_could_name_a_patient_is_refused_wherever_it_comes_from(named):
+    with pytest.raises(FactRefused):
+        record_of("beat", named)
+    line = json.dumps({"facts": named, "kind": "beat"}, sort_keys=True, separators=(",", ":"))
+    with pytest.raises(FactRefused):
+        read_records(f"{line}\n".encode())
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        {"proven_patients": 12},
+        {"proven_patients": -1, "patients": 0},
+        {"a": [{"patients": 3}], "why": "a patient withdrew"},
+        {"Proven-Patients": 3},
+        {"text": '{"patient":"P-17"}'},
+        {"patients_per_patient": 2},
+    ],
+)
+def test_counts_of_patients_and_words_about_them_are_taken(counted):
+    record = record_of("beat", counted)
+    assert read_records(record + b"\n") == [record]
+
+
+def test_records_and_batches_have_a_largest_size():
+    long = record_of("beat", {"text": "x" * (RECORD_BYTES_MAX - 35)})
+    assert len(long) == RECORD_BYTES_MAX
+    assert read_records(long + b"\n") == [long]
+    with pytest.raises(FactRefused):
+        record_of("beat", {"text": "x" * (RECORD_BYTES_MAX - 34)})
+    with pytest.raises(FactRefused):
+        read_records(long.replace(b'"x', b'"xx') + b"\n")
+    with pytest.raises(BatchTooLarge):
+        read_records(b"\n" * (BATCH_EVENTS_MAX + 1))
+    with pytest.raises(BatchTooLarge):
+        read_records(bytes(BATCH_BYTES_MAX + 1))
