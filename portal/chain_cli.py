@@ -294,6 +294,28 @@ def status(
         Console().print(f"{name.replace('_', ' ')}: {shown}", highlight=False, soft_wrap=True)
 
 
+@app.command("genesis", epilog="Example:  bithive chain genesis network.json genesis.json")
+def genesis(
+    network: Annotated[
+        Path, typer.Argument(help="As deploy/besu/network.example.json.", dir_okay=False)
+    ],
+    to: Annotated[Path, typer.Argument(help="The file to write.", dir_okay=False)],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Write the genesis file of a consortium's own chain: Besu, QBFT, validators by contract."""
+    import hashlib
+
+    from ledger.chain.besu import genesis as made
+    from ledger.chain.besu import read_network, written
+    from storage.files import write_whole
+
+    content = written(made(read_network(network)))
+    write_whole(to, content)
+    found = {"file": str(to), "sha256": hashlib.sha256(content).hexdigest()}
+    _show(found, f"{to}: SHA-256 {found['sha256']}", as_json=as_json)
+
+
 def _opened(
     chain: ChainHome,
     database: str | None,

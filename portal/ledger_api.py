@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -45,6 +47,7 @@ from identity.roles import (
     unrecorded,
 )
 from ledger.books import Ledger
+from ledger.chain.keystore import read_private
 from ledger.chart import BURNED, AccountMisnamed, check_account
 from ledger.journal import (
     KEY_CHARACTERS_MAX,
@@ -54,8 +57,9 @@ from ledger.journal import (
     UnknownAccount,
 )
 from ledger.statements import Statement, statement
-from protocol.errors import BitHiveError, LedgerError, StorageError
+from protocol.errors import BitHiveError, ConfigurationError, LedgerError, StorageError
 from protocol.ids import AccountId
+from storage.files import PRIVATE, write_whole
 
 STATUS: Final[dict[type[Exception], int]] = {
     AccountMisnamed: 422,
@@ -71,8 +75,23 @@ AMOUNT: Final = r"^(0|[1-9][0-9]{0,37})$"
 """Decimal digits without sign, separators or leading zeros; 38, as PostgreSQL keeps them."""
 
 BEARER: Final = HTTPBearer()
+TOKEN_BYTES: Final = 32
+TOKEN_CHARACTERS_MIN: Final = 32
 
 AmountText = Annotated[str, Field(pattern=AMOUNT, examples=["1000000000000000000"])]
+
+
+class TokenTooShort(ConfigurationError):
+    """A file's secret is so short that it could be guessed."""
+
+    code = "ledger-token-short"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"{path.name} holds fewer than {TOKEN_CHARACTERS_MIN} characters; remove it and a "
+            "better one is made"
+        )
 
 
 class TransferAsked(BaseModel):
@@ -168,7 +187,7 @@ def ledger_app(
         sessions: Returns who holds a session's token, or raises; None where nobody signs in.
         audit: Told of every refusal.
     """
-    assert len(token) >= 32
+    assert len(token) >= TOKEN_CHARACTERS_MIN
     app = FastAPI(title="BitHive ledger", docs_url=None, redoc_url=None)
     app.add_exception_handler(BitHiveError, _problem)
     app.state.who = _doorman(token, sessions)
@@ -231,6 +250,22 @@ def _doorman(token: str, sessions: Callable[[str], Actor] | None) -> Callable[[s
         return sessions(shown)
 
     return who
+
+
+def operator_token(path: Path) -> str:
+    """Return the operator's secret in a file, made by us if there is none.
+
+    Raises:
+        SecretExposed: Others can read the file.
+        TokenTooShort: It holds fewer than 32 characters.
+        StorageError: It can be neither read nor made.
+    """
+    if not path.exists():
+        write_whole(path, f"{secrets.token_urlsafe(TOKEN_BYTES)}\n".encode(), mode=PRIVATE)
+    token = read_private(path).decode(errors="replace").strip()
+    if len(token) < TOKEN_CHARACTERS_MIN:
+        raise TokenTooShort(path)
+    return token
 
 
 def _shown(transfer: Transfer) -> TransferShown:

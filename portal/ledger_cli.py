@@ -1,7 +1,8 @@
 # ruff: noqa: PLC0415 - a command loads only what it needs: `--help` in a second, not in ten
 """``bithive ledger``: read the books of BTT, derive them again, and hand them to others.
 
-Every command only reads. The books are a run's (``--home``) or on a server (``--database``).
+Every command but ``burn`` and ``serve`` only reads. The books are a run's (``--home``) or on a
+server (``--database``).
 """
 
 from __future__ import annotations
@@ -203,6 +204,60 @@ def export(
         _print({"file": str(to), "transfers": report.transfers, "head": report.head})
     else:
         Console().print(f"{to}: {report.transfers} transfers", highlight=False, soft_wrap=True)
+
+
+@app.command("burn", epilog="Example:  bithive ledger burn 2026 --decision 'proposal 12'")
+def burn(
+    year: Annotated[int, typer.Argument(help="Whose milestone was met.")],
+    *,
+    decision: Annotated[str, typer.Option(help="Where governance decided that it was met.")],
+    home: HomePath = DEFAULT_HOME,
+    database: Database = None,
+    preset: Preset = None,
+    as_json: AsJson = False,
+) -> None:
+    """Burn what a year's milestone burns, out of the ecosystem bucket, once."""
+    from ledger.burns import burn_milestone
+    from ledger.economy import load_economy
+
+    books = _books(home, database)
+    economy = load_economy(preset=preset)
+    if not decision:
+        raise typer.BadParameter("name the decision", param_hint="--decision")
+    made = burn_milestone(books, economy, year, decision=decision, now=datetime.now(UTC))
+    amount = made.legs[0].amount
+    if as_json:
+        _print({"key": made.key, "burned_base_units": str(amount)})
+    else:
+        Console().print(f"{btt_text(amount)} burned", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    "serve", epilog="Example:  bithive ledger serve --token-file operator.token --port 8090"
+)
+def serve(
+    *,
+    token_file: Annotated[
+        Path,
+        typer.Option(help="The operator's secret, a file of mode 0600; made if there is none."),
+    ],
+    host: Annotated[str, typer.Option(help="Where it listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Where it listens.")] = 8090,
+    home: HomePath = DEFAULT_HOME,
+    database: Database = None,
+) -> None:
+    """Serve the books over HTTP to who has the token, until interrupted."""
+    import uvicorn
+
+    from portal.ledger_api import ledger_app, operator_token
+
+    token = operator_token(token_file)
+    books = _books(home, database)
+    application = ledger_app(books, token=token, clock=lambda: datetime.now(UTC))
+    words = Console(stderr=True)
+    words.print(f"the books answer at http://{host}:{port}", highlight=False, soft_wrap=True)
+    uvicorn.run(application, host=host, port=port, log_level="warning", access_log=False)
+    books.close()
 
 
 def _books(home: Path, database: str | None) -> Ledger:
