@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -209,3 +210,11 @@ def _any_event(draw):
         ),
         at=(NOON + timedelta(milliseconds=draw.randrange(100_000))).isoformat(),
     )
+
+
+def test_both_languages_have_every_text():
+    for key, one in texts().items():
+        assert set(one) == {"en", "zh"}, key
+        assert sorted(re.findall(r"\{\w+\}", one["en"])) == sorted(
+            re.findall(r"\{\w+\}", one["zh"])
+        ), key
