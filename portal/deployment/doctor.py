@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from portal.deployment import loopback, machine, trust
 from portal.deployment.findings import Finding, fails, ok, warning
-from portal.deployment.plan import NothingDeployed, Plan
+from portal.deployment.plan import LOOPBACK, NothingDeployed, Plan
 from portal.deployment.up import SERVING, status_of
 
 LOOPBACK_DAYS_WARN: Final = 7
@@ -66,10 +66,10 @@ def _processes(status: dict[str, Any]) -> list[Finding]:
 def _ports(plan: Plan, status: dict[str, Any]) -> list[Finding]:
     ours = {one["pid"]: one["name"] for one in status["units"] if one["pid"]}
     wanted = {
-        "front door": plan.port,
-        "SuperLink": plan.superlink_port,
-        "patient's page": plan.page_port,
-        "live page": plan.live_port,
+        "front door": (plan.reached, plan.port),
+        "SuperLink": (LOOPBACK, plan.superlink_port),
+        "patient's page": (LOOPBACK, plan.page_port),
+        "live page": (LOOPBACK, plan.live_port),
     }
     return machine.ports(wanted, ours, up=status["supervisor"] is not None)
 

@@ -48,15 +48,17 @@ def versions() -> list[Finding]:
     ]
 
 
-def ports(wanted: Mapping[str, int], ours: Mapping[int, str], *, up: bool) -> list[Finding]:
+def ports(
+    wanted: Mapping[str, tuple[str, int]], ours: Mapping[int, str], *, up: bool
+) -> list[Finding]:
     """Look at each port: free while the deployment is down, held by it while it is up.
 
     Args:
-        wanted: Port of each use.
+        wanted: Address and port of each use.
         ours: Names of our processes by process id.
         up: Whether the deployment runs.
     """
-    return [_port(use, port, ours, up=up) for use, port in wanted.items()]
+    return [_port(use, *place, ours, up=up) for use, place in wanted.items()]
 
 
 def disk(folder: Path) -> list[Finding]:
@@ -140,9 +142,9 @@ def _program(name: str, question: str, least: tuple[int, int], install: str) -> 
     return ok(name, _dotted(found))
 
 
-def _port(use: str, port: int, ours: Mapping[int, str], *, up: bool) -> Finding:
+def _port(use: str, address: str, port: int, ours: Mapping[int, str], *, up: bool) -> Finding:
     check = f"port {port} ({use})"
-    if is_free(port):
+    if is_free(port, address):
         if up:
             return fails(check, "nobody listens", "see `bithive status` for why it is not served")
         return ok(check, "free")

@@ -55,7 +55,7 @@ def admit_all(plan: Plan, *, record: Record) -> Consortium:
     consortium = _consortium(plan, record, now)
     for site in plan.sites:
         _admit(plan, consortium, site, now)
-    _certify_server(plan, consortium, [plan.server_name, plan.listen], now)
+    _certify_server(plan, consortium, [plan.server_name, plan.reached], now)
     consortium.refresh(now=now)
     return consortium
 

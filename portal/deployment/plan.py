@@ -30,6 +30,7 @@ from protocol.ids import SiteId
 from storage.files import PRIVATE, private_folder, write_whole
 
 LOOPBACK: Final = "127.0.0.1"
+EVERYWHERE: Final = frozenset({"0.0.0.0"})  # noqa: S104  # compared with, not bound
 
 
 class PortTaken(ConfigurationError):
@@ -84,6 +85,11 @@ class Plan:
     live_port: int
     listen: str = LOOPBACK
     server_name: str = "localhost"
+
+    @property
+    def reached(self) -> str:
+        """The address at which this machine itself reaches the front door."""
+        return LOOPBACK if self.listen in EVERYWHERE else self.listen
 
     @property
     def folder(self) -> Path:

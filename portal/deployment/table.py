@@ -5,12 +5,17 @@
     superlink ──▶ roster ──▶ node-SITE ◀── agent-SITE
         └──▶ front ─────────────┘
     study (waits for a person's start), patient-page, live-page
+
+``HOME/deployment/environment.json``, if a person puts it there, adds to the environment of single
+processes: ``{"agent-north": {"OMP_NUM_THREADS": "4"}}``.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +28,7 @@ from protocol.errors import ConfigurationError
 from protocol.ids import SiteId
 from storage.files import PRIVATE, private_folder, write_whole
 
+ENVIRONMENT: Final = "environment.json"
 SBIN: Final = "/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
 
 
@@ -79,7 +85,15 @@ def units_of(plan: Plan) -> list[Unit]:
     units = [_superlink(plan), _front(plan), _roster(plan)]
     for site in plan.sites:
         units += [_agent(plan, site), _node(plan, site)]
-    return [*units, _study(plan), _patient_page(plan), _live_page(plan)]
+    units += [_study(plan), _patient_page(plan), _live_page(plan)]
+    return [_with_own_environment(plan, unit) for unit in units]
+
+
+def _with_own_environment(plan: Plan, unit: Unit) -> Unit:
+    """Add what ``environment.json`` says for the unit: threads of an agent, a node's proxy."""
+    file = plan.folder / ENVIRONMENT
+    own = json.loads(file.read_text()).get(unit.name, {}) if file.is_file() else {}
+    return replace(unit, environment={**unit.environment, **own})
 
 
 def _superlink(plan: Plan) -> Unit:
@@ -98,7 +112,7 @@ def _front(plan: Plan) -> Unit:
     return Unit(
         "front",
         (nginx_program(), "-p", str(front), "-c", str(front / "nginx.conf")),
-        ready=PortOpen(plan.port),
+        ready=PortOpen(plan.port, plan.reached),
         after=("superlink",),
         reload_on=tuple(authority / name for name in ("crl.pem", "ca.crt", "server.crt")),
         address=f"https://{plan.server_name}:{plan.port}",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 CONNECT_SECONDS: Final = 0.2
+LOOPBACK: Final = "127.0.0.1"
 
 
 class Ready(Protocol):
@@ -26,14 +27,15 @@ class Ready(Protocol):
 
 @dataclass(frozen=True)
 class PortOpen:
-    """Ready when something listens on this port of loopback."""
+    """Ready when something listens on this port, of loopback where no address is named."""
 
     port: int
+    address: str = LOOPBACK
 
     def __call__(self) -> bool:
         """Connect once."""
         with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port), CONNECT_SECONDS).close()
+            socket.create_connection((self.address, self.port), CONNECT_SECONDS).close()
             return True
         return False
 

@@ -130,8 +130,10 @@ def plan_server(home: Path, *, server_name: str, listen: str, port: int, superli
         port: The front door's.
         superlink: The SuperLink's port on loopback.
     """
-    pages = [free_port() for _ in range(2)]
-    plan = Plan(home, (), port, superlink, *pages, listen=listen, server_name=server_name)
+    pages = free_port(), free_port()
+    plan = Plan(
+        home, (), port, superlink, pages[0], pages[1], listen=listen, server_name=server_name
+    )
     loopback.certificates_of(plan.flower)
     write_configurations(plan)
     plan.save()

@@ -19,6 +19,7 @@ class Deployed:
     """One home, and the commands on it."""
 
     home: Path
+    options: tuple = ()
 
     def run(self, *words, code=0, seconds=SECONDS):
         """Run ``bithive WORDS --home HOME``; return what it printed on standard output."""

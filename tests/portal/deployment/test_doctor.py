@@ -120,12 +120,15 @@ def test_a_port_is_free_ours_or_a_strangers():
         port = listener.getsockname()[1]
         assert not is_free(port)
         assert os.getpid() in machine.who_listens(port)
-        taken = machine.ports({"door": port}, {}, up=False)[0]
+        taken = machine.ports({"door": ("127.0.0.1", port)}, {}, up=False)[0]
         assert taken.state == "fails"
         assert f"process {os.getpid()}" in taken.found
-        assert machine.ports({"door": port}, {os.getpid(): "front"}, up=True)[0].state == "ok"
-    assert machine.ports({"door": port}, {}, up=False)[0].state == "ok"
-    assert machine.ports({"door": port}, {}, up=True)[0].state == "fails"
+        assert (
+            machine.ports({"door": ("127.0.0.1", port)}, {os.getpid(): "front"}, up=True)[0].state
+            == "ok"
+        )
+    assert machine.ports({"door": ("127.0.0.1", port)}, {}, up=False)[0].state == "ok"
+    assert machine.ports({"door": ("127.0.0.1", port)}, {}, up=True)[0].state == "fails"
 
 
 def test_a_disk_that_cannot_be_written_fails(tmp_path):
