@@ -72,12 +72,14 @@ def names(n):
     return tuple(SiteId(f"site-{k:02}") for k in range(n))
 
 
-def terms_of(keys, server_key, *, opening, sites_min=3, key_rounds=10, noise="per-site"):
+def terms_of(
+    keys, server_key, *, opening, sites_min=3, key_rounds=10, noise="per-site", rounds=1000
+):
     """Return terms of a study of these sites, with everything that a sum does not need at hand."""
     return StudyTerms(
         study=STUDY,
         title="sums only",
-        rounds=1000,
+        rounds=rounds,
         sites=tuple(
             SiteIdentity(
                 site=site, signing_key=one.signing_public, agreement_key=one.agreement_public
@@ -321,7 +323,7 @@ class Cohort:
             n: How many.
             opening: The study's.
             folder: Where the hospitals remember; in memory when not given.
-            terms: ``sites_min``, ``key_rounds`` and ``noise``, where they matter.
+            terms: ``sites_min``, ``key_rounds``, ``rounds`` and ``noise``, where they matter.
         """
         keys = {site: SiteKeys.generate() for site in names(n)}
         server_key = Ed25519PrivateKey.generate()
