@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bithive.study")
 LOOK_SECONDS: Final = 1.0
+RUNS_LOOK_SECONDS: Final = 3.0
 STARTED: Final = "study-started"
 RUNS: Final = Backoff(first_seconds=1.0, most_seconds=30.0, failed_seconds=60.0)
 
@@ -129,6 +130,7 @@ class _Runs:
                 going = [one for one in superlink.runs() if not one.is_over]
                 for extra in going[1:]:
                     superlink.stop(extra.id)
+            self._due = now + RUNS_LOOK_SECONDS
             if not going:
                 self._start(now)
         except SuperLinkSilent as error:

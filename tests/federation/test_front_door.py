@@ -163,6 +163,21 @@ def test_flowers_own_client_can_neither_register_submit_stop_nor_read(door):
     client.close()
 
 
+def test_a_sites_certificate_without_its_node_key_is_no_place_in_the_fleet(door, site, tmp_path):
+    from fl_client.node.errand import NodeNotActivated, NodeRefused
+    from fl_client.node.fleet import Credentials, Fleet
+    from portal.certificates import make_node_key
+
+    key = make_node_key(tmp_path, "thief")
+    known = Credentials(door.consortium.authority, key.private, *site)
+    fleet = Fleet(f"localhost:{door.port}", known, silence_seconds=60)
+    with pytest.raises((NodeNotActivated, NodeRefused)):
+        fleet.activate()
+    with pytest.raises(NodeRefused):
+        fleet.resume(1)
+    fleet.close()
+
+
 def test_the_superlink_itself_listens_on_loopback_only(door):
     ends = {
         int(line.split()[1].split(":")[1], 16): line.split()[1].split(":")[0]
