@@ -28,6 +28,7 @@ from identity.roles import PermissionMissing
 from portal.officer.desk import OfficerDesk
 from portal.officer.signin import FormNotOurs, OfficerTokenRefused, Session, Sessions
 from protocol.errors import BitHiveError
+from protocol.jobs import moment_of
 
 HERE: Final = Path(__file__).parent
 COOKIE: Final = "bithive-officer"
@@ -48,6 +49,7 @@ TEMPLATES: Final = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+TEMPLATES.filters["time"] = lambda text: moment_of(text).strftime("%Y-%m-%d %H:%M UTC")
 FORBIDDEN: Final = (PermissionMissing, FormNotOurs, OfficerTokenRefused)
 
 

@@ -1,0 +1,170 @@
+"""Run a stranger's Python on bytes, with nothing around it: no network, no files, no other process.
+
+Only where an officer allowed code at all (``bithive site allow-code``) and approved the job whose
+manifest names the bundle's SHA-256. The code gets one byte string and gives one back::
+
+    bundle (a zip of modules), "module:function", input ──▶ function(input) ──▶ output
+
+It runs in a process of its own user, network, mount, process and IPC namespaces, whose file tree
+is a read-only copy of the interpreter and its libraries (``fl_client/sandbox_child.py``); without
+privileges and unable to gain any; with limits on processor time, memory and what it gives back.
+Where the kernel does not permit all of that, nothing is run.
+
+What holds, each line a test in tests/fl_client/test_sandbox.py:
+
+1. Only a bundle of the approved hash is run.
+2. The code reaches no network, sees no file of the hospital, writes none, and starts no process.
+3. Whatever it does to time or memory ends it alone, with ``code-failed``.
+4. Without namespaces, nothing runs: ``sandbox-unavailable``.
+
+References:
+    Linux manual: user_namespaces(7), mount_setattr(2), seccomp(2), capabilities(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from protocol.errors import ConfigurationError, FederationError
+
+CHILD: Final = Path(__file__).with_name("sandbox_child.py")
+NAMESPACES: Final = ("--user", "--map-root-user", "--net", "--mount", "--pid", "--ipc", "--uts")
+FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,80}:[A-Za-z_][A-Za-z0-9_]{0,80}")
+READY: Final = b"R"
+RETURNED: Final = b"="
+START_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the code may use: seconds of processor and of waiting, and bytes."""
+
+    cpu_seconds: int = 60
+    wall_seconds: float = 300.0
+    memory_bytes: int = 2**30
+    output_bytes: int = 2**28
+
+
+class SandboxUnavailable(ConfigurationError):
+    """This machine does not permit what it takes to shut code in."""
+
+    code = "sandbox-unavailable"
+
+    def __init__(self, lacking: str) -> None:
+        self.lacking = lacking
+        super().__init__(
+            f"code cannot be shut in here ({lacking}), so none is run; permit unprivileged user "
+            "namespaces and install util-linux, or refuse jobs that carry code"
+        )
+
+
+class CodeChanged(FederationError):
+    """The code that came is not the code that was approved."""
+
+    code = "code-changed"
+
+    def __init__(self) -> None:
+        super().__init__("the code that came is not the code that was approved; it is not run")
+
+
+class CodeFailed(FederationError):
+    """A job's code raised, or met a limit."""
+
+    code = "code-failed"
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        super().__init__(f"the job's code {how}; its researcher must mend it")
+
+
+def run_code(
+    bundle: bytes, function: str, given: bytes, *, sha256: str, limits: Limits | None = None
+) -> bytes:
+    """Return what ``function`` of ``bundle`` makes of ``given``.
+
+    Args:
+        bundle: A zip of Python modules.
+        function: ``module:function``; takes bytes and returns bytes.
+        given: All that the code sees.
+        sha256: What the approved manifest names.
+        limits: What the code may use.
+
+    Raises:
+        CodeChanged: The bundle is another one.
+        SandboxUnavailable: The code cannot be shut in here. Nothing was run.
+        CodeFailed: It raised, met a limit, or returned something else than bytes.
+    """
+    limits = limits or Limits()
+    if hashlib.sha256(bundle).hexdigest() != sha256:
+        raise CodeChanged
+    if not FUNCTION.fullmatch(function):
+        raise CodeFailed("names no function")
+    process = _start(function, limits)
+    killer = threading.Timer(START_SECONDS + limits.wall_seconds, _kill, [process])
+    killer.start()
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        feeder = threading.Thread(target=_feed, args=(process.stdin, bundle, given), daemon=True)
+        feeder.start()
+        ready = process.stdout.read(len(READY))
+        said = process.stdout.read(limits.output_bytes + 2)
+    finally:
+        killer.cancel()
+        _kill(process)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+    if ready != READY:
+        raise SandboxUnavailable("its namespaces or locks were refused")
+    if not said.startswith(RETURNED):
+        raise CodeFailed("raised, or met a limit of time or memory")
+    if len(said) > limits.output_bytes + len(RETURNED):
+        raise CodeFailed("returned more than it may")
+    return said[len(RETURNED) :]
+
+
+def _start(function: str, limits: Limits) -> subprocess.Popen[bytes]:
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        raise SandboxUnavailable("there is no unshare program")
+    allowed = [f"{name}={value}" for name, value in asdict(limits).items()]
+    try:
+        return subprocess.Popen(  # noqa: S603  # our own command; the code comes over its input
+            (
+                *(unshare, *NAMESPACES, "--fork", "--kill-child", "--"),
+                *(sys.executable, "-I", str(CHILD), function, *allowed),
+            ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise SandboxUnavailable(error.strerror or "no process can be started") from error
+
+
+def _feed(pipe: IO[bytes], bundle: bytes, given: bytes) -> None:
+    with contextlib.suppress(OSError, ValueError):  # it ended before it had read everything
+        pipe.write(len(bundle).to_bytes(8, "big") + bundle + given)
+        pipe.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,235 @@
+"""A job's code gets bytes and gives bytes, and reaches nothing else whatever it tries."""
+
+import ast
+import hashlib
+import io
+import zipfile
+
+import pytest
+
+from fl_client import sandbox
+from fl_client.sandbox import CodeChanged, CodeFailed, Limits, SandboxUnavailable, run_code
+
+QUICK = Limits(cpu_seconds=5, wall_seconds=120, memory_bytes=2**29, output_bytes=2**16)
+PROBES = """
+import os, socket, subprocess, threading, ctypes, sys
+
+def probe(act):
+    try:
+        return repr(act())
+    except BaseException as error:
+        return type(error).__name__
+
+def write(path):
+    with open(path, "w") as file:
+        file.write("x")
+
+def probes(given):
+    secret, port = given.decode().split("\\n")
+    libc = ctypes.CDLL(None, use_errno=True)
+    def connect():
+        socket.create_connection(("127.0.0.1", int(port)), 1)
+    found = {
+        "network": probe(connect),
+        "any socket": probe(lambda: socket.socket(socket.AF_UNIX)),
+        "name": probe(lambda: socket.getaddrinfo("localhost", 80)),
+        "fork": probe(os.fork),
+        "program": probe(lambda: subprocess.run(["/bin/true"])),
+        "replace": probe(lambda: os.execv(sys.executable, ["python"])),
+        "thread": probe(lambda: threading.Thread(target=print).start()),
+        "kill": probe(lambda: os.kill(1, 9)),
+        "secret": probe(lambda: open(secret).read()),
+        "home": probe(lambda: os.listdir("/root/..")),
+        "passwd": probe(lambda: open("/etc/passwd").read()),
+        "processes": probe(lambda: os.listdir("/proc")),
+        "write": probe(lambda: write("/x")),
+        "write in tmp": probe(lambda: write("/tmp/x")),
+        "write beside": probe(lambda: write(os.path.join(sys.prefix, "x"))),
+        "mount": probe(lambda: libc.mount(b"none", b"/", b"tmpfs", 0, None)),
+        "unshare": probe(lambda: libc.unshare(0x10000000)),
+        "more memory": probe(
+            lambda: __import__("resource").setrlimit(__import__("resource").RLIMIT_AS, (-1, -1))
+        ),
+        "environment": probe(lambda: sorted(os.environ)),
+        "root": probe(lambda: sorted(os.listdir("/"))),
+        "descriptors": probe(lambda: [n for n in range(64) if exists(n)]),
+    }
+    return repr(found).encode()
+
+def exists(number):
+    try:
+        os.fstat(number)
+        return True
+    except OSError:
+        return False
+"""
+OTHERS = """
+import numpy as np
+def double(given):
+    return (2 * np.frombuffer(given, "<f8")).tobytes()
+def fill(given):
+    return bytes(2 ** 40)
+def hoard(given):
+    kept = []
+    while True:
+        kept.append(bytearray(2 ** 24))
+def spin(given):
+    while True:
+        pass
+def bomb(given):
+    import os
+    while True:
+        os.fork()
+def talk(given):
+    return bytes(2 ** 17)
+def fail(given):
+    raise ValueError("patient 4711")
+def words(given):
+    return "not bytes"
+def leave(given):
+    import os
+    os._exit(0)
+def stray(given):
+    print("patient 4711")
+    return b"quiet"
+"""
+
+
+def zipped(**modules):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in modules.items():
+            archive.writestr(name.replace("__", "/") + ".py", text)
+    return content.getvalue()
+
+
+BUNDLE = zipped(probing=PROBES, acting=OTHERS, package__init="", package__inner="f = bytes.upper\n")
+HASH = hashlib.sha256(BUNDLE).hexdigest()
+
+
+def run(function, given=b"", limits=QUICK, sha256=HASH):
+    return run_code(BUNDLE, function, given, sha256=sha256, limits=limits)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _permitted():
+    try:
+        run("acting:double")
+    except SandboxUnavailable:
+        pytest.skip("this machine permits no unprivileged namespaces; the sandbox is not tested")
+
+
+def test_code_turns_bytes_into_bytes_with_the_libraries_of_the_hospital():
+    import numpy as np
+
+    values = np.linspace(0, 1, 1000)
+    assert np.array_equal(np.frombuffer(run("acting:double", values.tobytes())), 2 * values)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What the code found when it tried everything."""
+    import socket
+
+    secret = tmp_path_factory.mktemp("hospital") / "keys.json"
+    secret.write_text("a secret")
+    secret.parent.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        return ast.literal_eval(run("probing:probes", f"{secret}\n{port}".encode()).decode())
+
+
+@pytest.mark.parametrize("reach", ["network", "any socket", "name"])
+def test_code_reaches_no_network(found, reach):
+    assert found[reach] in {"PermissionError", "gaierror", "OSError"}
+
+
+@pytest.mark.parametrize("act", ["fork", "program", "replace", "thread", "kill"])
+def test_code_starts_and_ends_no_process(found, act):
+    assert found[act] in {"PermissionError", "RuntimeError"}
+
+
+@pytest.mark.parametrize("file", ["secret", "passwd", "processes"])
+def test_code_sees_no_file_of_the_hospital(found, file):
+    assert found[file] in {"FileNotFoundError", "PermissionError"}
+    assert "work" not in ast.literal_eval(found["root"])
+
+
+@pytest.mark.parametrize("place", ["write", "write in tmp", "write beside"])
+def test_code_writes_no_file(found, place):
+    assert found[place] in {"OSError", "FileNotFoundError", "PermissionError"}
+
+
+@pytest.mark.parametrize("act", ["mount", "unshare"])
+def test_code_has_no_privileges(found, act):
+    assert found[act] == "-1"
+
+
+def test_code_cannot_raise_its_limits(found):
+    assert found["more memory"] in {"ValueError", "PermissionError"}
+
+
+def test_code_is_told_nothing_by_its_environment(found):
+    told = ast.literal_eval(found["environment"])
+    assert set(told) <= {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LC_CTYPE"}
+
+
+def test_code_finds_no_other_descriptor_than_its_own(found):
+    assert len(ast.literal_eval(found["descriptors"])) <= 5  # null thrice, input, output
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["acting:fill", "acting:hoard", "acting:bomb", "acting:fail", "acting:words", "acting:leave"],
+)
+def test_code_that_fails_ends_alone_and_its_words_stay_inside(function):
+    with pytest.raises(CodeFailed) as caught:
+        run(function)
+    assert "4711" not in str(caught.value)
+
+
+def test_code_that_never_ends_is_ended():
+    with pytest.raises(CodeFailed):
+        run("acting:spin", limits=Limits(cpu_seconds=1, wall_seconds=120))
+
+
+def test_code_gives_back_no_more_than_it_may():
+    with pytest.raises(CodeFailed, match="more than it may"):
+        run("acting:talk")
+
+
+def test_what_code_prints_goes_nowhere(capfd):
+    assert run("acting:stray") == b"quiet"
+    assert "4711" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    "function", ["", "acting", "acting:none", "none:f", "os:system;ls", "a:b:c"]
+)
+def test_a_function_that_is_not_there_is_a_failure(function):
+    with pytest.raises(CodeFailed):
+        run(function)
+
+
+def test_only_the_approved_bundle_is_run():
+    with pytest.raises(CodeChanged):
+        run("acting:double", sha256="0" * 64)
+
+
+def test_where_nothing_shuts_code_in_nothing_is_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(sandbox.shutil, "which", lambda _name: None)
+    with pytest.raises(SandboxUnavailable):
+        run("acting:double")
+    refusing = tmp_path / "unshare"
+    refusing.write_text("#!/bin/sh\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setattr(sandbox.shutil, "which", lambda _name: str(refusing))
+    with pytest.raises(SandboxUnavailable):
+        run("acting:double")
+
+
+def test_a_door_that_does_not_shut_ends_everything_before_the_code(monkeypatch):
+    """Without its own network or mounts, the child has no right to change the tree."""
+    monkeypatch.setattr(sandbox, "NAMESPACES", ("--user",))
+    with pytest.raises(SandboxUnavailable):
+        run("acting:double")
