@@ -103,6 +103,7 @@ def bring_up(home: Home, wanted: Wanted, display: Display, *, say: Say) -> bool:
     pid, held = holder(folder)
     if held and pid is not None:
         plan = Plan.load(home.path)
+        home.claim(wanted.settings)
         _same(plan, wanted)
         if wanted.approve:
             _approve(home, say)
