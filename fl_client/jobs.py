@@ -28,8 +28,10 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 
 from fl_client.decisions import CODE, Decision, Decisions
+from fl_client.offers import asked_of
 from fl_client.tables import JOBS, METADATA
 from identity.roles import About, Actor, Permission, check
+from privacy.statement import PrivacyStatement
 from protocol.errors import ConfigurationError, FederationError, PrivacyError
 from protocol.ids import SiteId
 from protocol.jobs import JobManifest, instant
@@ -90,13 +92,12 @@ class JobOverBudget(PrivacyError):
 
     code = "job-over-budget"
 
-    def __init__(self, manifest: JobManifest, left: float) -> None:
-        self.asked = manifest.epsilon
+    def __init__(self, asked: PrivacyStatement, left: float) -> None:
+        self.asked = asked.epsilon
         self.left = left
         super().__init__(
-            f"the job may cost each {manifest.unit} epsilon {manifest.epsilon:g} (delta "
-            f"{manifest.delta:g}) and the cap leaves {left:.2f}; only the data steward can raise "
-            "it, or ask for a job that costs less"
+            f"the job asks {asked.text()}, and at these terms the cap leaves less than that: "
+            f"{max(0.0, left - 0.005):.2f}; ask the data steward, or for a job that costs less"
         )
 
 
@@ -237,7 +238,7 @@ class JobBook:
             raise CodeNotAllowed
         remaining = left(manifest)
         if remaining is not None and not manifest.epsilon <= remaining + ROUNDING:
-            raise JobOverBudget(manifest, remaining)
+            raise JobOverBudget(asked_of(asked.terms), remaining)
         return self._decide("approved", asked.hash, officer, reason)
 
     def refuse(self, job: str, officer: Actor, *, reason: str) -> Decision:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from consent.purposes import purposes_in
 from privacy.keys import SiteKeys
 from privacy.signatures import check_signature
+from privacy.statement import PrivacyStatement
 from protocol.errors import FederationError
 from protocol.frames import Frame
 from protocol.ids import SiteId
@@ -110,3 +111,16 @@ def purposes_of(terms: StudyTerms) -> tuple[str, ...]:
 def unit_of(terms: StudyTerms) -> Literal["patient", "site"]:
     """Return what the study's epsilon protects."""
     return "site" if terms.privacy.mechanism == "site-level" else "patient"
+
+
+def asked_of(terms: StudyTerms) -> PrivacyStatement:
+    """Return what the whole study may cost, with everything an epsilon means nothing without."""
+    privacy = terms.privacy
+    sampling = (
+        "none" if privacy.sampling_rate == 1 else f"Poisson at rate {privacy.sampling_rate:g}"
+    )
+    if privacy.mechanism == "summed":
+        sampling += ", noise summed over sites"
+    return PrivacyStatement(
+        privacy.epsilon, privacy.delta, unit_of(terms), sampling, privacy.accountant
+    )

@@ -70,6 +70,7 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
+    os.close(null)
     exchange_tree()
     limit(limits)
     drop_privileges()

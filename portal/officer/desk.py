@@ -18,8 +18,8 @@ from consent.purposes import PURPOSES, categories_in
 from fl_client.decisions import Decision
 from fl_client.epsilon import Epsilon
 from fl_client.jobs import ROUNDING, Job, JobBook
+from fl_client.offers import asked_of
 from identity.roles import Actor
-from privacy.statement import PrivacyStatement
 from protocol.errors import ConfigurationError, PrivacyError
 from protocol.ids import SiteId
 from protocol.jobs import DECLARATIVE
@@ -75,7 +75,7 @@ class OfficerDesk:
     def shown(self, job: Job) -> dict[str, Any]:
         """Return one job in words: what it asks, what is left, and what was decided."""
         manifest, terms = job.manifest, job.terms
-        asked = _asked(job)
+        asked = asked_of(terms)
         left, over = self._left(job)
         return {
             "job": job.hash,
@@ -139,18 +139,6 @@ def fingerprint(key: bytes) -> str:
     """Return what two people compare of a key: 24 digits of its SHA-256, in groups of four."""
     digits = hashlib.sha256(key).hexdigest()[:24]
     return " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
-
-
-def _asked(job: Job) -> PrivacyStatement:
-    privacy = job.terms.privacy
-    sampling = (
-        "none" if privacy.sampling_rate == 1 else f"Poisson at rate {privacy.sampling_rate:g}"
-    )
-    if privacy.mechanism == "summed":
-        sampling += ", noise summed over sites"
-    return PrivacyStatement(
-        job.manifest.epsilon, job.manifest.delta, job.manifest.unit, sampling, privacy.accountant
-    )
 
 
 def _purpose(code: str) -> str:
