@@ -76,7 +76,9 @@ def _errors() -> dict[bytes, str]:
 @cache
 def _function(contract: str, function: str) -> dict[str, Any]:
     (entry,) = (
-        one for one in load(contract).abi if one["type"] == "function" and one["name"] == function
+        one
+        for one in load(contract).abi
+        if one["type"] == "function" and function in {one["name"], _signature(one)}
     )
     return entry
 

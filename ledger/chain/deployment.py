@@ -8,7 +8,7 @@ brings an allocation out before its time.
 The file names chain, addresses, the hash of the code that stood at each when it was deployed, and
 the constructor's arguments. Opening it asks the chain: another chain, or other code, is refused.
 
-What holds (tests/ledger/chain/test_deployment.py):
+What holds (tests/ledger/chain/test_reconcile.py):
 
 1. Deploying again, also after a crash in the middle, gives the same addresses, and mints once.
 2. A deployment whose code is not on the node's chain cannot be opened.

@@ -155,7 +155,7 @@ class TesterNode:
         return {
             "blockNumber": hex(number),
             "blockHash": header.hash,
-            "status": receipts[index].state_root.hex(),
+            "status": receipts[index].state_root.hex() or "0x0",
             "gasUsed": hex(receipts[index].gas_used - before),
             "contractAddress": created,
         }

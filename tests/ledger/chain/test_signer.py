@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -34,9 +35,8 @@ def elsewhere(tmp_path):
         told = process.stdout.readline()
         if unix:
             return RemoteSigner(SIGNER.address, f"unix:{where}")
-        return RemoteSigner(
-            SIGNER.address, f"http://127.0.0.1:{told.split(',')[1].strip(' )')[:5]}"
-        )
+        port = re.search(r"(\d+)\)", told).group(1)
+        return RemoteSigner(SIGNER.address, f"http://127.0.0.1:{port}")
 
     yield start
     for process in processes:
