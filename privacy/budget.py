@@ -21,7 +21,8 @@ What holds, each line a test in tests/privacy/test_budget.py or test_budget_cras
 
 1. The composed epsilon of no patient ever passes the cap, whatever the order of calls and whichever
    process stops between any two of their steps; and nothing is counted twice or given back twice.
-2. Asking again for the same study, round and event changes nothing; another event is refused.
+2. Asking again for the same study, round, event and plan changes nothing; another event or plan is
+   refused, so that two studies of one name, or a round planned twice, never share a reservation.
 3. A committed event is never taken back, and no setting of a study raises the cap.
 4. A file that cannot be read or was changed, or a clock that went back, refuses every reservation.
 
@@ -72,7 +73,7 @@ class BudgetExceeded(PrivacyError):
 
 
 class BudgetConflict(PrivacyError):
-    """A round was reserved once and is now asked for with another event, or another delta."""
+    """A round was reserved once and is now asked for with another event, plan or delta."""
 
     code = "privacy-budget-conflict"
 
@@ -107,8 +108,9 @@ class DatasetUnknown(PrivacyError):
     def __init__(self, dataset: str, name: str) -> None:
         self.dataset = dataset
         super().__init__(
-            f"the privacy ledger {name} knows no data set {dataset}; check its name, or open it "
-            "with the data steward's cap and delta"
+            f"the privacy ledger {name} knows no data set {dataset}, so nothing may be spent on "
+            "it; check its name, or let the data steward open it: bithive site budget SITE "
+            f"--dataset {dataset} --cap EPSILON --delta DELTA"
         )
 
 
@@ -184,6 +186,7 @@ class PrivacyBudget(LedgerView):
         *,
         cohort: str = EVERYONE,
         researcher: str = "",
+        plan: str = "",
         study_limit: float = math.inf,
     ) -> Reservation:
         """Set the event's epsilon aside, or refuse; call it before any patient is read.
@@ -194,6 +197,7 @@ class PrivacyBudget(LedgerView):
             event: What the round is going to run; its unit is the patient.
             cohort: Whose records it reads.
             researcher: For whom, as the hospital knows them.
+            plan: Digest of the signed plan that is going to be followed.
             study_limit: What the study's own events may cost together, beside the steward's cap.
 
         Returns:
@@ -201,7 +205,7 @@ class PrivacyBudget(LedgerView):
 
         Raises:
             BudgetExceeded: With this event a limit would be passed. Nothing was stored.
-            BudgetConflict: The round is held with another event, cohort or researcher.
+            BudgetConflict: The round is held with another event, cohort, researcher or plan.
             CohortUnknown: The steward fixed no such cohort.
             UnitsMixed: The event protects another unit than the patient.
             ClockBackwards: The clock stands before the last entry.
@@ -215,8 +219,8 @@ class PrivacyBudget(LedgerView):
             account.check_cohort(cohort)
             held = account.held.get((study, round))
             if held is not None:
-                asked = (event, cohort, researcher)
-                stored = (held.event, held.cohort, held.researcher)
+                asked = (event, cohort, researcher, plan)
+                stored = (held.event, held.cohort, held.researcher, held.plan)
                 if stored != asked:
                     raise BudgetConflict(f"round {round} of study {study}", stored, asked)
                 spent = self._dearest(account, cohort).epsilon
@@ -236,7 +240,7 @@ class PrivacyBudget(LedgerView):
                 "cohort": cohort,
                 "researcher": researcher,
                 "event": event_fields(event),
-            }
+            } | ({"plan": plan} if plan else {})
             pages.add(self.dataset, "reserve", body)
             return Reservation(study, round, event, would_be.epsilon, "reserved")
 
@@ -253,11 +257,22 @@ class PrivacyBudget(LedgerView):
             if held.state == "reserved":
                 pages.add(self.dataset, "commit", {"study": study, "round": round})
 
-    def release(self, study: str, round: int) -> None:  # noqa: A002 - the project's word for it
+    def release(
+        self,
+        study: str,
+        round: int,  # noqa: A002 - the project's word for it
+        *,
+        plan: str | None = None,
+    ) -> None:
         """Give a reservation back; the caller vouches that nothing left the hospital.
 
+        Args:
+            study: The study's id.
+            round: Its number.
+            plan: Digest of the plan it was reserved for; None for whatever plan.
+
         Raises:
-            NotReserved: The round holds no reservation, or was committed.
+            NotReserved: The round holds no reservation, or another plan's, or was committed.
         """
         with self._journal.write() as pages:
             held = self._account(pages).held.get((study, round))
@@ -265,6 +280,8 @@ class PrivacyBudget(LedgerView):
                 raise NotReserved(study, round, "absent")
             if held.state == "committed":
                 raise NotReserved(study, round, "already spent")
+            if plan not in {None, held.plan}:
+                raise NotReserved(study, round, "reserved for another plan")
             pages.add(self.dataset, "release", {"study": study, "round": round})
 
 

@@ -78,6 +78,8 @@ class Spending:
         cohort: On whom; ``EVERYONE`` for the whole data set.
         researcher: For whom, as the hospital knows them.
         at: When it was reserved, in seconds since 1970.
+        plan: Digest of the plan it was reserved for; empty where none was named, as in journals of
+            earlier versions.
         state: ``"reserved"``, or ``"committed"`` once it may have left.
     """
 
@@ -88,6 +90,7 @@ class Spending:
     researcher: str
     at: int
     state: State
+    plan: str = ""
 
 
 @dataclass
@@ -216,6 +219,7 @@ def _spend(account: Account, entry: Entry) -> None:
             researcher=body["researcher"],
             at=entry.at,
             state="reserved",
+            plan=str(body.get("plan", "")),
         )
         return
     if held is None or held.state != "reserved":

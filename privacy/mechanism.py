@@ -5,7 +5,8 @@ Both ends derive it from the same approved terms, so that nobody is told how muc
 What holds, each line a test in tests/privacy/test_mechanism.py:
 
 1. A round costs what its mechanism's event says, in the unit of privacy of that mechanism.
-2. Terms under which a sum could be opened with less noise than accounted for are refused.
+2. Terms under which a sum could be opened with less noise than accounted for are refused; so are
+   terms that count on privacy against more colluders than the secure sum withstands.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 from privacy.events import DpSgdEvent, Event, SiteLevelEvent
 from privacy.noise_shares import NoisePlan, NoisePlanUnsound
 from privacy.parameters import ParameterSet
-from privacy.sharing import quorum
+from privacy.sharing import colluders, quorum
 from privacy.summed_noise import event_of, patients_max, step_size
 from protocol.errors import PrivacyError
 from protocol.messages import StudyTerms
@@ -110,12 +111,20 @@ def check_mechanism(terms: StudyTerms, parameters: ParameterSet) -> None:
 
 def _plan(terms: StudyTerms, *, most: int, fewest: int) -> NoisePlan:
     privacy = terms.privacy
-    colluders = terms.sites_min - privacy.honest
+    assumed = terms.sites_min - privacy.honest
+    withstood = min(colluders(called) for called in range(terms.sites_min, len(terms.sites) + 1))
+    if assumed > withstood:
+        # With more, there may be two sums of a round, and shares are taken back for each.
+        why = (
+            f"it counts {privacy.honest} of {terms.sites_min} sites as honest, so that "
+            f"{assumed} may collude, and the sum itself is sure against {withstood}"
+        )
+        raise NoisePlanUnsound(why)
     if not terms.sites_min <= fewest <= most:
         raise NoisePlanUnsound(f"{most} sites take part where {terms.sites_min} are needed")
     return NoisePlan(
         central=privacy.noise_multiplier * privacy.grid,
         most=most,
         fewest=fewest,
-        colluders=colluders,
+        colluders=assumed,
     )

@@ -39,6 +39,7 @@ What holds, each line a property test in tests/privacy/test_packing.py:
    extremes fit the fields, and for larger n up to ``max_sites`` it is that or it is refused.
 2. The weight of the sum is the sum of the weights.
 3. A sum that is opened as one of another number of sites is refused.
+4. Integers from ``VALUE_LIMIT`` on are refused, and none below.
 """
 
 from __future__ import annotations
@@ -63,6 +64,21 @@ _CHUNK: Final = 2**15
 """Halves of values whose products with 32-bit factors are added in 64 bits."""
 _HALF: Final = 15
 """Bits of the lower half of a value."""
+VALUE_LIMIT: Final = 1 << 2 * _HALF
+"""What a value stays below: both its halves then have 15 bits, and their sums fit 64."""
+
+
+class ValuesTooLarge(PrivacyError):
+    """A site's integers are too large to be packed and summed exactly."""
+
+    code = "values-too-large"
+
+    def __init__(self) -> None:
+        # How large they are would tell about patients.
+        super().__init__(
+            f"integers of an update reach {VALUE_LIMIT}, above which check sums are not exact; "
+            "train on fewer patients a round, or with a coarser grid in the study's terms"
+        )
 
 
 class SumCorrupt(PrivacyError):
@@ -103,14 +119,19 @@ def pack(
     """Lay out one site's values, its weight, their check sum and the check words.
 
     Args:
-        values: ``(length,)`` quantised to the parameter set's bits; or integers of any size
-            below 2**30, of which only the sum has to fit: packing is linear mod t, so what comes
-            of a sum that does not fit follows from the sum alone, whatever its parts were.
+        values: ``(length,)`` quantised to the parameter set's bits; or integers below
+            ``VALUE_LIMIT``, of which only the sum has to fit: packing is linear mod t, so what
+            comes of a sum that does not fit follows from the sum alone, whatever its parts were.
         weight: 1 to 2**40; the site's proven patients.
         parameters: How to pack.
+
+    Raises:
+        ValuesTooLarge: An integer is not below the limit.
     """
     assert isinstance(values, IntegerUpdate) or values.bits == parameters.value_bits
     assert 1 <= weight <= WEIGHT_MAX
+    if values.values.max(initial=0) >= VALUE_LIMIT or values.values.min(initial=0) <= -VALUE_LIMIT:
+        raise ValuesTooLarge
     length = values.values.size
     count = parameters.ciphertexts(length)
     slots = np.zeros((count, parameters.ring_degree), dtype=np.int64)

@@ -3,7 +3,8 @@
 An agent holds a ``PrivacyBudget``, which can spend within the cap and not change it.
 
     >>> folder = getfixture("tmp_path")
-    >>> budget = PrivacyBudget(folder / "b.db", dataset="scans", epsilon_limit=8.0, delta=1e-5)
+    >>> open_dataset(folder / "b.db", "scans", epsilon_limit=8.0, delta=1e-5)
+    >>> budget = PrivacyBudget(folder / "b.db", dataset="scans")
     >>> steward = Steward(folder / "b.db", "scans")
     >>> steward.set_limit(4.0)
     >>> budget.limit()
@@ -11,7 +12,8 @@ An agent holds a ``PrivacyBudget``, which can spend within the cap and not chang
 
 What holds, each line a test in tests/privacy/test_stewardship.py:
 
-1. A cap is lowered by saying so, and raised only by saying so twice.
+1. A cap is lowered by saying so, and raised only by saying so twice; opening a data set again does
+   neither.
 2. A cohort never changes once it is fixed, and holds no patient's number.
 3. After a clock had been ahead, rounds go on only from the time that the steward confirmed.
 """
@@ -57,6 +59,26 @@ class CohortFixed(PrivacyError):
     def __init__(self, cohort: str, why: str) -> None:
         self.cohort = cohort
         super().__init__(f"{cohort!r} cannot be fixed: {why}; choose another name or its patients")
+
+
+def open_dataset(
+    path: Path,
+    dataset: str,
+    *,
+    epsilon_limit: float,
+    delta: float,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Give a data set its first cap and its delta: no study may use it before.
+
+    Where it has them, its cap stays as it is; ``Steward.set_limit`` changes one.
+
+    Raises:
+        BudgetConflict: It is known with another delta.
+        ImpossibleEvent: The cap or the delta cannot be meant.
+        BudgetUnreadable: The ledger cannot be trusted.
+    """
+    PrivacyBudget(path, dataset=dataset, epsilon_limit=epsilon_limit, delta=delta, clock=clock)
 
 
 class Steward:

@@ -59,6 +59,7 @@ from torch import nn
 from privacy.accounting import EpsilonUnreachable, epsilon
 from privacy.events import NOISE_MULTIPLIER_MAX, ImpossibleEvent, SummedNoiseEvent
 from privacy.noise_shares import NoisePlan, NoiseShare, sampler
+from privacy.packing import VALUE_LIMIT, ValuesTooLarge
 from privacy.parameters import ParameterSet
 from privacy.patient_gradients import Cohort, leave_gradients, log_loss, mirror, unhook
 from privacy.randomness import RandomStream
@@ -179,6 +180,26 @@ def patients_max(parameters: ParameterSet, plan: NoisePlan, grid: int, dimension
     return max(0, (room - noise) // math.floor(sensitivity(grid, dimension)))
 
 
+def check_size(patients: int, plan: NoisePlan, grid: int, dimension: int) -> None:
+    """See that one site's integers can be packed, whatever its patients' gradients are.
+
+    Said of their number alone and before a gradient is taken, so that a refusal tells nothing of
+    the patients.
+
+    Args:
+        patients: Whom the site may draw.
+        plan: Of the round.
+        grid: Grid units to a clipping norm.
+        dimension: Coordinates.
+
+    Raises:
+        ValuesTooLarge: They might not.
+    """
+    noise = sum(sampler(deviation).largest for deviation in plan.deviations)
+    if patients * math.floor(sensitivity(grid, dimension)) + noise >= VALUE_LIMIT:
+        raise ValuesTooLarge
+
+
 # Privacy
 
 
@@ -296,17 +317,20 @@ def train_summed(
 
     Raises:
         ImpossibleEvent: The sampling rate or clipping norm is out of range.
+        ValuesTooLarge: So many patients' integers might not be packed exactly.
     """
     if not (clipping_norm > 0.0 and math.isfinite(clipping_norm)):
         raise ImpossibleEvent("clipping_norm", clipping_norm, "positive and finite")
     if not 0.0 < sampling_rate <= 1.0:
         raise ImpossibleEvent("sampling_rate", sampling_rate, "above 0 and at most 1")
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    dimension = sum(p.numel() for p in parameters)
     assert len(x) == len(y) == len(patient)
     assert views >= 1
     cohort = Cohort(patient)
     assert patients is None or patients == cohort.size
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    total = np.zeros(sum(p.numel() for p in parameters), dtype=np.int64)
+    check_size(cohort.size, share.plan, grid, dimension)
+    total = np.zeros(dimension, dtype=np.int64)
     records = cohort.draw(sampling_rate, views, stream)
     rounding = stream.child("rounding")
     hooked = GradSampleModule(module, loss_reduction="sum")

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from portal.noise import honest_of
 from privacy.events import DpSgdEvent, SiteLevelEvent, SummedNoiseEvent
 from privacy.mechanism import (
     MechanismUnusable,
@@ -14,7 +15,7 @@ from privacy.mechanism import (
 )
 from privacy.noise_shares import NoisePlanUnsound
 from privacy.parameters import parameter_set
-from privacy.sharing import quorum
+from privacy.sharing import colluders, quorum
 from privacy.summed_noise import sensitivity
 from protocol.messages import PrivacyTerms, StudyTerms
 from tests.fl_server.cohort import LENGTH, Cohort
@@ -61,6 +62,22 @@ def test_a_rounds_plan_never_counts_more_noise_than_the_event(terms, roster):
 def test_a_grid_unit_is_worth_the_clipping_norm_over_grid_patients_and_rate(terms):
     found = update_step(changed(terms, training={"learning_rate": 2.0}, sampling_rate=0.5))
     assert found == pytest.approx(2.0 * 1.0 / (1024 * 0.5 * 10))
+
+
+@pytest.mark.parametrize("honest", [1, 2])
+def test_terms_that_count_on_more_colluders_than_the_sum_withstands_are_refused(terms, honest):
+    """Of 5 called sites 2 may collude; then 3 of the 5 in a sum are honest, and no fewer."""
+    with pytest.raises(NoisePlanUnsound, match="collude"):
+        check_mechanism(changed(terms, honest=honest), parameter_set("packed-bfv-20"))
+    check_mechanism(changed(terms, honest=3), parameter_set("packed-bfv-20"))
+
+
+@pytest.mark.parametrize("n", range(3, 65))
+def test_what_the_demonstration_assumes_is_what_the_sum_withstands(n):
+    for fewest in range(max(3, quorum(n)), n + 1):
+        assumed = fewest - honest_of(n, fewest)
+        assert assumed >= 1
+        assert all(assumed <= colluders(called) for called in range(fewest, n + 1))
 
 
 @pytest.mark.parametrize("honest", [5, 6])

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.packing import SumCorrupt, pack, unpack
+from privacy.packing import VALUE_LIMIT, SumCorrupt, ValuesTooLarge, pack, unpack
 from privacy.parameters import PRESETS, WEIGHT_MAX, ParameterSet, TooManySites, parameter_set
 from privacy.quantisation import QuantisedUpdate
 from privacy.randomness import RandomStream
+from privacy.update import IntegerUpdate
 from tests.privacy import twin
 
 # The layout does not depend on the ring's size, except where ciphertexts end: a ring of 8 slots,
@@ -205,3 +206,22 @@ def test_more_sites_than_fit_are_refused(name):
     chosen = parameter_set(name)
     with pytest.raises(TooManySites):
         unpack(packed(chosen, [0], 1), 1, chosen.max_sites + 1, chosen)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("beyond", [0, 1, 2**20])
+def test_integers_too_large_for_an_exact_check_sum_are_refused(sign, beyond):
+    chosen = parameter_set("packed-bfv-20")
+    largest = np.array([3, sign * (VALUE_LIMIT - 1), -5])
+    pack(IntegerUpdate(largest), 1, chosen)
+    with pytest.raises(ValuesTooLarge):
+        pack(IntegerUpdate(largest + np.array([0, sign * (1 + beyond), 0])), 1, chosen)
+
+
+def test_the_largest_integers_that_are_packed_come_apart_where_their_sum_fits():
+    chosen, top = parameter_set("packed-bfv-20"), VALUE_LIMIT - 1
+    rows = [np.array([top, -7, 4]), np.array([5 - top, 9, -top]), np.array([-2, 1, top])]
+    words = sum(pack(IntegerUpdate(row), 1, chosen).words.astype(object) for row in rows)
+    total, weight = unpack((words % chosen.plain_modulus).astype(np.uint64), 3, 3, chosen)
+    assert total.tolist() == [3, 3, 4]
+    assert weight == 3

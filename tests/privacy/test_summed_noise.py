@@ -9,16 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from privacy import summed_noise
 from privacy.accounting import EpsilonUnreachable, epsilon
 from privacy.bfv import ServerContext, encrypt, generate_key, open_sum
 from privacy.events import ImpossibleEvent, SummedNoiseEvent
 from privacy.masks import apply
-from privacy.noise_shares import NoisePlan, NoiseShare, surplus_noise
-from privacy.packing import SumCorrupt, pack, unpack
+from privacy.noise_shares import NoisePlan, NoiseShare, sampler, surplus_noise
+from privacy.packing import VALUE_LIMIT, SumCorrupt, ValuesTooLarge, pack, unpack
 from privacy.parameters import parameter_set
 from privacy.randomness import RandomStream
 from privacy.summed_noise import (
     AGAIN_BITS,
+    check_size,
     clip_and_round,
     event_of,
     grid_for,
@@ -60,6 +62,24 @@ def trained(x, y, patient, *, share=None, rate=1.0, seed=1, grid=1024, **options
         stream=RandomStream.from_seed(seed),
         **options,
     ).values
+
+
+# Size
+
+
+def test_so_many_patients_that_their_integers_might_not_be_packed_are_refused_by_number_alone():
+    largest = sum(sampler(deviation).largest for deviation in PLAN.deviations)
+    fits = (VALUE_LIMIT - 1 - largest) // math.floor(sensitivity(1024, 6))
+    check_size(fits, PLAN, 1024, 6)
+    with pytest.raises(ValuesTooLarge):
+        check_size(fits + 1, PLAN, 1024, 6)
+
+
+def test_training_looks_at_the_size_before_a_gradient_is_taken(monkeypatch):
+    monkeypatch.setattr(summed_noise, "VALUE_LIMIT", 4096)
+    monkeypatch.setattr(summed_noise, "leave_gradients", None)
+    with pytest.raises(ValuesTooLarge):
+        trained(np.ones((4, 6), np.float32), np.zeros(4, np.int64), np.arange(4))
 
 
 # Sensitivity
