@@ -6,10 +6,13 @@ import json
 import shutil
 import subprocess
 from datetime import UTC, datetime
+from typing import ClassVar
 
 import pytest
 from fastapi.testclient import TestClient
 
+from identity.accounts import SessionEnded
+from identity.roles import Actor, Role
 from ledger import chart, tokenomics
 from ledger.books import Ledger
 from ledger.flags import Flag
@@ -122,3 +125,70 @@ def test_without_the_operators_token_there_is_no_answer(ledger, headers):
 
 def test_a_transfer_nobody_made_is_not_found(client):
     assert client.get("/transfers/unknown").status_code == 404
+
+
+class TestSessions:
+    """Whoever is signed in sees and does what the table of permissions gives her."""
+
+    PEOPLE: ClassVar = {
+        "r" * 40: Actor("r.west", frozenset({Role.RESEARCHER}), account=STRANGER),
+        "a" * 40: Actor("a.east", frozenset({Role.AUDITOR})),
+        "s" * 40: Actor("s.north", frozenset({Role.STEWARD}), site="north"),
+    }
+
+    @pytest.fixture
+    def denied(self):
+        return []
+
+    @pytest.fixture
+    def asking(self, ledger, denied):
+        def sessions(token):
+            if token not in self.PEOPLE:
+                raise SessionEnded
+            return self.PEOPLE[token]
+
+        app = ledger_app(
+            ledger,
+            token=TOKEN,
+            clock=lambda: NOW,
+            sessions=sessions,
+            audit=lambda *event: denied.append(event),
+        )
+        client = TestClient(app)
+
+        def ask(who, path, **body):
+            headers = {"Authorization": f"Bearer {who * 40 if len(who) == 1 else who}"}
+            send = client.post if body else client.get
+            return send(path, headers=headers, **body)
+
+        return ask
+
+    def test_a_researcher_reads_her_own_account_and_statement_and_no_other(self, asking, denied):
+        asking(TOKEN, "/transfers", json=asked(amount="5"))
+        assert asking("r", f"/accounts/{STRANGER}").json()["balance"] == "5"
+        drawn = asking("r", f"/statements/{STRANGER}").json()
+        assert (drawn["closing"], [line["amount"] for line in drawn["lines"]]) == ("5", ["5"])
+        for path in (f"/accounts/{FUNDER}", f"/statements/{FUNDER}", "/supply", "/transfers/k"):
+            answer = asking("r", path)
+            assert (answer.status_code, answer.json()["type"]) == (
+                403,
+                "/problems/permission-missing",
+            )
+        assert [facts["actor"] for _, facts in denied] == ["r.west"] * 4
+
+    def test_an_auditor_reads_everything_and_moves_nothing(self, asking, ledger):
+        for path in (f"/accounts/{FUNDER}", f"/statements/{FUNDER}", "/supply"):
+            assert asking("a", path).status_code == 200
+        assert asking("a", "/transfers", json=asked()).status_code == 403
+        assert ledger.find("k") is None
+
+    def test_a_steward_has_nothing_to_do_with_the_books(self, asking):
+        for path in (f"/accounts/{FUNDER}", "/supply"):
+            assert asking("s", path).status_code == 403
+
+    def test_a_session_that_is_over_gets_no_answer(self, asking):
+        answer = asking("x", "/supply")
+        assert (answer.status_code, answer.json()["type"]) == (401, "/problems/session-ended")
+
+    def test_the_operators_token_is_still_the_operators(self, asking):
+        assert asking(TOKEN, "/transfers", json=asked()).status_code == 200
