@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from multiprocessing import get_context
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit.checkpoints import AuditDamaged
-from audit.log import AuditLog, EventRepeated
+from audit.log import AuditLog, EntryUnknown, EventRepeated, HeadUnknown
 from audit.records import FactRefused
 from storage.canonical import NotCanonical
 from storage.merkle import check_consistency, check_inclusion, leaf_hash
@@ -176,3 +177,82 @@ def test_two_processes_append_to_one_history(log, path):
     for writer in writers:
         writer.join()
     assert log.verify().size == 45
+
+
+def test_a_batch_stands_together_under_one_head(path):
+    log = AuditLog(path, KEY)
+    made = log.append_batch([("paid", {"site": site}) for site in "abc"])
+    assert (made.first, made.count, made.head.size) == (0, 3, 3)
+    made = log.append_batch([("paid", {"site": site}) for site in "de"])
+    assert (made.first, made.count, made.head) == (3, 2, log.head())
+    assert [event.facts["site"] for event in log.events()] == list("abcde")
+    assert [event.position for event in log.events(1, 3)] == [1, 2, 3]
+    assert log.head_at(3).size == 3
+    log.close()
+
+
+def test_a_batch_with_one_refused_event_is_not_logged_at_all(log):
+    for bad in ({"patient": "P-17"}, {"text": "x" * 70_000}):
+        with pytest.raises(FactRefused):
+            log.append_batch([("paid", {}), ("paid", bad), ("paid", {})])
+    with pytest.raises(NotCanonical):
+        log.append_batch([("paid", {}), ("paid", {"auc": 0.5})])
+    assert log.head().size == 5
+    log.verify()
+
+
+def test_a_batch_with_a_key_is_logged_once(log):
+    events = [("paid", {"site": site}) for site in "abc"]
+    made = log.append_batch(events, key="round 1")
+    log.append("beat", {})
+    assert log.append_batch(events, key="round 1") == made
+    with pytest.raises(EventRepeated):
+        log.append_batch(events[:2], key="round 1")
+    assert log.head().size == 9
+
+
+def test_what_was_never_signed_or_logged_is_unknown(log):
+    made = log.append_batch([("paid", {}), ("paid", {})])
+    for size in (6, 8, 1000):
+        with pytest.raises(HeadUnknown):
+            log.head_at(size)
+    for size in (8, 1000):
+        with pytest.raises(HeadUnknown):
+            log.consistency_proof(3, size)
+    with pytest.raises(HeadUnknown):
+        log.consistency_proof(made.head.size, 3)
+    with pytest.raises(EntryUnknown):
+        log.inclusion_proof(7)
+    with pytest.raises(EntryUnknown):
+        log.inclusion_proof(5, 5)
+    assert log.head_at(0).size == 0
+
+
+def test_proofs_of_older_heads_stay(log):
+    heads = [log.head_at(size) for size in range(6)]
+    log.append_batch([("paid", {"n": number}) for number in range(600)])
+    for old in heads:
+        for new in heads[old.size :]:
+            proof = log.consistency_proof(old.size, new.size)
+            check_consistency(old.size, old.root, new.size, new.root, proof)
+    for event in log.events(0, 5):
+        proof = log.inclusion_proof(event.position, 5)
+        leaf = leaf_hash(event.record.encode())
+        check_inclusion(heads[5].root, 5, event.position, leaf, proof)
+
+
+def test_threads_append_to_one_history(log):
+    def append():
+        for number in range(10):
+            log.append_batch([("beat", {"n": number}), ("beat", {})])
+
+    threads = [threading.Thread(target=append) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log.verify().size == 5 + 4 * 10 * 2
+
+
+def test_the_file_is_private(path, log):
+    assert path.stat().st_mode & 0o077 == 0

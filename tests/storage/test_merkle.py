@@ -49,6 +49,34 @@ CT_ROOTS = [
 ]
 
 
+# Leaf, size and path of its inclusion proofs; sizes and path of its consistency proofs.
+CT_INCLUSION = [
+    (0, 1, []),
+    (0, 8, ["96a296d2", "5f083f0a", "6b47aaf2"]),
+    (5, 8, ["bc1a0643", "ca854ea1", "d37ee418"]),
+    (2, 3, ["fac54203"]),
+    (1, 5, ["6e340b9c", "5f083f0a", "bc1a0643"]),
+]
+CT_CONSISTENCY = [
+    (1, 1, []),
+    (1, 8, ["96a296d2", "5f083f0a", "6b47aaf2"]),
+    (6, 8, ["0ebc5d34", "ca854ea1", "d37ee418"]),
+    (2, 5, ["5f083f0a", "bc1a0643"]),
+]
+CT_HASHES = {
+    one[:8]: bytes.fromhex(one)
+    for one in (
+        "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
+        "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+        "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4",
+        "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+        "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+        "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
+        *CT_ROOTS,
+    )
+}
+
+
 def slow_root(entries):
     """The definition of RFC 6962, section 2.1, word for word."""
     if not entries:
@@ -64,6 +92,35 @@ def test_the_known_roots_come_out():
     for size, expected in enumerate(CT_ROOTS):
         assert root([leaf_hash(entry) for entry in CT_ENTRIES[:size]]).hex() == expected
     assert CT_ROOTS[0] == EMPTY_ROOT.hex()
+
+
+def test_the_known_proofs_come_out():
+    leaves = [leaf_hash(entry) for entry in CT_ENTRIES]
+    roots = [bytes.fromhex(one) for one in CT_ROOTS]
+    for index, size, path in CT_INCLUSION:
+        proof = [CT_HASHES[name] for name in path]
+        assert inclusion_proof(leaves[:size], index) == proof
+        check_inclusion(roots[size], size, index, leaves[index], proof)
+    for old, size, path in CT_CONSISTENCY:
+        proof = [CT_HASHES[name] for name in path]
+        assert consistency_proof(leaves[:size], old) == proof
+        check_consistency(old, roots[old], size, roots[size], proof)
+
+
+@given(logs, st.integers(0, 40))
+def test_a_frontier_grows_by_many_as_it_grows_by_one(entries, split):
+    leaves = [leaf_hash(entry) for entry in entries]
+    before, _ = Frontier().extend(leaves[:split])
+    after, layers = before.extend(leaves[split:])
+    one_by_one = Frontier()
+    for leaf in leaves:
+        one_by_one = one_by_one.append(leaf)
+    assert after == one_by_one
+    for height, nodes in enumerate(layers):
+        for number, node in enumerate(nodes, start=before.size >> height):
+            start = number << height
+            assert start + (1 << height) <= len(leaves)
+            assert node == slow_root(entries[start : start + (1 << height)])
 
 
 @given(logs)
