@@ -22,6 +22,7 @@ What holds, each a test in tests/fl_client/test_agent.py:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -49,15 +50,16 @@ from fl_client.refusals import refusal
 from fl_client.store import RoundAlreadyAnswered, SiteStore
 from fl_client.summation import Summation
 from privacy.bfv import self_test
-from privacy.budget import BudgetConflict, BudgetUnreadable, PrivacyBudget
+from privacy.budget import BudgetConflict, BudgetUnreadable, NotReserved, PrivacyBudget
 from privacy.cohorts import EVERYONE
 from privacy.events import for_patients
 from privacy.keys import SiteKeys
 from privacy.mechanism import check_mechanism, round_event
 from privacy.opening import check_way
+from privacy.packing import ValuesTooLarge
 from privacy.parameters import ParameterSet
 from privacy.randomness import RandomStream
-from protocol.errors import BitHiveError, RecordError
+from protocol.errors import BitHiveError, PrivacyError, RecordError
 from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import PatientId, SiteId
 from protocol.messages import (
@@ -78,12 +80,26 @@ COHORT_MIN: Final = 5
 """Fewest patients a site trains on; below it, statistics are about persons."""
 
 
+class NoiseSeeded(PrivacyError):
+    """An agent was to draw noise from a seed, outside a demonstration."""
+
+    code = "noise-seeded"
+
+    def __init__(self, study: str) -> None:
+        self.study = study
+        super().__init__(
+            f"the noise of study {study} was to be drawn from a seed, so whoever knows it takes "
+            "the noise away; take the seed out of this hospital's settings, only a demonstration "
+            "has one"
+        )
+
+
 @dataclass(frozen=True)
 class SiteSettings:
     """What a hospital decides for itself.
 
     ``approved`` is the digest of the study terms that its officer approved; ``seed`` makes a
-    demonstration reproducible and is None wherever data is real, since noise that can be drawn
+    demonstration reproducible and is refused anywhere else, since noise that can be drawn
     again hides nothing; ``keep_integers`` lets a demonstration check the opened sum. A round that
     meets a withdrawal waits ``reprove_seconds`` for the proofs that this takes, before it trains,
     and goes on without the patients of chunks whose proofs are not there then. Epsilon is spent on
@@ -94,6 +110,7 @@ class SiteSettings:
     home: Path
     approved: str
     seed: int | None = None
+    demonstration: bool = False
     keep_integers: bool = False
     cohort_min: int = COHORT_MIN
     researcher: str = ""
@@ -123,6 +140,8 @@ class Agent:
     newest: Newest | None = None
 
     def __post_init__(self) -> None:
+        if self.settings.seed is not None and not self.settings.demonstration:
+            raise NoiseSeeded(self.terms.study)
         self_test(self.parameters)
         if digest(self.terms) != self.settings.approved:
             raise PlanRefused("its terms are not those that were approved")
@@ -182,7 +201,8 @@ class Agent:
             door = doors.get(request.kind)
             if door is None:
                 raise MalformedFrame(f"there is no {request.kind!r}")
-            if request.kind == "prepare":  # news must come in while a round is trained
+            # News must come in while a round is trained, and a server that was begun anew finds us.
+            if request.kind in {"prepare", "join"}:
                 return door(request)
             with self._lock:
                 return door(request)
@@ -230,9 +250,9 @@ class Agent:
         patients = cohort.patients
         try:
             outgoing, personal = self._update(plan, model, patients)
-        except RecordError:
+        except (RecordError, ValuesTooLarge):
             # Records that could not be read were not trained on, and nothing left.
-            self.budget.release(plan.study, plan.round)
+            self.budget.release(plan.study, plan.round, plan=plan_digest)
             raise
         started = time.thread_time()
         certificates = self.certifier.finish(cohort.certification)
@@ -246,22 +266,39 @@ class Agent:
         )
         reply = contribution(accounts, outgoing, certificates, self.keys)
         kept = outgoing.integers.astype("<i8").tobytes() if self.settings.keep_integers else None
-        self.store.keep_answer(plan.study, plan.round, plan_digest, reply, kept, personal=personal)
+        self.store.keep_answer(
+            plan.study,
+            plan.round,
+            plan_digest,
+            reply,
+            kept,
+            personal=personal,
+            members=[patient.id for patient in patients],
+        )
         self.budget.commit(plan.study, plan.round)
         return reply
 
     def _cohort(self, plan: RoundPlan, chunks: tuple[ChunkState, ...]) -> Cohort:
-        """Gather the round's patients; say how many withdrew after the plan, and no names."""
-        cohort = gather(
-            lambda: self.choose(plan, chunks),
-            lambda chosen: self._reserve(plan, chosen),
-            plan,
-            chunks,
-            lane=self._lane,
-            certifier=self.certifier,
-            seconds=self.settings.reprove_seconds,
-        )
-        self._check_size(cohort.selections)
+        """Gather the round's patients; say how many withdrew after the plan, and no names.
+
+        Raises:
+            CohortTooSmall: So many withdrew, or were left out, while it gathered. What was reserved
+                by then is given back.
+        """
+        try:
+            cohort = gather(
+                lambda: self.choose(plan, chunks),
+                lambda chosen: self._reserve(plan, chosen),
+                plan,
+                chunks,
+                lane=self._lane,
+                certifier=self.certifier,
+                seconds=self.settings.reprove_seconds,
+            )
+            self._check_size(cohort.selections)
+        except CohortTooSmall:
+            self._give_back(plan)
+            raise
         gone = self._lane.gone(chunks)
         withdrew = left_out(self.terms, chunks, self.openings, self.patients, gone=gone)
         cohort = replace(cohort, left_out=cohort.left_out + withdrew)
@@ -286,10 +323,20 @@ class Agent:
             for_patients(round_event(self.terms)),
             cohort=payers,
             researcher=self.settings.researcher or f"server key {self.terms.server_key.hex()[:16]}",
+            plan=digest(plan),
             study_limit=self.terms.privacy.epsilon,
         )
         if held.state == "committed":
             raise RoundAlreadyAnswered(plan.round)
+
+    def _give_back(self, plan: RoundPlan) -> None:
+        """Release what this plan has reserved, where it has.
+
+        Nothing has left: an answer is stored before it leaves, and this plan has none; and what
+        left is committed, which no release undoes.
+        """
+        with contextlib.suppress(NotReserved):
+            self.budget.release(plan.study, plan.round, plan=digest(plan))
 
     def choose(self, plan: RoundPlan, chunks: tuple[ChunkState, ...]) -> list[Selection]:
         """Choose this round's patients from what their consent allows.
@@ -331,7 +378,7 @@ class Agent:
     ) -> tuple[Outgoing, bytes | None]:
         """Train on the chosen patients and seal the update; say what this site keeps."""
         stream = self._stream(plan)
-        kept = self._kept(plan)
+        kept = self._kept(plan, patients)
         share = self._masking.noise_share(plan)
         trained = self._egress.train(
             plan, model, patients, stream.child("train"), kept, share=share
@@ -347,12 +394,22 @@ class Agent:
         personal = self._egress.keep(plan, trained, outgoing, stream.child("personal"))
         return outgoing, None if personal is None else personal.astype("<f8").tobytes()
 
-    def _kept(self, plan: RoundPlan) -> np.ndarray | None:
-        """Return what the algorithm kept in this site's last round that serves it."""
+    def _kept(self, plan: RoundPlan, patients: Sequence[Patient]) -> np.ndarray | None:
+        """Return what the algorithm kept in this site's last round that serves it.
+
+        What records shaped without noise is forgotten as soon as one of those patients does not
+        take part any more: it starts anew without her.
+        """
+        present = [patient.id for patient in patients]
         for number, blob in self.store.personal(plan.study, before=plan.round):
             opened = self.store.endorsed(plan.study, number)
             in_sum = opened is not None and opened[1] is not None
             if in_sum or not self._egress.algorithm.keeps_what_entered:
+                shaped = self._egress.algorithm.keeps_what_records_say
+                if shaped and not self.store.personal_is_of(plan.study, number, present):
+                    self.store.forget_personal(plan.study, before=plan.round)
+                    event(log, "personal-begun-anew", study=plan.study, round=plan.round)
+                    return None
                 self.store.forget_personal(plan.study, before=number)
                 return np.frombuffer(blob, "<f8").astype(np.float64)
         return None

@@ -359,3 +359,10 @@ def test_a_site_that_lost_the_group_key_gets_it_again_before_the_round(swift):
     taken = [site for kind, site, _ in transport.asked if kind == "take-key"]
     assert taken == [swift.sites[2]]
     assert len(swift.store.round(1).closed.receipts) == 3
+
+
+def test_a_site_that_trains_still_answers_the_roll_call_of_a_server_begun_anew(study):
+    agent = study.agents[study.sites[0]]
+    asked = encode("join", {"terms": digest(study.terms), "nonce": "1" * 64})
+    with agent._lock:  # as while it trains
+        assert decode(agent.answer(asked)).kind == "joined"
