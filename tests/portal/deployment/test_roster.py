@@ -1,0 +1,160 @@
+"""The SuperLink's nodes are made the same as the admitted sites, and one run at a time goes."""
+
+import itertools
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from portal.certificates import make_node_key
+from portal.deployment import study
+from portal.deployment.loopback import FlowerRun, Node, SuperLinkSilent, node_bytes
+from portal.deployment.plan import DeploymentDiffers, NothingDeployed, Plan, free_port
+from portal.deployment.roster import reconcile
+from portal.deployment.study import StudyRunning, _Runs, start_study, started_file
+from portal.deployment.table import units_of
+from portal.deployment.up import Wanted, _same
+from protocol.ids import SiteId
+
+
+@dataclass
+class Fleet:
+    """A SuperLink that remembers."""
+
+    known: list[Node] = field(default_factory=list)
+    going: list[FlowerRun] = field(default_factory=list)
+    stopped: list[int] = field(default_factory=list)
+
+    def nodes(self):
+        return list(self.known)
+
+    def register(self, public_key, name):
+        self.known.append(Node(len(self.known) + 1, public_key, name))
+
+    def unregister(self, node):
+        self.known = [one for one in self.known if one.id != node]
+
+    def runs(self):
+        return list(self.going)
+
+    def stop(self, run):
+        self.stopped.append(run)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return Plan(tmp_path, (SiteId("north"),), free_port(), 9092, 8470, 8480)
+
+
+def test_missing_nodes_are_registered_and_expelled_ones_put_out(tmp_path):
+    nodes, fleet = tmp_path / "nodes", Fleet()
+    keys = {name: make_node_key(nodes, name) for name in ("north", "south")}
+    assert reconcile(nodes, fleet) == (["north", "south"], [])
+    assert reconcile(nodes, fleet) == ([], [])
+    keys["north"].public.unlink()
+    assert reconcile(nodes, fleet) == ([], [1])
+    assert [one.public_key for one in fleet.known] == [
+        node_bytes(keys["south"].public.read_bytes())
+    ]
+
+
+def test_a_node_that_nobody_admitted_is_put_out(tmp_path):
+    fleet = Fleet([Node(7, b"stranger", "online")])
+    assert reconcile(tmp_path, fleet) == ([], [7])
+
+
+@pytest.fixture
+def runs(plan, monkeypatch):
+    fleet, started, clock = Fleet(), [], [100.0]
+
+    @contextmanager
+    def opened(*_):
+        yield fleet
+
+    monkeypatch.setattr(study, "control", opened)
+    monkeypatch.setattr(study, "start_run", lambda *_: started.append(clock[0]))
+    return _Runs(plan, clock=lambda: clock[0]), fleet, started, clock
+
+
+def test_a_run_is_started_where_none_goes_and_left_alone_where_one_does(runs):
+    looking, fleet, started, clock = runs
+    looking.look()
+    assert started == [100.0]
+    fleet.going = [FlowerRun(1, "running", "")]
+    clock[0] += 10
+    looking.look()
+    assert started == [100.0]
+
+
+def test_of_several_runs_one_is_left(runs):
+    looking, fleet, started, _ = runs
+    fleet.going = [FlowerRun(number, "running", "") for number in (1, 2, 3)]
+    looking.look()
+    assert (fleet.stopped, started) == ([2, 3], [])
+
+
+def test_a_run_that_ends_early_is_followed_later_each_time(runs):
+    looking, fleet, started, clock = runs
+    fleet.going = [FlowerRun(1, "finished", "failed")]
+    for _ in range(2000):
+        looking.look()
+        clock[0] += 0.1
+    pauses = [after - before for before, after in itertools.pairwise(started)]
+    assert len(pauses) > 3
+    assert all(b >= a - 0.11 for a, b in itertools.pairwise(pauses))
+
+
+def test_a_superlink_that_is_silent_is_asked_again(runs, monkeypatch):
+    looking, _, started, clock = runs
+    opened = study.control
+
+    @contextmanager
+    def silent(*_):
+        raise SuperLinkSilent(9092, "ConnectError")
+        yield
+
+    monkeypatch.setattr(study, "control", silent)
+    looking.look()
+    monkeypatch.setattr(study, "control", opened)
+    clock[0] += 5
+    looking.look()
+    assert len(started) == 1
+
+
+def test_a_study_is_started_once(plan):
+    assert not started_file(plan).exists()
+    start_study(plan)
+    with pytest.raises(StudyRunning):
+        start_study(plan)
+
+
+def test_a_plan_is_read_back_as_it_was_written(plan):
+    plan.save()
+    assert Plan.load(plan.home) == plan
+    with pytest.raises(NothingDeployed):
+        Plan.load(plan.home / "elsewhere")
+
+
+def test_a_deployment_that_is_up_keeps_its_port(plan):
+    _same(plan, Wanted(None, plan.port))
+    with pytest.raises(DeploymentDiffers) as refused:
+        _same(plan, Wanted(None, plan.port + 1))
+    assert refused.value.differing == ["port"]
+
+
+def test_a_person_may_add_to_the_environment_of_one_process(plan, monkeypatch):
+    monkeypatch.setattr("portal.deployment.table.nginx_program", lambda: "/usr/sbin/nginx")
+    (plan.folder).mkdir()
+    (plan.folder / "environment.json").write_text('{"agent-north": {"OMP_NUM_THREADS": "4"}}')
+    units = {one.name: one for one in units_of(plan)}
+    assert units["agent-north"].environment["OMP_NUM_THREADS"] == "4"
+    assert units["node-north"].environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_no_key_is_on_a_command_line(plan, monkeypatch):
+    monkeypatch.setattr("portal.deployment.table.nginx_program", lambda: "/usr/sbin/nginx")
+    make = plan.identity(SiteId("north")).make()
+    secret = plan.identity(SiteId("north")).tls_key.read_text().splitlines()[1]
+    words = " ".join(" ".join(one.command) for one in units_of(plan))
+    assert secret not in words
+    assert make.node_public() not in words
