@@ -39,6 +39,7 @@ from fl_client.app import app as carrier
 from fl_server.engine import Engine
 from fl_server.gate import Admitted, Gate
 from fl_server.inprocess import InProcessGrid
+from fl_server.parts import narrow
 from fl_server.store import ModelState, ServerStore
 from fl_server.summation import Called, Opened, Requests, SecureSum, Uploads, integers_of
 from fl_server.transport import GridTransport
@@ -186,10 +187,11 @@ class _NoCrypto(SecureSum):
         found: dict[SiteId, Any] = {}
 
         def take(site: SiteId, reply: Frame) -> bool:
-            blob = reply.blobs["integers"]
+            blob = reply.blobs.pop("integers")
             if blob and not found:
                 opening = read(Opening, reply.body)
                 found[site] = integers_of(blob, commitment.length, opening.integers_sha256)
+                reply.blobs["integers"] = b"".join(narrow(found[site]))
             return True
 
         sums = {"sum": total.tobytes()}

@@ -13,8 +13,9 @@ of the sum, the grid is fixed by the terms, and noise that a full sum can spare 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from protocol.ids import SiteId
 from protocol.messages import StudyTerms
 from protocol.summation import SurplusNoise
 
+SLICE: Final = 2**18
+"""Numbers of a model that are in memory at a time where it comes in slices."""
 SPREADS = 4.5
 """Standard deviations of a coordinate that the quantised range holds; beyond it, it saturates."""
 SPREADS_FIRST = 8.0
@@ -102,12 +105,25 @@ def next_steps(
     Returns:
         ``(tensors,)``, in units of the weights.
     """
+    means = split(mean, terms.training.tensor_sizes)
+    return steps_of_tensors(terms, parameters, means, sites, largest_share=largest_share)
+
+
+def steps_of_tensors(
+    terms: StudyTerms,
+    parameters: ParameterSet,
+    means: Iterable[NDArray[np.float64]],
+    sites: int,
+    *,
+    largest_share: float | None = None,
+) -> NDArray[np.float64]:
+    """Return ``next_steps`` of means that come tensor by tensor."""
     if terms.privacy.mechanism == "summed":
         return first_steps(terms, parameters)
     noise = noise_spread(terms) ** 2
     growth = study_algorithm(terms).spread_growth(largest_share or 1 / sites)
     steps = []
-    for part in split(mean, terms.training.tensor_sizes):
+    for part in means:
         signal = max(0.0, float(np.mean(part**2)) - noise / sites)
         spread = (growth**2 * noise + SIGNAL_MARGIN * signal) ** 0.5
         steps.append(SPREADS * spread / parameters.value_max)
@@ -156,6 +172,49 @@ def apply_sum(
         next_steps(terms, parameters, total / sites, sites, largest_share=share),
         after.carried,
     )
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """``apply_sum`` over a model that comes in slices: the same, bit by bit, in little memory.
+
+    ``steps`` are those the round's updates were quantised by; the rest is as there.
+    """
+
+    terms: StudyTerms
+    parameters: ParameterSet
+    steps: NDArray[np.float64]
+    integers: NDArray[np.signedinteger[Any]]
+    weight: int
+    sites: int
+    largest: int
+
+    def slices(self, before: Callable[[int], GlobalState]) -> Iterator[GlobalState]:
+        """Yield the model after the round, ``before(count)`` being its next ``count`` numbers."""
+        algorithm = study_algorithm(self.terms)
+        for tensor, step in self._tensors():
+            for start in range(0, tensor.size, SLICE):
+                total = tensor[start : start + SLICE] * step
+                yield algorithm.step(
+                    before(total.size), total, weight=self.weight, sites=self.sites
+                )
+
+    def next_steps(self) -> NDArray[np.float64]:
+        """Return each tensor's step size after the round."""
+        means = (tensor * step / self.sites for tensor, step in self._tensors())
+        return steps_of_tensors(
+            self.terms,
+            self.parameters,
+            means,
+            self.sites,
+            largest_share=self.largest / self.weight,
+        )
+
+    def _tensors(self) -> Iterator[tuple[NDArray[np.signedinteger[Any]], np.float64]]:
+        at = 0
+        for size, step in zip(self.terms.training.tensor_sizes, self.steps, strict=True):
+            yield self.integers[at : at + size], step
+            at += size
 
 
 def without_surplus(

@@ -39,10 +39,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consent.registry import Registry
-from fl_server.aggregation import apply_sum, without_surplus
+from fl_server.aggregation import Stepping, without_surplus
 from fl_server.gate import Gate
 from fl_server.group_key import GroupKeeper
 from fl_server.intake import Intake
@@ -55,12 +56,12 @@ from fl_server.reporter import Reporter
 from fl_server.sites import Sites, TooFewSites
 from fl_server.store import (
     ClosedRound,
-    ModelState,
     PlannedRound,
     RoundFrozen,
     ServerStore,
     StoredRound,
     run_of,
+    unchanged,
 )
 from fl_server.summation import Called, Opened, OpeningMissing, SecureSum, SumUnsound
 from fl_server.transport import Transport
@@ -294,7 +295,7 @@ class Engine:
             for site in uploads:
                 why = f"a sound update, but {error}"
                 self._intake.refuse(site, plan.round, error.code, why)
-            return self._store_close(plan, (), self.store.model(plan.round - 1), None)
+            return self._store_close(plan, (), None, None)
         self._enter_closing(plan.round)
         for site in opened.liars:
             note = "its tag is not that of the update it signed; the update itself stands"
@@ -309,11 +310,11 @@ class Engine:
         for site in odd:
             note = "surplus-refused: it showed other seeds than the sum can spare; its noise stays"
             self._report(Step("refuse", plan.round, site, note=note))
-        after = apply_sum(
+        stepping = Stepping(
             self.terms,
             self.parameters,
-            self.store.model(plan.round - 1),
-            integers,
+            steps=np.array(plan.steps),
+            integers=integers,
             weight=opened.weight,
             sites=len(uploads),
             largest=max(receipt.proven_patients for receipt in opened.commitment.receipts),
@@ -324,38 +325,46 @@ class Engine:
             )
             for receipt in opened.commitment.receipts
         )
-        return self._store_close(plan, receipts, after, opened)
+        return self._store_close(plan, receipts, stepping, opened)
 
     def _store_close(
         self,
         plan: RoundPlan,
         receipts: tuple[Receipt, ...],
-        after: ModelState,
+        stepping: Stepping | None,
         opened: Opened | None,
     ) -> RoundClosed:
-        manifest = Manifest(
-            study=plan.study,
-            round=plan.round,
-            plan=digest(plan),
-            commitment=NOTHING if opened is None else digest(opened.commitment),
-            integers_sha256=NOTHING if opened is None else opened.integers_sha256,
-            model_sha256=after.sha256,
-            previous=plan.previous,
-        ).signed_by(self.signing_key.sign)
-        closed = RoundClosed(
-            study=plan.study,
-            round=plan.round,
-            server_key=self.terms.server_key,
-            model_sha256=after.sha256,
-            manifest=digest(manifest),
-            receipts=receipts,
-            refused=self.store.refusals(plan.round),
-        )
-        commitment = None if opened is None else opened.commitment
-        integers = None if opened is None else opened.integers
-        faults = () if opened is None else opened.faults
+        """Close the round; without a sum the model stays as it is."""
+
+        def finish(model_sha256: str) -> ClosedRound:
+            manifest = Manifest(
+                study=plan.study,
+                round=plan.round,
+                plan=digest(plan),
+                commitment=NOTHING if opened is None else digest(opened.commitment),
+                integers_sha256=NOTHING if opened is None else opened.integers_sha256,
+                model_sha256=model_sha256,
+                previous=plan.previous,
+            ).signed_by(self.signing_key.sign)
+            closed = RoundClosed(
+                study=plan.study,
+                round=plan.round,
+                server_key=self.terms.server_key,
+                model_sha256=model_sha256,
+                manifest=digest(manifest),
+                receipts=receipts,
+                refused=refused,
+            )
+            commitment = None if opened is None else opened.commitment
+            integers = None if opened is None else opened.integers
+            faults = () if opened is None else opened.faults
+            return ClosedRound(closed, manifest, commitment, integers, faults)
+
+        refused = self.store.refusals(plan.round)
+        slices = unchanged if stepping is None else stepping.slices
+        steps = np.array(plan.steps) if stepping is None else stepping.next_steps()
         self._report.closed(plan.round, receipts=len(receipts))
-        self.store.close(ClosedRound(closed, manifest, commitment, integers, faults), after)
+        closed = self.store.close_with(plan.round, slices, steps, finish)
         self._report(Step("close", plan.round, None, plan.round, self.terms.rounds))
         return closed
 

@@ -25,7 +25,7 @@ from fl_server.store import RoundFrozen, ServerStore, StoredRound, UploadConflic
 from fl_server.summation import Requests
 from privacy.sharing import quorum
 from protocol.errors import BitHiveError, FederationError, StorageError
-from protocol.frames import Frame, encode
+from protocol.frames import Frame, encode, encode_pieces
 from protocol.ids import SiteId
 from protocol.messages import (
     ChunkState,
@@ -169,10 +169,15 @@ class _Asking:
     def __call__(self, site: SiteId) -> bytes:
         plan = self.stored.plan
         chunks = self.stored.lanes.get(site, ())
-        return encode(
+        shares = self.stored.shares[site]
+        before = plan.round - 1
+        return encode_pieces(
             "train",
             body(TrainRequest(plan=plan, manifest=self.manifest, chunks=chunks)),
-            {"model": self.store.sent_model(plan.round - 1), "shares": self.stored.shares[site]},
+            {
+                "model": (self.store.sent_bytes(before), self.store.sent_model(before)),
+                "shares": (len(shares), [shares]),
+            },
         )
 
 

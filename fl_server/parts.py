@@ -100,19 +100,14 @@ class Parts:
         Raises:
             StorageError: The disk took no more, or there is a blob of this name.
         """
-        named = {"round": number, "kind": kind, "site": site}
-        waiting = iter(pieces)
-        first = next(waiting, b"")
-        if self._folder is not None and len(first) > INLINE_BYTES:
-            name = secrets.token_hex(16)
-            connection.info[_WRITTEN].append(name)
-            self._write(name, first, waiting)
-            connection.execute(_INSERT, named | {"part": 0, "blob": None, "file": name})
-            return
-        part = 0
-        while first:
-            connection.execute(_INSERT, named | {"part": part, "blob": first, "file": None})
-            first, part = next(waiting, b""), part + 1
+        writer = self.writer(connection, number, kind, site)
+        for piece in pieces:
+            writer.write(piece)
+        writer.close()
+
+    def writer(self, connection: sa.Connection, number: int, kind: str, site: str) -> Writer:
+        """Return what a new blob is written with; it is there once that is closed."""
+        return Writer(self._folder, connection, {"round": number, "kind": kind, "site": site})
 
     def drop(self, connection: sa.Connection, number: int, kind: str, site: str) -> None:
         """Remove a blob, where there is one."""
@@ -164,38 +159,87 @@ class Parts:
         connection.info[_DROPPED].extend(connection.execute(query).scalars())
         connection.execute(PARTS.delete().where(mine))
 
-    def _write(self, name: str, first: bytes, rest: Iterator[bytes]) -> None:
-        assert self._folder is not None
-        try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(self._folder / name, flags, 0o600), "wb", 0) as file:
-                _write_all(file, first)
-                for piece in rest:
-                    _write_all(file, piece)
-                os.fsync(file.fileno())
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise storage_error(error, "a blob of the server's database") from error
-
     def _read(self, name: str) -> Iterator[bytes]:
         assert self._folder is not None
-        try:
-            with (self._folder / name).open("rb", 0) as file:
-                while piece := file.read(PART_BYTES):
-                    yield piece
-        except OSError as error:
-            raise storage_error(error, "a blob of the server's database") from error
+        with _named_errors(), (self._folder / name).open("rb", 0) as file:
+            while piece := file.read(PART_BYTES):
+                yield piece
 
     def _remove(self, names: list[str]) -> None:
         for name in names:
             assert self._folder is not None
             with contextlib.suppress(OSError):  # the next sweep finds it
                 (self._folder / name).unlink()
+
+
+class Writer:
+    """A blob that is being written: a piece more than what was not written yet is in memory."""
+
+    def __init__(
+        self, folder: Path | None, connection: sa.Connection, named: dict[str, Any]
+    ) -> None:
+        self._folder, self._connection, self._named = folder, connection, named
+        self._waiting = bytearray()
+        self._file: Any = None
+        self._name = ""
+        self._part = 0
+
+    def write(self, piece: bytes) -> None:
+        """Write what comes next."""
+        self._waiting += piece
+        while len(self._waiting) >= PART_BYTES:
+            self._put(bytes(self._waiting[:PART_BYTES]))
+            del self._waiting[:PART_BYTES]
+
+    def close(self) -> None:
+        """Have it whole on the disk, and its row in the transaction."""
+        if self._file is None and len(self._waiting) <= INLINE_BYTES:
+            if self._waiting:
+                self._row(bytes(self._waiting))
+            return
+        if self._waiting:
+            self._put(bytes(self._waiting))
+        if self._file is not None:
+            with _named_errors():
+                os.fsync(self._file.fileno())
+                self._file.close()
+                _sync_folder(self._folder)
+            self._row(None)
+
+    def _put(self, piece: bytes) -> None:
+        if self._folder is None:
+            self._row(piece)
+            return
+        with _named_errors():
+            if self._file is None:
+                self._folder.mkdir(mode=0o700, exist_ok=True)
+                self._name = secrets.token_hex(16)
+                self._connection.info[_WRITTEN].append(self._name)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                self._file = os.fdopen(os.open(self._folder / self._name, flags, 0o600), "wb", 0)
+            _write_all(self._file, piece)
+
+    def _row(self, piece: bytes | None) -> None:
+        row = {"part": self._part, "blob": piece, "file": None if piece else self._name}
+        self._connection.execute(_INSERT, self._named | row)
+        self._part += 1
+
+
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, "a blob of the server's database") from error
+
+
+def _sync_folder(folder: Path | None) -> None:
+    assert folder is not None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(file: Any, piece: bytes) -> None:

@@ -16,9 +16,8 @@ What holds on SQLite and PostgreSQL alike, each a test in tests/fl_server/test_s
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +31,7 @@ from pydantic import TypeAdapter
 from fl_server.answers import StoredAnswers
 from fl_server.database import ServerDatabase, insert_once
 from fl_server.live import RunEvents
-from fl_server.parts import cut, in_form, narrow
+from fl_server.parts import Parts, cut, in_form, narrow
 from fl_server.tables import (
     ANSWERS,
     CERTIFICATES,
@@ -43,6 +42,7 @@ from fl_server.tables import (
     STUDY,
     UPLOADS,
 )
+from models.algorithms.interface import GlobalState
 from models.algorithms.scaffold import CONTROL
 from protocol.errors import FederationError
 from protocol.frames import decode, encode
@@ -63,6 +63,9 @@ from protocol.summation import Commitment, Fault
 LANES: Final = TypeAdapter(dict[SiteId, tuple[ChunkState, ...]])
 FAULTS: Final = TypeAdapter(tuple[Fault, ...])
 RUN_DIGITS: Final = 16
+SLICE: Final = 2**18
+Read = Callable[[int], GlobalState]
+"""Gives a model's next numbers, of each of its vectors as many."""
 
 
 def run_of(terms: StudyTerms) -> str:
@@ -207,6 +210,50 @@ class StoredUploads(Mapping[SiteId, tuple[Contribution, bytes]]):
         return len(self._sites)
 
 
+class ModelReader:
+    """Reads a stored model from the front, a few numbers of each of its vectors at a time."""
+
+    def __init__(
+        self, parts: Parts, connection: sa.Connection, number: int, carried: Sequence[str]
+    ) -> None:
+        def stream(kind: str, name: str, form: str) -> _Numbers:
+            return _Numbers(parts.pieces(connection, number, kind, name), form)
+
+        self._vector = stream("model", "vector", "<f4")
+        self._momentum = stream("model", "momentum", "<f4")
+        self._carried = {name: stream("carried", name, "<f8") for name in carried}
+
+    def __call__(self, count: int) -> GlobalState:
+        """Return the next ``count`` numbers, fewer at the end."""
+        return GlobalState(
+            self._vector.take(count),
+            self._momentum.take(count),
+            {name: numbers.take(count) for name, numbers in self._carried.items()},
+        )
+
+
+class _Numbers:
+    """Numbers in pieces of bytes, taken in other pieces."""
+
+    def __init__(self, pieces: Iterator[bytes], form: str) -> None:
+        self._pieces, self._form, self._left = pieces, np.dtype(form), b""
+
+    def take(self, count: int) -> NDArray[Any]:
+        size = count * self._form.itemsize
+        found = [self._left]
+        while sum(map(len, found)) < size and (piece := next(self._pieces, b"")):
+            found.append(piece)
+        joined = b"".join(found)
+        self._left = joined[size:]
+        return np.frombuffer(joined[:size], self._form)
+
+
+def unchanged(read: Read) -> Iterator[GlobalState]:
+    """Yield a model as it is."""
+    while (part := read(SLICE)).vector.size:
+        yield part
+
+
 class ServerStore:
     """The server's database; every method is one transaction.
 
@@ -268,15 +315,24 @@ class ServerStore:
             row = connection.execute(query).one()
         return row.sha256, np.frombuffer(row.steps, "<f8").astype(np.float64)
 
-    def sent_model(self, round_number: int) -> bytes:
-        """Return what the sites are sent of the model after a round, ``ModelState.blob``."""
+    def sent_model(self, round_number: int) -> Iterator[bytes]:
+        """Yield what the sites are sent of the model after a round, ``ModelState.blob``."""
         with self.database.reading() as connection:
-            found = io.BytesIO()
-            for piece in self.database.parts.pieces(connection, round_number, "model", "vector"):
-                found.write(piece)
-            for piece in self.database.parts.pieces(connection, round_number, "carried", CONTROL):
-                found.write(np.frombuffer(piece, "<f8").astype("<f4").tobytes())
-            return found.getvalue()
+            yield from self._sent(connection, round_number)
+
+    def sent_bytes(self, round_number: int) -> int:
+        """Return how many bytes ``sent_model`` yields."""
+        query = sa.select(MODELS.c.carried).where(MODELS.c.round == round_number)
+        terms = self.terms()
+        assert terms is not None
+        with self.database.reading() as connection:
+            carried = json.loads(connection.execute(query).scalar_one())
+        return 4 * terms.training.parameters * (2 if CONTROL in carried else 1)
+
+    def _sent(self, connection: sa.Connection, number: int) -> Iterator[bytes]:
+        yield from self.database.parts.pieces(connection, number, "model", "vector")
+        for piece in self.database.parts.pieces(connection, number, "carried", CONTROL):
+            yield np.frombuffer(piece, "<f8").astype("<f4").tobytes()
 
     def keep_group_key(self, held: HeldKey) -> None:
         """Keep a group key's sealed copies in place of the last one's."""
@@ -373,31 +429,74 @@ class ServerStore:
             connection.execute(ROUNDS.update().where(ROUNDS.c.round == number).values(frozen=True))
 
     def close(self, round_: ClosedRound, after: ModelState) -> None:
+        """Close a round with a model that is in memory: ``close_with`` otherwise."""
+        with self.database.writing() as connection:
+            self._keep_model(connection, round_.closed.round, after)
+            self._finish(connection, round_)
+
+    def close_with(
+        self,
+        number: int,
+        slices: Callable[[Read], Iterator[GlobalState]],
+        steps: NDArray[np.float64],
+        finish: Callable[[str], ClosedRound],
+    ) -> RoundClosed:
         """Close a round: its model, receipts, manifest and flag in one transaction.
 
         Its ciphertexts stay until the next round closes, so that its sum can be added again.
+
+        Args:
+            number: The round's.
+            slices: Given what reads the model before the round, yields the one after it.
+            steps: The next quantisation steps, ``(tensors,)``.
+            finish: From the digest of what sites are sent of the new model to what is kept.
         """
-        closed, integers = round_.closed, round_.integers
+        parts = self.database.parts
         with self.database.writing() as connection:
-            self._keep_model(connection, closed.round, after)
-            if integers is not None:
-                self.database.parts.keep(connection, closed.round, "integers", "", narrow(integers))
-            connection.execute(
-                ROUNDS.update()
-                .where(ROUNDS.c.round == closed.round)
-                .values(
-                    closed=canonical(closed).decode(),
-                    manifest=canonical(round_.manifest).decode(),
-                    commitment=None
-                    if round_.commitment is None
-                    else canonical(round_.commitment).decode(),
-                    faults=FAULTS.dump_json(round_.faults).decode(),
-                    integers=None if integers is None else integers.size,
-                    frozen=True,
-                )
+            query = sa.select(MODELS.c.carried).where(MODELS.c.round == number - 1)
+            names = json.loads(connection.execute(query).scalar_one())
+            read = ModelReader(parts, connection, number - 1, names)
+            vector = parts.writer(connection, number, "model", "vector")
+            momentum = parts.writer(connection, number, "model", "momentum")
+            carried = {name: parts.writer(connection, number, "carried", name) for name in names}
+            for part in slices(read):
+                vector.write(part.vector.astype("<f4", copy=False).tobytes())
+                momentum.write(part.momentum.astype("<f4", copy=False).tobytes())
+                for name, wide in part.carried.items():
+                    carried[name].write(wide.astype("<f8", copy=False).tobytes())
+            for writer in (vector, momentum, *carried.values()):
+                writer.close()
+            sent = hashlib.sha256()
+            for piece in self._sent(connection, number):
+                sent.update(piece)
+            round_ = finish(sent.hexdigest())
+            row = {"round": number, "sha256": sent.hexdigest(), "carried": json.dumps(names)}
+            values = row | {"steps": steps.astype("<f8").tobytes()}
+            connection.execute(MODELS.insert().values(values))
+            self._finish(connection, round_)
+        return round_.closed
+
+    def _finish(self, connection: sa.Connection, round_: ClosedRound) -> None:
+        closed, integers = round_.closed, round_.integers
+        if integers is not None:
+            pieces = narrow(integers)
+            self.database.parts.keep(connection, closed.round, "integers", "", pieces)
+        connection.execute(
+            ROUNDS.update()
+            .where(ROUNDS.c.round == closed.round)
+            .values(
+                closed=canonical(closed).decode(),
+                manifest=canonical(round_.manifest).decode(),
+                commitment=None
+                if round_.commitment is None
+                else canonical(round_.commitment).decode(),
+                faults=FAULTS.dump_json(round_.faults).decode(),
+                integers=None if integers is None else integers.size,
+                frozen=True,
             )
-            self.database.parts.drop_kind(connection, 0, closed.round - 1, "upload")
-            self._forget_answers(connection, closed.round)
+        )
+        self.database.parts.drop_kind(connection, 0, closed.round - 1, "upload")
+        self._forget_answers(connection, closed.round)
 
     def settled(self, number: int) -> None:
         """Mark a closed round as settled by the market."""

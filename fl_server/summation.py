@@ -291,7 +291,7 @@ class SecureSum:
 
     def _add(self, plan: RoundPlan, uploads: Uploads) -> EncryptedSum:
         started = time.thread_time()
-        total = self._context.add([self._update(one, blob) for one, blob in uploads.values()])
+        total = self._context.add(self._update(*uploads[site]) for site in uploads)
         self.progress(Step("add", plan.round, None, seconds=time.thread_time() - started))
         return total
 
@@ -389,7 +389,7 @@ class SecureSum:
             for site in commitment.sites
         ]
         try:
-            check_tags(total, tags, seed, self.parameters)
+            check_tags(total, tags, seed, self.parameters, expand=False)
         except SumAltered:
             verdicts = judge(
                 Dispute(
@@ -469,7 +469,7 @@ class SecureSum:
             ]
             return encode(
                 "open",
-                {**shown, "send_integers": send},
+                {**shown, "send_integers": send, "narrow": send},
                 {**blobs, "reveals": join_parts(revealed)},
             )
 

@@ -36,7 +36,7 @@ References:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -270,12 +270,12 @@ class ServerContext:
         self._read(update)
 
     def add(
-        self, updates: Sequence[EncryptedUpdate], *, key_id: KeyId | None = None
+        self, updates: Iterable[EncryptedUpdate], *, key_id: KeyId | None = None
     ) -> EncryptedSum:
         """Return the sum of the updates.
 
         Args:
-            updates: One from each site, at least one.
+            updates: One from each site, at least one; of a lazy iterable one is held at a time.
             key_id: The round's key; the first update's when not given.
 
         Raises:
@@ -284,14 +284,16 @@ class ServerContext:
             ForeignParameters: One follows another parameter set.
             MalformedCiphertext: One is broken, or not as long as the first.
         """
-        self.parameters.check_sites(len(updates))
-        first = updates[0]
-        expected = key_id if key_id is not None else first.key_id
+        if isinstance(updates, Sized):  # before anything is added
+            self.parameters.check_sites(len(updates))
+        expected, length, sites = key_id, 0, 0
         total: NDArray[np.uint64] | None = None
         seeds: list[bytes] = []
         for update in updates:
+            expected, length, sites = expected or update.key_id, length or update.length, sites + 1
+            self.parameters.check_sites(sites)
             _check_names(self.parameters, expected, update.parameters, update.key_id)
-            if update.length != first.length:
+            if update.length != length:
                 raise MalformedCiphertext("its length is not that of the other updates")
             sent = self._read(update)
             seeds += sent.seeds
@@ -299,10 +301,13 @@ class ServerContext:
                 total = sent.values
             else:
                 residues.add(total, sent.values, self.parameters)
+            del sent, update
         assert total is not None
+        assert expected is not None
         kind, packed = Kind.of(self.parameters, summed=True), residues.pack(total, self.parameters)
-        blob = residues.write(kind, seeds, packed, self.parameters, contributors=len(updates))
-        return EncryptedSum(blob, expected, self.parameters.name, first.length, len(updates))
+        del total
+        blob = residues.write(kind, seeds, packed, self.parameters, contributors=sites)
+        return EncryptedSum(blob, expected, self.parameters.name, length, sites)
 
     def _read(self, update: EncryptedUpdate) -> Residues:
         _check_names(self.parameters, update.key_id, update.parameters, update.key_id)
@@ -348,6 +353,28 @@ def sum_residues(
         values.flags.writeable = False
         total.expanded[parameters] = values
     return total.expanded[parameters]
+
+
+def sum_rows(
+    total: EncryptedSum, parameters: ParameterSet, *, rows: int = _ROWS_MIN
+) -> Iterator[NDArray[np.uint64]]:
+    """Yield ``sum_residues`` of ``rows`` ciphertexts at a time, which are not kept.
+
+    Args:
+        total: From the server; hostile.
+        parameters: The study's.
+        rows: How many ciphertexts.
+
+    Raises:
+        ForeignParameters, TooManySites, MalformedCiphertext: As ``sum_residues``.
+    """
+    _check_names(parameters, total.key_id, total.parameters, total.key_id)
+    parameters.check_sites(total.sites)
+    kind = Kind.of(parameters, summed=True)
+    sent = residues.read(total.blob, kind, total.length, parameters, contributors=total.sites)
+    for start in range(0, len(sent.values), rows):
+        part = slice(start, min(start + rows, len(sent.values)))
+        yield ring(parameters).expanded(_rows_of(sent, part))
 
 
 def _expanded(

@@ -186,8 +186,10 @@ def unpack(packed: bytes | memoryview, parameters: ParameterSet) -> NDArray[np.u
 
 def add(total: NDArray[np.uint64], values: NDArray[np.uint64], parameters: ParameterSet) -> None:
     """Add ``values`` to ``total`` in place, each mod its prime."""
-    np.add(total, values, out=total)  # below 2**61
-    np.minimum(total, total - _primes(parameters), out=total)  # what falls below 0 wraps to the top
+    primes = _primes(parameters)
+    for sums, added in zip(total, values, strict=True):  # a row at a time: what a cache holds
+        np.add(sums, added, out=sums)  # below 2**61
+        np.minimum(sums, sums - primes, out=sums)  # what falls below 0 wraps to the top
 
 
 def pack_bits(rows: NDArray[np.uint64], bits: int) -> NDArray[np.uint8]:

@@ -37,7 +37,7 @@ References:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -49,6 +49,7 @@ from privacy.bfv import (
     EncryptedUpdate,
     ServerContext,
     sum_residues,
+    sum_rows,
     update_residues,
 )
 from privacy.parameters import ParameterSet
@@ -101,6 +102,8 @@ def check_tags(
     tags: Sequence[tuple[int, ...]],
     seed: bytes,
     parameters: ParameterSet,
+    *,
+    expand: bool = True,
 ) -> None:
     """Return if the tags are those of uploads that add up to ``total``.
 
@@ -109,6 +112,8 @@ def check_tags(
         tags: One from each site in the sum, in any order; hostile.
         seed: 32 bytes; the challenge.
         parameters: The study's.
+        expand: Keep what the sum's seeds expand to, for whoever decrypts it next; else it is
+            drawn and forgotten a few ciphertexts at a time, in little memory.
 
     Raises:
         ForeignParameters: The sum follows another parameter set.
@@ -123,7 +128,10 @@ def check_tags(
         fits = len(one) == len(primes)
         if not fits or not all(0 <= part < q for part, q in zip(one, primes, strict=True)):
             raise SumAltered("a tag is no number below each prime")
-    expected = tag_residues(sum_residues(total, parameters), seed, parameters)
+    if expand:
+        expected = tag_residues(sum_residues(total, parameters), seed, parameters)
+    else:
+        expected = tag_rows(sum_rows(total, parameters), seed, parameters)
     columns = zip(*tags, strict=True)
     found = tuple(sum(column) % q for column, q in zip(columns, primes, strict=True))
     if found != expected:
@@ -159,12 +167,25 @@ def tag_residues(
         seed: 32 bytes.
         parameters: Theirs.
     """
+    return tag_rows([values], seed, parameters)
+
+
+def tag_rows(
+    rows: Iterable[NDArray[np.uint64]], seed: bytes, parameters: ParameterSet
+) -> tuple[int, ...]:
+    """Return ``tag_residues`` of consecutive ciphertexts, of which a few are given at a time."""
     assert len(seed) == SEED_BYTES
-    return tuple(
-        _inner_product(values[:, :, i, :].reshape(-1), Coefficients(seed, prime, vector), prime)
+    primes = [(i, prime) for _ in range(VECTORS) for i, prime in enumerate(parameters.data_modulus)]
+    vectors = [
+        Coefficients(seed, prime, vector)
         for vector in range(VECTORS)
-        for i, prime in enumerate(parameters.data_modulus)
-    )
+        for prime in parameters.data_modulus
+    ]
+    totals = [0] * len(primes)
+    for values in rows:
+        for k, (i, prime) in enumerate(primes):
+            totals[k] += _inner_product(values[:, :, i, :].reshape(-1), vectors[k], prime)
+    return tuple(total % prime for total, (_, prime) in zip(totals, primes, strict=True))
 
 
 class Coefficients:

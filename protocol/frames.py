@@ -16,8 +16,9 @@ error, and never allocates more than it was given.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -59,13 +60,31 @@ class Frame:
 def encode(kind: str, body: Mapping[str, Any], blobs: Mapping[str, bytes] | None = None) -> bytes:
     """Return the frame's bytes; equal arguments give equal bytes."""
     blobs = blobs or {}
+    sizes = [[name, len(blob)] for name, blob in blobs.items()]
+    return b"".join([_start(kind, body, sizes), *blobs.values()])
+
+
+def encode_pieces(
+    kind: str, body: Mapping[str, Any], blobs: Mapping[str, tuple[int, Iterable[bytes]]]
+) -> bytes:
+    """Return ``encode`` of blobs that come with their lengths and in pieces, each held once."""
+    sizes = [[name, size] for name, (size, _) in blobs.items()]
+    frame = io.BytesIO()
+    frame.write(_start(kind, body, sizes))
+    for size, pieces in blobs.values():
+        before = frame.tell()
+        for piece in pieces:
+            frame.write(piece)
+        assert frame.tell() == before + size
+    return frame.getvalue()
+
+
+def _start(kind: str, body: Mapping[str, Any], sizes: list[list[Any]]) -> bytes:
     header = json.dumps(
-        {"kind": kind, "body": body, "blobs": [[name, len(blob)] for name, blob in blobs.items()]},
-        sort_keys=True,
-        separators=(",", ":"),
+        {"kind": kind, "body": body, "blobs": sizes}, sort_keys=True, separators=(",", ":")
     ).encode()
     assert len(header) <= HEADER_BYTES_MAX
-    return b"".join([MAGIC, len(header).to_bytes(4, "big"), header, *blobs.values()])
+    return MAGIC + len(header).to_bytes(4, "big") + header
 
 
 def decode(frame: bytes) -> Frame:
