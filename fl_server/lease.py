@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import sqlalchemy as sa
 
@@ -99,6 +99,13 @@ class Lease:
             # Not given back, the lease lapses.
             with contextlib.suppress(StorageError, LeaseLost):
                 self._write(fence, holder="")
+
+    def standing(self) -> Literal["free", "held", "ended"]:
+        """Say how the run is held: ``ended`` by a process of this machine that is gone."""
+        found = self._read()
+        if found is None or not found.holder:
+            return "free"
+        return "ended" if _has_ended(found.holder) else "held"
 
     def _take(self) -> int:
         me = _name_of_this_process()

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
+from fl_server.lease import Lease
 from portal.deployment.backoff import Backoff
 from portal.deployment.loopback import SuperLinkSilent, control, start_run
 from portal.deployment.plan import Plan
@@ -83,7 +84,7 @@ def keep_study(plan: Plan, stop: threading.Event) -> None:
         run.store.rounds_closed(),
         run.terms.rounds,
     )
-    runs = _Runs(plan)
+    runs = _Runs(plan, Lease(run.store.database, run.store.run).standing)
     settled = 0
     while settled < run.terms.rounds and not stop.is_set():
         settled = settle_closed(run, settled)
@@ -111,11 +112,22 @@ def settle_closed(run: Run, settled: int) -> int:
 
 
 class _Runs:
-    """The Flower runs of the study: none, or the one that goes."""
+    """The Flower runs of the study: none, or the one that goes.
 
-    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
+    Flower takes a minute to see that a run's process is gone; the lease of the study's database
+    says so at once, if it was seen held since the run began.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        standing: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._plan = plan
+        self._standing = standing
         self._clock = clock
+        self._seen_held = False
         self._ends = 0
         self._due = 0.0
         self._began = 0.0
@@ -128,21 +140,28 @@ class _Runs:
         try:
             with control(self._plan.flower, self._plan.superlink_port) as superlink:
                 going = [one for one in superlink.runs() if not one.is_over]
-                for extra in going[1:]:
+                gone = self._engine_is_gone()
+                for extra in going if gone else going[1:]:
                     superlink.stop(extra.id)
             self._due = now + RUNS_LOOK_SECONDS
-            if not going:
+            if gone or not going:
                 self._start(now)
         except SuperLinkSilent as error:
             log.warning("%s: %s", error.code, error)
             self._due = now + RUNS.first_seconds
 
+    def _engine_is_gone(self) -> bool:
+        standing = self._standing()
+        self._seen_held = self._seen_held or standing == "held"
+        return self._seen_held and standing == "ended"
+
     def _start(self, now: float) -> None:
+        self._seen_held = False
         # Counted before it goes: whatever ends it, the next one is later.
         self._ends = RUNS.ends_after(self._ends, now - self._began) if self._began else 0
         self._began = now
         if self._ends:
-            self._due = now + RUNS.wait(self._ends)
+            self._due = now + max(RUNS_LOOK_SECONDS, RUNS.wait(self._ends))
         home = self._plan.server.resolve()
         start_run(self._plan.flower, self._plan.folder / "logs" / "flwr.log", {"home": str(home)})
         log.info("started a Flower run")

@@ -65,7 +65,7 @@ def test_a_node_that_nobody_admitted_is_put_out(tmp_path):
 
 @pytest.fixture
 def runs(plan, monkeypatch):
-    fleet, started, clock = Fleet(), [], [100.0]
+    fleet, started, clock, standing = Fleet(), [], [100.0], ["free"]
 
     @contextmanager
     def opened(*_):
@@ -73,7 +73,8 @@ def runs(plan, monkeypatch):
 
     monkeypatch.setattr(study, "control", opened)
     monkeypatch.setattr(study, "start_run", lambda *_: started.append(clock[0]))
-    return _Runs(plan, clock=lambda: clock[0]), fleet, started, clock
+    fleet.standing = standing
+    return _Runs(plan, lambda: standing[0], clock=lambda: clock[0]), fleet, started, clock
 
 
 def test_a_run_is_started_where_none_goes_and_left_alone_where_one_does(runs):
@@ -102,6 +103,21 @@ def test_a_run_that_ends_early_is_followed_later_each_time(runs):
     pauses = [after - before for before, after in itertools.pairwise(started)]
     assert len(pauses) > 3
     assert all(b >= a - 0.11 for a, b in itertools.pairwise(pauses))
+
+
+def test_a_run_whose_engine_has_died_is_ended_and_followed_by_another(runs):
+    looking, fleet, started, clock = runs
+    fleet.standing[0] = "ended"  # by an engine of before
+    looking.look()
+    fleet.going = [FlowerRun(1, "running", "")]
+    clock[0] += 10
+    looking.look()
+    assert (fleet.stopped, len(started)) == ([], 1)  # the new one has not taken the lease yet
+    for standing in ("held", "ended"):
+        fleet.standing[0] = standing
+        clock[0] += 10
+        looking.look()
+    assert (fleet.stopped, len(started)) == ([1], 2)
 
 
 def test_a_superlink_that_is_silent_is_asked_again(runs, monkeypatch):
