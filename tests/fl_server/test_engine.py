@@ -1,6 +1,8 @@
 """The engine ends with the same rounds however often it is killed, and pays for none twice."""
 
+import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -366,3 +368,25 @@ def test_a_site_that_trains_still_answers_the_roll_call_of_a_server_begun_anew(s
     asked = encode("join", {"terms": digest(study.terms), "nonce": "1" * 64})
     with agent._lock:  # as while it trains
         assert decode(agent.answer(asked)).kind == "joined"
+
+
+def test_a_site_whose_clock_went_back_an_hour_is_refused_by_its_code_and_the_run_ends(swift):
+    wrong = swift.sites[0]
+
+    def set_back(closed):
+        journal = swift.agents[wrong].budget._journal
+        journal._clock = lambda: time.time() - 3600
+
+    swift.engine(after_close=set_back).run()
+    first, second = closed_rounds(swift)
+    assert len(first.receipts) == 3
+    refused = {one.site: one.code for one in second.refused}
+    assert refused.pop(wrong) == "privacy-clock-backwards"
+    assert set(refused.values()) == {"quorum-missing"}  # two of three are no quorum
+
+
+def test_a_server_whose_clock_is_an_hour_ahead_ends_with_the_same_rounds(swift):
+    engine = swift.engine()
+    engine.store.events._now = lambda: datetime.now(UTC) + timedelta(hours=1)
+    engine.run()
+    assert [len(closed.receipts) for closed in closed_rounds(swift)] == [3, 3]
