@@ -105,6 +105,11 @@ class Decisions:
             connection.execute(DECISIONS.insert().values(**asdict(row)))
         return row
 
+    def latest(self) -> int:
+        """Return the number of the newest row, 0 before the first: it changes with every decision."""
+        with reading(self._engine) as connection:
+            return connection.execute(sa.select(sa.func.max(DECISIONS.c.number))).scalar_one() or 0
+
     def all(self) -> list[Decision]:
         """Return every row, in order, after checking the chain.
 

@@ -106,6 +106,7 @@ class Resident:
     """This clock minus the server's signed time, when an offer last came; its way counts too."""
     _training: set[tuple[str, int]] = field(default_factory=set)
     """What is being trained now: its update has not left, and its round is under way."""
+    _refreshed: tuple[int, datetime] | None = None
     _serving: dict[str, Serving] = field(default_factory=dict)
     _making: threading.Lock = field(default_factory=threading.Lock)
 
@@ -142,7 +143,13 @@ class Resident:
         return reply
 
     def refresh(self) -> None:
-        """Make the agents of jobs that were approved, and close those of jobs that were refused."""
+        """Make the agents of jobs that were approved, and close those of jobs that were refused.
+
+        Cheap where nothing was decided; looks again every minute, for approvals that ended.
+        """
+        mark = (self.book.decisions.latest(), self.clock().replace(second=0, microsecond=0))
+        if mark == self._refreshed:
+            return
         approved = self.book.standing()
         for job in approved.values():
             try:
@@ -154,6 +161,7 @@ class Resident:
             closing = [self._serving.pop(study) for study in over]
         for serving in closing:
             serving.agent.close()
+        self._refreshed = mark
 
     def studies(self) -> dict[str, str]:
         """Return the studies that are served, each with its job's hash."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.abc
+import importlib.util
 import os
 import platform
 import resource
@@ -191,8 +193,6 @@ class _Bundle:
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> Any:
         """Return how a module of the bundle is loaded, or None."""
-        import importlib.util  # noqa: PLC0415
-
         base = name.replace(".", "/")
         for file, package in ((f"{base}.py", False), (f"{base}/__init__.py", True)):
             if file in self._names:
@@ -201,14 +201,11 @@ class _Bundle:
         return None
 
 
-class _Source:
+class _Source(importlib.abc.Loader):
     """Loads one module from its text."""
 
     def __init__(self, text: bytes, file: str) -> None:
         self._text, self._file = text, file
-
-    def create_module(self, _spec: object) -> None:
-        """Let Python make the module."""
 
     def exec_module(self, module: Any) -> None:
         """Run its text."""
