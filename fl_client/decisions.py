@@ -106,7 +106,7 @@ class Decisions:
         return row
 
     def latest(self) -> int:
-        """Return the number of the newest row, 0 before the first: it changes with every decision."""
+        """Return the number of the newest row, 0 before the first; every decision raises it."""
         with reading(self._engine) as connection:
             return connection.execute(sa.select(sa.func.max(DECISIONS.c.number))).scalar_one() or 0
 
