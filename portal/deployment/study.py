@@ -130,7 +130,8 @@ class _Runs:
         self._seen_held = False
         self._ends = 0
         self._due = 0.0
-        self._began = 0.0
+        self._began: float | None = None
+        self._last_seen = 0.0
 
     def look(self) -> None:
         """Start a run where none is going and the last one's end is long enough ago."""
@@ -141,6 +142,8 @@ class _Runs:
             with control(self._plan.flower, self._plan.superlink_port) as superlink:
                 going = [one for one in superlink.runs() if not one.is_over]
                 gone = self._engine_is_gone()
+                if going and not gone:
+                    self._last_seen = now
                 for extra in going if gone else going[1:]:
                     superlink.stop(extra.id)
             self._due = now + RUNS_LOOK_SECONDS
@@ -158,8 +161,9 @@ class _Runs:
     def _start(self, now: float) -> None:
         self._seen_held = False
         # Counted before it goes: whatever ends it, the next one is later.
-        self._ends = RUNS.ends_after(self._ends, now - self._began) if self._began else 0
-        self._began = now
+        if self._began is not None:
+            self._ends = RUNS.ends_after(self._ends, self._last_seen - self._began)
+        self._began = self._last_seen = now
         if self._ends:
             self._due = now + max(RUNS_LOOK_SECONDS, RUNS.wait(self._ends))
         home = self._plan.server.resolve()
