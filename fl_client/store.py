@@ -16,9 +16,11 @@ The file is private: it holds a key.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -32,9 +34,11 @@ from fl_client.tables import (
     MANIFESTS,
     METADATA,
     PERSONAL,
+    PERSONAL_MEMBERS,
     PLANS,
     ROUND_SECRETS,
 )
+from privacy.cohorts import fingerprint
 from protocol.errors import PrivacyError
 from protocol.messages import CoverageCertificate, RoundCall, RoundPlan, canonical, digest
 from storage.database import open_database, reading, writing
@@ -64,6 +68,9 @@ class SumAlreadyEndorsed(PrivacyError):
             f"this site has endorsed another set of uploads of round {round_number}; the "
             "difference of two sums could show one hospital's update, so it stands by one only"
         )
+
+
+SALT_BYTES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -122,11 +129,14 @@ class SiteStore:
         integers: bytes | None,
         *,
         personal: bytes | None = None,
+        members: Collection[str] = (),
     ) -> None:
         """Keep a reply before it leaves, and with it what the algorithm keeps at this site.
 
-        ``integers`` are kept only where a demonstration asks for them.
+        ``integers`` are kept only where a demonstration asks for them; ``members`` are the
+        patients whose records ``personal`` was computed from, of whom fingerprints stay.
         """
+        salt = secrets.token_bytes(SALT_BYTES)
         with writing(self._engine) as connection:
             connection.execute(
                 ANSWERS.insert().values(
@@ -136,6 +146,14 @@ class SiteStore:
             if personal is not None:
                 connection.execute(
                     PERSONAL.insert().values(study=study, round=round_number, kept=personal)
+                )
+                connection.execute(
+                    PERSONAL_MEMBERS.insert().values(
+                        study=study,
+                        round=round_number,
+                        salt=salt,
+                        members=json.dumps(sorted(fingerprint(salt, one) for one in members)),
+                    )
                 )
 
     def under_way(self) -> list[tuple[str, int]]:
@@ -171,12 +189,28 @@ class SiteStore:
         with reading(self._engine) as connection:
             return [(row.round, bytes(row.kept)) for row in connection.execute(query)]
 
+    def personal_is_of(self, study: str, round_number: int, patients: Collection[str]) -> bool:
+        """Say whether what was kept in a round was computed from records of these patients only.
+
+        What an earlier version kept says nobody's, and so is of nobody here.
+        """
+        query = sa.select(PERSONAL_MEMBERS).where(
+            PERSONAL_MEMBERS.c.study == study, PERSONAL_MEMBERS.c.round == round_number
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return False
+        present = {fingerprint(bytes(row.salt), one) for one in patients}
+        return set(json.loads(row.members)) <= present
+
     def forget_personal(self, study: str, *, before: int) -> None:
         """Forget what was kept before the round that the site went on from."""
         with writing(self._engine) as connection:
-            connection.execute(
-                PERSONAL.delete().where(PERSONAL.c.study == study, PERSONAL.c.round < before)
-            )
+            for table in (PERSONAL, PERSONAL_MEMBERS):
+                connection.execute(
+                    table.delete().where(table.c.study == study, table.c.round < before)
+                )
 
     def integers(self, study: str, round_number: int) -> bytes | None:
         """Return the plain integers of a round where they were kept (demonstrations only)."""

@@ -21,6 +21,14 @@ PERSONAL = sa.Table(
     sa.Column("round", sa.Integer, primary_key=True),
     sa.Column("kept", sa.LargeBinary, nullable=False),  # what the algorithm keeps at the site
 )
+PERSONAL_MEMBERS = sa.Table(
+    "personal_members",
+    METADATA,
+    sa.Column("study", sa.Text, primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+    sa.Column("members", sa.Text, nullable=False),  # a JSON list of fingerprints under the salt
+)
 ROUND_SECRETS = sa.Table(
     "round_secrets",
     METADATA,

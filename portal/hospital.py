@@ -34,6 +34,7 @@ def open_agent(
     loader: Loader,
     prover: Prover,
     seed: int | None = None,
+    demonstration: bool = False,
     keep_integers: bool = False,
     researcher: str = "",
     budget_cohort: str = EVERYONE,
@@ -51,12 +52,18 @@ def open_agent(
         loader: Reads them.
         prover: Proves consent; several agents of one machine may share one.
         seed: Makes a demonstration reproducible; None wherever noise must hide something.
+        demonstration: Says that this is one, where a seed may be given.
         keep_integers: Keep plain integers, so that a demonstration can check the opened sum.
         researcher: For whom epsilon is spent, as the hospital's officer knows them.
         budget_cohort: On whom: a cohort that the data steward fixed; by default on all patients.
         progress: Told of every step.
         newest: Asks the registry how the lane stands, where this hospital can reach it.
         kind: The agent's class; a demonstration of cheating gives its own.
+
+    Raises:
+        DatasetUnknown: The data steward has set no cap of epsilon for the study's data set; no
+            study sets it for her.
+        NoiseSeeded: There is a seed, and this is no demonstration.
     """
     training = terms.training
     store = SiteStore(folder / "site.db")
@@ -66,6 +73,7 @@ def open_agent(
             home=folder,
             approved=digest(terms),
             seed=seed,
+            demonstration=demonstration,
             keep_integers=keep_integers,
             researcher=researcher,
             budget_cohort=budget_cohort,
@@ -80,7 +88,6 @@ def open_agent(
         budget=PrivacyBudget(
             folder / "budget.db",
             dataset=terms.consent.dataset,
-            epsilon_limit=terms.privacy.epsilon,
             delta=terms.privacy.delta,
             accountant=terms.privacy.accountant,
         ),

@@ -133,6 +133,10 @@ def budget(
     cap: Annotated[
         float | None, typer.Option(help="Set the data steward's cap of epsilon; lower takes hold.")
     ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="With --cap and --dataset: open a data set that no study used yet."),
+    ] = None,
     confirm_raise: Annotated[
         bool, typer.Option("--confirm-raise", help="The cap may be a higher one than before.")
     ] = False,
@@ -148,6 +152,11 @@ def budget(
     """Show what patients' privacy was spent on and what is left, or set the cap."""
     from portal import budgets
 
+    if delta is not None:
+        if cap is None or dataset is None:
+            raise typer.BadParameter("it goes with --cap and --dataset", param_hint="--delta")
+        path = home / "sites" / name / "budget.db"
+        _desk(path, name, dataset, new=True).open_dataset(cap, delta)
     path = budgets.ledger_at(home, name)
     if cap is not None or accept_clock:
         desk = _desk(path, name, dataset)
@@ -198,7 +207,7 @@ def _log_to_stderr() -> None:
     )
 
 
-def _desk(path: Path, name: str, dataset: str | None) -> LedgerDesk:
+def _desk(path: Path, name: str, dataset: str | None, *, new: bool = False) -> LedgerDesk:
     """Return the privacy ledger at ``path`` in the hands of whoever runs this command."""
     from portal.local_actor import at_site
     from portal.own_log import own_record
@@ -206,7 +215,8 @@ def _desk(path: Path, name: str, dataset: str | None) -> LedgerDesk:
     from protocol.ids import SiteId
 
     actor = at_site(path.parent, SiteId(name), getpass.getuser())
-    return LedgerDesk(SiteId(name), path, _only(path, dataset), actor, own_record(path.parent))
+    of = dataset if new and dataset is not None else _only(path, dataset)
+    return LedgerDesk(SiteId(name), path, of, actor, own_record(path.parent))
 
 
 def _only(path: Path, dataset: str | None) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from identity.roles import About, Actor, Denied, Permission, check
-from privacy.stewardship import Steward
+from privacy.stewardship import Steward, open_dataset
 from protocol.ids import SiteId
 
 
@@ -38,6 +38,17 @@ class LedgerDesk:
     dataset: str
     actor: Actor
     audit: Denied
+
+    def open_dataset(self, epsilon_limit: float, delta: float) -> None:
+        """Give the data set its first cap and its delta; no study may use it before.
+
+        Raises:
+            PermissionMissing: The actor may not.
+            BudgetConflict, ImpossibleEvent: As ``privacy.stewardship``.
+        """
+        self._check(Permission.SET_CAP)
+        open_dataset(self.ledger, self.dataset, epsilon_limit=epsilon_limit, delta=delta)
+        self._record("data-set-opened", epsilon=repr(float(epsilon_limit)), delta=repr(delta))
 
     def set_cap(self, epsilon_limit: float, *, confirm_raise: bool = False) -> None:
         """Store a new cap.

@@ -28,6 +28,7 @@ from privacy.keys import SiteKeys
 from privacy.parameters import parameter_set
 from privacy.sharing import quorum
 from privacy.signatures import signing_key
+from privacy.stewardship import open_dataset
 from protocol.ids import SiteId, StudyId
 from protocol.messages import (
     SITES_MIN,
@@ -92,6 +93,13 @@ def found(home: Home, founding: Founding, *, tell: Tell = lambda *_: None) -> St
     algorithm_of(study_algorithm(terms).constants, module)  # refused now, not at every hospital
     initial = first_state(terms, parameter_set(terms.encryption), to_vector(module))
     ServerStore(home.server / "server.db").found(terms, initial)
+    for site in sites:  # each one's data steward decides; here they allow what the study asks
+        open_dataset(
+            home.site(site) / "budget.db",
+            terms.consent.dataset,
+            epsilon_limit=terms.privacy.epsilon,
+            delta=terms.privacy.delta,
+        )
     return terms
 
 

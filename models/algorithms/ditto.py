@@ -10,6 +10,11 @@ used where the records themselves may be used. Whoever wants to show it outside,
 of it to people who may not see the records, trains it by DP-SGD (``privacy.dpsgd.train_private``
 takes the same correction) and accounts for that as a study of its own.
 
+*Withdrawal.* Once a patient whose records shaped v no longer takes part, v starts anew from the
+global model at the site's next round: nothing of v but the global model, in which noise hides her,
+is gone on with (``keeps_what_records_say``). After the last round no such round comes; then the
+hospital has to put v away with the records.
+
 References:
     [1] Li et al., Ditto: Fair and Robust Federated Learning Through Personalization, ICML 2021.
         arXiv:2012.04221
@@ -33,6 +38,11 @@ from models.algorithms.interface import (
 
 class Ditto(Algorithm):
     """FedAvg, and a personal model pulled towards it with strength ``proximal``."""
+
+    @property
+    def keeps_what_records_say(self) -> bool:
+        """The personal model is trained without noise."""
+        return True
 
     def end(self, beginning: Beginning, update: Vector, entered: Wide, learn: Learn) -> Wide | None:
         """Return the personal model after this round's steps."""

@@ -216,6 +216,15 @@ class Algorithm:
         """Whether what a site kept serves only if its update of that round entered the sum."""
         return False
 
+    @property
+    def keeps_what_records_say(self) -> bool:
+        """Whether what a site keeps was computed from records without noise.
+
+        It then serves only while all those patients take part: the site starts it anew without
+        who withdrew.
+        """
+        return False
+
     # The site's half
 
     def sent_size(self, parameters: int) -> int:

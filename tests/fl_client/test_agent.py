@@ -7,12 +7,13 @@ from random import Random
 import pytest
 
 from fl_client import agent as agent_module
+from fl_client.agent import NoiseSeeded
 from fl_client.plans import NO_MANIFEST, PlanRefused
 from fl_client.store import ANSWERS
 from fl_server import gate as gate_module
-from privacy.budget import BudgetConflict, BudgetUnreadable, PrivacyBudget
+from privacy.budget import BudgetConflict, BudgetUnreadable, DatasetUnknown, PrivacyBudget
 from privacy.events import DpSgdEvent
-from privacy.stewardship import Steward
+from privacy.stewardship import Steward, open_dataset
 from protocol.frames import decode, encode
 from protocol.messages import Contribution, body, digest, read
 from protocol.summation import KeyRequest
@@ -185,6 +186,72 @@ def test_a_cohort_that_is_too_small_reads_and_spends_nothing(past, site, second)
     assert refusal(large.answer(past.train_frame(second, site))) == "cohort-too-small"
     assert spy.asked == []
     assert agent.budget.spent() == spent
+
+
+def nobody_left(agent, monkeypatch, *, how=lambda: None):
+    """Have everybody leave after epsilon was reserved and before a file is opened."""
+    honest = agent_module.gather
+
+    def gather(*asked, **settings):
+        cohort = honest(*asked, **settings)
+        how()
+        return replace(cohort, selections=())
+
+    monkeypatch.setattr(agent_module, "gather", gather)
+    return agent
+
+
+def test_a_cohort_that_shrank_after_the_reservation_gives_the_epsilon_back(
+    past, site, second, monkeypatch
+):
+    spy, reserved = Spy(past.loader), []
+    agent = past.agent(site, loader=spy)
+    spent = agent.budget.spent()
+    with monkeypatch.context() as patch:
+        nobody_left(agent, patch, how=lambda: reserved.append(agent.budget.spent()))
+        frame = past.train_frame(second, site)
+        assert refusal(agent.answer(frame)) == "cohort-too-small"
+    assert reserved[0] > spent
+    assert agent.budget.spent() == spent
+    assert spy.asked == []
+    assert decode(past.agent(site).answer(frame)).kind == "contribution"
+
+
+def test_what_another_plan_reserved_is_neither_used_nor_given_back(past, site, second, monkeypatch):
+    """Two agents on one ledger: the second plan of a round has no epsilon of its own."""
+    agent = past.agents[site]
+    with monkeypatch.context() as patch:
+        patch.setattr(agent_module, "contribution", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):  # it dies after training
+            agent.answer(past.train_frame(second, site))
+    spent, spy = agent.budget.spent(), Spy(past.loader)
+    other = past.sign_plan(second.plan, steps=tuple(2 * one for one in second.plan.steps))
+    frame = past.train_frame(second, site, plan=other)
+    again = past.agent(site, loader=spy)
+    with monkeypatch.context() as patch:
+        patch.setattr(again._masking, "begin", lambda *_: None)  # whatever else would refuse it
+        assert refusal(again.answer(frame)) == "privacy-budget-conflict"
+    assert spy.asked == []
+    assert agent.budget.spent() == spent
+
+
+def test_an_agent_with_a_seed_starts_in_demonstrations_alone(past, site):
+    agent = past.agents[site]
+    with pytest.raises(NoiseSeeded):
+        replace(agent, settings=replace(agent.settings, seed=7))
+    replace(agent, settings=replace(agent.settings, seed=7, demonstration=True))
+
+
+def test_no_study_gives_a_data_set_its_cap(past, site):
+    """A hospital whose steward has not decided takes part in nothing."""
+    for left in past.home.site(site).glob("budget.db*"):
+        left.unlink()
+    with pytest.raises(DatasetUnknown, match="--cap"):
+        past.agent(site)
+    ledger, terms = past.home.site(site) / "budget.db", past.terms
+    numbers = {"epsilon_limit": 0.5, "delta": terms.privacy.delta}
+    open_dataset(ledger, terms.consent.dataset, **numbers)
+    assert PrivacyBudget(ledger, dataset=terms.consent.dataset).limit() == 0.5
 
 
 class Unreadable:

@@ -1,16 +1,20 @@
 """A founded study runs with each algorithm: real agents, proofs, sums, and what sites keep."""
 
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
 from fl_client.agent import Agent
+from fl_client.egress import Egress
 from fl_client.store import SiteStore
 from fl_server.recheck import recheck
 from models.algorithms.fedbn import NothingStaysHome
 from models.algorithms.interface import ALGORITHMS
 from models.algorithms.scaffold import CONTROL, CONTROLS
+from portal.granting import read_papers
+from protocol.ids import GrantId
 from tests.fl_server.study import ROUNDS, small_study
 
 pytestmark = pytest.mark.slow
@@ -57,13 +61,51 @@ def test_scaffold_goes_on_from_what_entered_a_sum(tmp_path):
         assert isinstance(agent, Agent)
         later = study.store.planned(ROUNDS).plan.model_copy(update={"round": ROUNDS + 1})
         newest = kept_at(study, site)[0][1]
-        assert (agent._kept(later) == newest).all()
+        assert (agent._kept(later, []) == newest).all()
         # Round 3 was answered, and its sum never opened here: what was kept for it does not count.
         agent.store.keep_answer(
             study.terms.study, 3, "0" * 64, b"reply", None, personal=(newest * 9).tobytes()
         )
         latest = later.model_copy(update={"round": ROUNDS + 2})
-        assert (agent._kept(latest) == newest).all()
+        assert (agent._kept(latest, []) == newest).all()
+
+
+def test_dittos_personal_model_starts_anew_without_a_patient_who_withdrew(tmp_path, monkeypatch):
+    """What she shaped is not gone on with, at her site alone, and is forgotten there."""
+    began = {}
+    honest = Egress.train
+
+    def train(self, *asked, **share):
+        plan, _, patients, _, kept = asked
+        began[plan.round, self.site] = kept is not None, {one.id for one in patients}
+        return honest(self, *asked, **share)
+
+    monkeypatch.setattr(Egress, "train", train)
+    with small_study(tmp_path / "home", "ditto") as study:
+
+        def after_close(closed):
+            if closed.round == 1:
+                withdraw_one(study, study.sites[0], began[1, study.sites[0]][1])
+
+        study.engine(after_close=after_close).run()
+        left, *others = study.sites
+        assert not any(began[1, site][0] for site in study.sites)
+        assert len(began[1, left][1] - began[2, left][1]) == 1
+        assert began[2, left][0] is False
+        assert all(began[2, site][0] for site in others)
+        assert [number for number, _ in kept_at(study, left)] == [2]
+        store = study.agents[left].store
+        present = began[2, left][1]
+        assert store.personal_is_of(study.terms.study, 2, present)
+        assert not store.personal_is_of(study.terms.study, 2, present - {min(present)})
+        assert not store.personal_is_of(study.terms.study, 1, present)
+
+
+def withdraw_one(study, site, patients):
+    """Let one patient who took part withdraw by her paper code."""
+    paper = read_papers(study.home, site)[min(patients)]
+    code = bytes.fromhex(paper["code"])
+    study.registry.withdraw(GrantId(paper["grant"]), code, now=datetime.now(UTC))
 
 
 def test_fedbn_is_refused_for_a_table_when_the_study_is_founded(tmp_path):

@@ -114,3 +114,13 @@ def test_the_clock_is_accepted_by_the_steward(home):
     before = opened(home).head().number
     printed(home, "--accept-clock")
     assert opened(home).head().number == before + 1
+
+
+def test_the_steward_opens_a_data_set_before_any_study_uses_it(tmp_path):
+    new = ("--dataset", "scans", "--cap", "6", "--delta", "1e-5")
+    (tmp_path / "sites" / "north").mkdir(parents=True)
+    found = run(tmp_path, "budget", *new, "--json")
+    assert found.exit_code == 0, found.output
+    [shown] = json.loads(found.stdout)["datasets"]
+    assert (shown["epsilon_limit"], shown["delta"], shown["rounds"]) == (6.0, 1e-5, [])
+    assert run(tmp_path, "budget", "--delta", "1e-5", "--cap", "6").exit_code == 2

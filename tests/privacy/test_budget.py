@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import stat
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +22,7 @@ from privacy.budget import (
     PrivacyBudget,
 )
 from privacy.events import DpSgdEvent, ImpossibleEvent, SiteLevelEvent
+from privacy.journal import Journal
 from privacy.ledger_view import datasets
 from protocol.errors import DiskFull, StorageFailed
 
@@ -144,6 +146,44 @@ def test_another_event_for_a_held_round_is_refused(path):
     budget.reserve("study", 1, ROUND)
     with pytest.raises(BudgetConflict):
         budget.reserve("study", 1, DpSgdEvent(1.0, 4.0, 5))
+
+
+def test_another_plan_for_a_held_round_is_refused(path):
+    """Two studies of one name, or a round planned twice, do not spend one reservation twice."""
+    budget = opened(path)
+    first = budget.reserve("study", 1, ROUND, plan="a" * 64)
+    assert budget.reserve("study", 1, ROUND, plan="a" * 64) == first
+    for other in ("b" * 64, ""):
+        with pytest.raises(BudgetConflict):
+            opened(path).reserve("study", 1, ROUND, plan=other)
+    budget.commit("study", 1)
+    with pytest.raises(BudgetConflict):
+        budget.reserve("study", 1, ROUND, plan="b" * 64)
+    assert budget.events() == [ROUND]
+
+
+def test_a_reservation_is_released_for_its_own_plan_alone(path):
+    budget = opened(path)
+    budget.reserve("study", 1, ROUND, plan="a" * 64)
+    with pytest.raises(NotReserved, match="another plan"):
+        budget.release("study", 1, plan="b" * 64)
+    assert budget.events() == [ROUND]
+    budget.release("study", 1, plan="a" * 64)
+    assert budget.events() == []
+
+
+def test_a_journal_of_an_earlier_version_names_no_plans_and_still_counts(path):
+    budget = opened(path)
+    budget.reserve("study", 1, ROUND)
+    budget.reserve("study", 2, ROUND, plan="a" * 64)
+    budget.commit("study", 1)
+    with Journal(path, time.time).read() as pages:
+        bodies = [one.body for one in pages.entries if one.kind == "reserve"]
+    assert ["plan" in body for body in bodies] == [False, True]  # as it was, byte for byte
+    again = opened(path)
+    assert [one.plan for one in again.history()] == ["", "a" * 64]
+    with pytest.raises(BudgetConflict):
+        again.reserve("study", 1, ROUND, plan="a" * 64)
 
 
 def test_a_round_that_does_not_fit_is_refused_and_leaves_no_trace(path):

@@ -4,9 +4,15 @@ import math
 
 import pytest
 
-from privacy.budget import BudgetExceeded, BudgetUnreadable, PrivacyBudget
+from privacy.budget import (
+    BudgetConflict,
+    BudgetExceeded,
+    BudgetUnreadable,
+    DatasetUnknown,
+    PrivacyBudget,
+)
 from privacy.events import DpSgdEvent, ImpossibleEvent
-from privacy.stewardship import CapRaiseUnconfirmed, CohortFixed, Steward
+from privacy.stewardship import CapRaiseUnconfirmed, CohortFixed, Steward, open_dataset
 
 ROUND = DpSgdEvent(1.0, 2.0, 4)
 
@@ -31,6 +37,22 @@ def test_a_lowered_cap_stays_lowered_until_it_is_raised_and_confirmed(path):
     assert budget.limit() == 2.0
     steward.set_limit(8.0, confirm_raise=True)
     budget.reserve("study", 1, ROUND)
+
+
+def test_a_data_set_has_no_cap_before_the_steward_opens_it(tmp_path):
+    path = tmp_path / "budget.db"
+    with pytest.raises(DatasetUnknown, match="--cap"):
+        PrivacyBudget(path, dataset="scans", delta=1e-5)
+    open_dataset(path, "scans", epsilon_limit=2.0, delta=1e-5)
+    assert PrivacyBudget(path, dataset="scans", delta=1e-5).limit() == 2.0
+
+
+def test_opening_a_data_set_again_changes_no_cap_and_no_delta(path):
+    Steward(path, "scans").set_limit(2.0)
+    open_dataset(path, "scans", epsilon_limit=8.0, delta=1e-5)
+    assert opened(path).limit() == 2.0
+    with pytest.raises(BudgetConflict):
+        open_dataset(path, "scans", epsilon_limit=8.0, delta=1e-6)
 
 
 def test_a_cap_below_what_was_spent_refuses_everything(path):
