@@ -45,6 +45,7 @@ ANSWERED: Final = {
     "unmasking": "unmasked",
     "opening": "opened",
 }
+COUNTED: Final = (*ANSWERED.values(), "answered", "refused")
 STARTED: Final = "started"
 FINISHED: Final = "finished"
 """The outcome after which nothing follows; a run that failed may be gone on with."""
@@ -229,7 +230,10 @@ def _run_after(view: View, event: LiveEvent) -> View:
 def _told_by_site(view: View, event: LiveEvent) -> View:
     if event.site is None:
         return view
-    row = _site_after(view.sites.get(event.site, SiteRow()), event)
+    before = view.sites.get(event.site, SiteRow())
+    row = _site_after(before, event)
     here = (event.round, event.phase) == (view.round, view.phase)
-    counted = event.kind in {"answered", "refused"} and here
+    # A phase may ask twice, to endorse and to unmask; the site is one.
+    known = (before.round, before.phase) == (event.round, event.phase) and before.state in COUNTED
+    counted = event.kind in {"answered", "refused"} and here and not known
     return replace(view, sites=view.sites | {event.site: row}, answers=view.answers + counted)

@@ -124,6 +124,15 @@ def test_a_site_is_training_until_its_update_came():
     assert view.rounds[1].updates == 1
 
 
+def test_a_site_that_is_asked_twice_in_a_phase_is_counted_once():
+    begun = (0, {"kind": "run", "code": "started"})
+    joined = (1, {"kind": "joined", "phase": "roster", "round": 1, "site": "meadow"})
+    asked = (2, {"kind": "phase", "round": 1, "phase": "unmasking", "numbers": {"asked": 6}})
+    came = {"kind": "answered", "round": 1, "phase": "unmasking", "site": "meadow"}
+    other = came | {"site": "harbour", "kind": "refused", "code": "no-answer"}
+    assert history(begun, joined, asked, (3, came), (4, came), (5, other)).answers == 2
+
+
 @given(st.lists(st.floats(-1e6, 1e6), max_size=60))
 def test_a_curve_of_one_line_has_a_block_for_each_of_the_last_values(values):
     assert len(sparkline(values)) == min(len(values), 40)

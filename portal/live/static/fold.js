@@ -5,6 +5,7 @@ const RECENT = 5
 const MEASURES = ["auc", "accuracy", "dice", "loss", "brier", "sensitivity", "specificity"]
 const ASKING = ["roster", "uploads", "unmasking", "opening"]
 const ANSWERED = { roster: "called", uploads: "accepted", unmasking: "unmasked", opening: "opened" }
+const COUNTED = [...Object.values(ANSWERED), "answered", "refused"]
 const SITE = { state: "absent", round: 0, phase: null, code: null, seconds: null, bytes: 0 }
 const ROUND = { closed: false, seconds: null, updates: 0, refused: 0, bytes: 0, measures: {} }
 
@@ -22,11 +23,14 @@ export function fold(view, event) {
   if (event.kind === "phase") return { ...next, phase, asked: event.numbers?.asked ?? 0, answers: 0 }
   if (event.kind === "closed") return { ...next, phase: null, asked: 0, answers: 0 }
   if (event.site === undefined) return next
-  const counted = ["answered", "refused"].includes(event.kind) && event.round === next.round && phase === next.phase
+  const before = view.sites[event.site] ?? SITE
+  const here = event.round === next.round && phase === next.phase
+  const known = before.round === event.round && before.phase === phase && COUNTED.includes(before.state)
+  const counted = ["answered", "refused"].includes(event.kind) && here && !known
   return {
     ...next,
     answers: next.answers + (counted ? 1 : 0),
-    sites: { ...view.sites, [event.site]: siteAfter(view.sites[event.site] ?? SITE, event) },
+    sites: { ...view.sites, [event.site]: siteAfter(before, event) },
   }
 }
 
