@@ -161,7 +161,7 @@ class Asker(threading.Thread):
     def run(self) -> None:
         """Ask until told to stop."""
         link = http.client.HTTPConnection("127.0.0.1", self._port)
-        while not self._stop_now.wait(self._pause):
+        while len(self.taken) < 2 or not self._stop_now.wait(self._pause):
             position = self._random.randrange(self._newest)
             started = time.perf_counter()
             link.request("GET", f"/proofs/inclusion?position={position}")

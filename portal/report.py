@@ -157,7 +157,7 @@ def make_report(
             "size": head.size,
             "root": head.root.hex(),
             "signature": head.signature.hex(),
-            "key": run.market.audit.public_key.public_bytes_raw().hex(),
+            "key": run.market.audit.key.text(),
         },
         "registry": {
             "epoch": run.registry.epoch().number,
