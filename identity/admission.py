@@ -41,8 +41,11 @@ from protocol.messages import Digest, Key32, Message, Signature, Site, Slug, can
 from storage.files import PRIVATE, PUBLIC, private_folder, write_whole
 
 FORMAT: Final = "bithive-admission-1"
-BYTES_MAX: Final = 256 * 1024
-TERMS_CHARACTERS_MAX: Final = 100_000
+BYTES_MAX: Final = 512 * 1024
+TERMS_CHARACTERS_MAX: Final = 30_000
+"""Each takes up to twelve bytes of the file."""
+ADDRESSES_MAX: Final = 16
+ADDRESS_CHARACTERS_MAX: Final = 300
 _LABEL: Final = b"bithive admission v1\n"
 _PIN: Final = "operator.pub"
 
@@ -83,7 +86,10 @@ class Admission(Message):
     certificate: Annotated[str, Field(max_length=8000)]
     authorities: Annotated[str, Field(max_length=40_000)]
     """Certificates of those who sign for the federation, PEM, the present one first."""
-    addresses: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=16)]
+    addresses: Annotated[
+        tuple[Annotated[str, Field(max_length=ADDRESS_CHARACTERS_MAX)], ...],
+        Field(max_length=ADDRESSES_MAX),
+    ]
     """Where servers are reached, ``HOST:PORT``."""
     terms: Annotated[str, Field(max_length=TERMS_CHARACTERS_MAX)]
     operator_key: Key32

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -124,7 +125,8 @@ class Authority:
         """
         assert SLUG.fullmatch(federation)
         key = ec.generate_private_key(ec.SECP384R1())
-        name = _name(f"BitHive {federation} authority")
+        # Of its own, so that OpenSSL keeps an earlier authority and its list apart from this one.
+        name = _name(f"BitHive {federation} {secrets.token_hex(4)}")
         until = now + timedelta(days=AUTHORITY_DAYS)
         public = key.public_key()
         builder = _builder(name, name, public, now, until)

@@ -148,6 +148,9 @@ class Consortium:
             ConsortiumThere: There is one here.
             PermissionMissing: The actor is no operator.
         """
+        assert len(terms) <= admissions.TERMS_CHARACTERS_MAX
+        assert len(addresses) <= admissions.ADDRESSES_MAX
+        assert all(len(one) <= admissions.ADDRESS_CHARACTERS_MAX for one in addresses)
         check(actor, Permission.ADMIT_SITE, audit=record)
         if (folder / "sites.json").exists():
             raise ConsortiumThere(folder)
@@ -273,6 +276,8 @@ class Consortium:
 
     def certify_server(self, names: Sequence[str], *, actor: Actor, now: datetime) -> Path:
         """Make the server a new key and certificate and return the certificate's path.
+
+        Killed halfway, it is to be called again: key and certificate may not fit.
 
         Args:
             names: Host names or IP addresses under which it is reached.

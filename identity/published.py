@@ -110,5 +110,9 @@ def _list_stands(path: Path, register: Register, now: datetime) -> bool:
 
 
 def _write_changed(path: Path, content: bytes) -> None:
-    if not path.is_file() or path.read_bytes() != content:
+    try:
+        stands = path.is_file() and path.read_bytes() == content
+    except OSError as error:
+        raise storage_error(error, path.name) from error
+    if not stands:
         write_whole(path, content)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The operator: which hospitals take part.")
 
+ADDRESS: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,260}:[0-9]{1,5}")
 OPERATOR_HOME: Final = Path("bithive-operator")
 SITE_HOME: Final = Path("bithive-site")
 OperatorHome = Annotated[
@@ -138,7 +140,7 @@ def operator_init(
     as_json: AsJson = False,
 ) -> None:
     """Found a federation: its certificate authority, the operator's key, an empty list of sites."""
-    from identity.admission import TERMS_CHARACTERS_MAX
+    from identity.admission import ADDRESSES_MAX, TERMS_CHARACTERS_MAX
     from identity.consortium import Consortium
     from identity.requests import fingerprint
     from portal.own_log import own_record
@@ -147,7 +149,10 @@ def operator_init(
         raise typer.BadParameter(
             "1 to 40 lower-case letters, digits and inner dashes", param_hint="FEDERATION"
         )
-    text = "" if terms is None else terms.read_text()
+    text = "" if terms is None else terms.read_text(errors="replace")
+    addresses = address or []
+    if len(addresses) > ADDRESSES_MAX or any(not ADDRESS.fullmatch(one) for one in addresses):
+        raise typer.BadParameter(f"HOST:PORT, at most {ADDRESSES_MAX}", param_hint="--address")
     if len(text) > TERMS_CHARACTERS_MAX:
         raise typer.BadParameter(
             f"more than {TERMS_CHARACTERS_MAX} characters", param_hint="--terms"
@@ -155,7 +160,7 @@ def operator_init(
     made = Consortium.found(
         home / "authority",
         federation,
-        addresses=address or [],
+        addresses=addresses,
         terms=text,
         actor=_operator(),
         record=own_record(home / "authority"),
