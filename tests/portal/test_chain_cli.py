@@ -1,0 +1,97 @@
+"""``bithive chain`` starts a chain, deploys, settles, compares, and stops it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ledger import chart, tokenomics
+from ledger.books import Ledger
+from ledger.chain.deployment import DeploymentMissing
+from ledger.chain.node import NodeUnreachable
+from portal import chain as chains
+from portal.chain import AnvilMissing, ChainHome, find_anvil
+from portal.cli import app
+from portal.home import Home
+
+NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+PAYEE = "0x52908400098527886E0F7030069857D2E4169EE7"
+EXAMPLE = Path(__file__).parents[2] / "deploy/besu/network.example.json"
+
+
+@pytest.fixture
+def home(tmp_path):
+    folder = Home(tmp_path).market
+    folder.mkdir(parents=True)
+    ledger = Ledger(folder / "ledger.db")
+    ledger.genesis(tokenomics.load().allocation, now=NOW)
+    north = ledger.open_account(chart.wallet("north"))
+    ledger.transfer("k", chart.treasury("mining"), north, 10**18 + 1, memo="a start", now=NOW)
+    ledger.close()
+    return tmp_path
+
+
+def run(home, *words, code=0):
+    named = [*words, "--home", str(home), "--json"]
+    done = CliRunner().invoke(app, ["chain", *named], catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout)
+
+
+def test_a_genesis_file_is_made_by_command(tmp_path):
+    words = ["chain", "genesis", str(EXAMPLE), str(tmp_path / "genesis.json"), "--json"]
+    first = CliRunner().invoke(app, words, catch_exceptions=False).stdout
+    assert CliRunner().invoke(app, words, catch_exceptions=False).stdout == first
+    assert json.loads((tmp_path / "genesis.json").read_text())["config"]["chainId"] == 210026
+
+
+def test_without_anvil_one_line_says_how_to_get_it(home, monkeypatch):
+    monkeypatch.setattr(chains.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(chains.os, "access", lambda *_: False)
+    with pytest.raises(AnvilMissing, match="npm ci --ignore-scripts"):
+        run(home, "up")
+
+
+def test_without_node_or_deployment_nothing_is_settled(home):
+    with pytest.raises(NodeUnreachable):
+        run(home, "reconcile", "--node", "http://127.0.0.1:1")
+    assert run(home, "down") == {"stopped": False}
+    with pytest.raises(DeploymentMissing):
+        chains.read_deployment(ChainHome(home).deployment)
+
+
+@pytest.mark.slow
+def test_a_chain_is_started_settled_compared_and_kept(home):
+    try:
+        find_anvil()
+    except AnvilMissing as missing:
+        pytest.skip(str(missing))
+    with socket.socket() as link:
+        link.bind(("127.0.0.1", 0))
+        port = str(link.getsockname()[1])
+    quick = ("--confirmations", "1")
+    started = run(home, "up", "--port", port, "--block-seconds", "1")
+    try:
+        assert run(home, "up", "--port", port) == started
+        contracts = run(home, "deploy", *quick)["contracts"]
+        assert run(home, "deploy", *quick)["contracts"] == contracts
+        run(home, "bind", "north", PAYEE)
+        settled = run(home, "settle", *quick)
+        assert (settled["recipients"], settled["paid_base_units"]) == (1, str(10**18 + 1))
+        assert run(home, "reconcile")["agree"]
+        assert run(home, "status")["bound"] == {"wallet:north": PAYEE.lower()}
+        ledger = Ledger(Home(home).market / "ledger.db")
+        ledger.burn("b", chart.treasury("mining"), 1, memo="", now=NOW)
+        ledger.close()
+        assert not run(home, "reconcile", code=1)["agree"]
+        assert run(home, "down") == {"stopped": True}
+        run(home, "up", "--port", port, "--block-seconds", "1")
+        run(home, "settle", *quick)
+        assert run(home, "reconcile")["agree"]
+    finally:
+        run(home, "down")
