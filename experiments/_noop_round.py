@@ -39,8 +39,9 @@ from fl_client.app import app as carrier
 from fl_server.engine import Engine
 from fl_server.gate import Admitted, Gate
 from fl_server.inprocess import InProcessGrid
+from fl_server.model_state import ModelState
 from fl_server.parts import narrow
-from fl_server.store import ModelState, ServerStore
+from fl_server.store import ServerStore
 from fl_server.summation import Called, Opened, Requests, SecureSum, Uploads, integers_of
 from fl_server.transport import GridTransport
 from privacy.bfv import EncryptedUpdate

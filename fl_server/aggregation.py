@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_server.store import ModelState
+from fl_server.model_state import SLICE, ModelState
 from models.algorithms.catalogue import algorithm_of
 from models.algorithms.interface import Algorithm, Constants, GlobalState
 from privacy.mechanism import round_plan, update_step
@@ -30,8 +30,6 @@ from protocol.ids import SiteId
 from protocol.messages import StudyTerms
 from protocol.summation import SurplusNoise
 
-SLICE: Final = 2**18
-"""Numbers of a model that are in memory at a time where it comes in slices."""
 SPREADS = 4.5
 """Standard deviations of a coordinate that the quantised range holds; beyond it, it saturates."""
 SPREADS_FIRST = 8.0

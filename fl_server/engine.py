@@ -49,6 +49,7 @@ from fl_server.group_key import GroupKeeper
 from fl_server.intake import Intake
 from fl_server.lanes import lane_states
 from fl_server.lease import LEASE_SECONDS, Lease
+from fl_server.model_state import unchanged
 from fl_server.news import LaneNews, epoch_of
 from fl_server.offering import Offering
 from fl_server.phases import Deadlines, Phase
@@ -61,7 +62,6 @@ from fl_server.store import (
     ServerStore,
     StoredRound,
     run_of,
-    unchanged,
 )
 from fl_server.summation import Called, Opened, OpeningMissing, SecureSum, SumUnsound
 from fl_server.transport import Transport

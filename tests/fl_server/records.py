@@ -6,7 +6,8 @@ import hashlib
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fl_server.store import ClosedRound, ModelState, PlannedRound
+from fl_server.model_state import ModelState
+from fl_server.store import ClosedRound, PlannedRound
 from privacy.keys import SiteKeys
 from protocol.messages import (
     Contribution,

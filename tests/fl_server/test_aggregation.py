@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fl_server.aggregation import apply_sum, first_steps, next_steps, noise_spread
-from fl_server.store import ModelState
+from fl_server.model_state import ModelState
 from privacy.parameters import parameter_set
 
 QUIET = settings(

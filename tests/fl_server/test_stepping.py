@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fl_server import aggregation
-from fl_server import store as store_module
+from fl_server import aggregation, model_state
 from fl_server.aggregation import Stepping, apply_sum, first_state
-from fl_server.store import ServerStore, unchanged
+from fl_server.model_state import unchanged
+from fl_server.store import ServerStore
 from privacy.parameters import parameter_set
 from tests.fl_server.records import closing, planned, terms
 
@@ -61,7 +61,7 @@ def test_a_step_in_slices_is_the_step_of_the_whole(study, tmp_path, monkeypatch)
 
 
 def test_a_round_without_a_sum_leaves_the_model_as_it_is(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "SLICE", 16)
+    monkeypatch.setattr(model_state, "SLICE", 16)
     parameters = parameter_set(study.encryption)
     before = first_state(study, parameters, np.ones(sum(SIZES), np.float32))
     store = ServerStore(tmp_path / "server.db")
