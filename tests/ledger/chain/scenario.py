@@ -150,7 +150,7 @@ class Books:
 
 
 class Contracts:
-    """The contracts, on a machine of ``tests.ledger.contracts.machine`` or what answers like one."""
+    """The contracts, on ``tests.ledger.contracts.machine.Machine`` or what answers like it."""
 
     def __init__(self, machine):
         self.machine, self.count = machine, 0
