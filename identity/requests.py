@@ -61,6 +61,9 @@ FINGERPRINT_DIGITS: Final = 32
 _LABEL: Final = b"bithive site request v1\n"
 _SIGNATURES: Final = frozenset({"node_signature", "previous_signature", "signature"})
 _CURVE_NAME: Final = "secp384r1"
+_UNREADABLE: Final = (ValueError, TypeError, NotImplementedError, UnsupportedAlgorithm)
+"""What ``cryptography`` raises on keys and requests that it cannot read; the third on points that
+are written short."""
 
 
 class RequestRefused(IdentityError):
@@ -250,7 +253,7 @@ def _check_tls(request: SiteRequest) -> None:
         names = [
             str(one.value) for one in asked.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         ]
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise RequestRefused("its certificate request cannot be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != _CURVE_NAME:
         raise RequestRefused("its TLS key is not of P-384")
@@ -264,7 +267,7 @@ def _check_node(request: SiteRequest) -> None:
     try:
         key = request.node_point()
         key.verify(request.node_signature, request.signed_by_node(), ec.ECDSA(hashes.SHA384()))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise RequestRefused("its node key cannot be read") from error
     except InvalidSignature as error:
         raise RequestRefused("it is not signed by its node key") from error

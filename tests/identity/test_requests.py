@@ -1,5 +1,6 @@
 """A request to join is what the site made with keys it has, or it is refused."""
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -216,6 +217,15 @@ def test_a_node_key_that_is_not_there_is_refused():
 def test_a_node_key_that_cannot_be_read_is_refused(text):
     with pytest.raises(RequestRefused):
         read_request(resigned(node_key=text), now=NOW)
+
+
+def test_a_node_key_whose_point_is_written_short_is_refused():
+    kind, encoded = THE_KEYS.node_public().split()
+    blob = base64.b64decode(encoded)
+    point = THE_KEYS.node.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    short = blob[:-101] + len(point).to_bytes(4, "big") + point
+    with pytest.raises(RequestRefused, match="cannot be read"):
+        read_request(resigned(node_key=f"{kind} {base64.b64encode(short).decode()}"), now=NOW)
 
 
 def test_one_key_in_two_roles_is_refused():
