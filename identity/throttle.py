@@ -86,8 +86,12 @@ def wait_after(failures: int, *, free: int) -> float:
 
 
 def _wait_left(connection: Connection, key: str, free: int, now: float) -> float:
-    row = connection.execute(select(FAILURES).where(FAILURES.c.key == key)).one_or_none()
-    return 0.0 if row is None else row.last_at + wait_after(row.count, free=free) - now
+    asked = select(FAILURES.c.count, FAILURES.c.last_at).where(FAILURES.c.key == key)
+    row = connection.execute(asked).one_or_none()
+    if row is None:
+        return 0.0
+    count, last_at = row
+    return float(last_at) + wait_after(count, free=free) - now
 
 
 def _add(connection: Connection, key: str, now: float) -> None:
