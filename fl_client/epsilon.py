@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fl_client.telemetry import Spent
 from privacy.accounting import statement
+from privacy.budget import BudgetConflict, DatasetUnknown
 from privacy.ledger_view import LedgerView, datasets, open_ledger
 from protocol.jobs import JobManifest
 
@@ -25,19 +26,20 @@ class Epsilon:
         self._promised = promised
         self._spent: dict[str, tuple[object, Spent]] = {}
 
-    def left(self, job: JobManifest) -> float | None:
-        """Return what the caps leave to ``job``, beside other studies; None where none is set.
+    def left(self, job: JobManifest) -> float:
+        """Return what the caps leave to ``job``, beside other studies.
 
         What other studies have spent counts, and what they were promised and have not spent yet.
 
         Raises:
+            DatasetUnknown: The data steward has set no cap for a data set of the job.
+            BudgetConflict: The ledger counts at another delta than the job's.
             BudgetUnreadable: The ledger cannot be trusted.
         """
-        if not self._path.is_file():
-            return None
-        known = set(datasets(self._path)) & set(job.datasets)
-        found = [self._left(open_ledger(self._path, name), job) for name in known]
-        return min(found, default=None)
+        known = set(datasets(self._path)) if self._path.is_file() else set()
+        for name in sorted(set(job.datasets) - known):
+            raise DatasetUnknown(name, self._path.name)
+        return min(self._left(open_ledger(self._path, name), job) for name in job.datasets)
 
     def spent(self) -> list[Spent]:
         """Return what was spent and is left of every data set; worked out again when it changed.
@@ -60,6 +62,9 @@ class Epsilon:
         return found
 
     def _left(self, ledger: LedgerView, job: JobManifest) -> float:
+        if ledger.delta != job.delta:
+            what = f"data set {ledger.dataset}"
+            raise BudgetConflict(what, f"delta {ledger.delta:g}", f"delta {job.delta:g}")
         others = [one.event for one in ledger.history() if one.study != job.study]
         spent = statement(others, ledger.delta, "prv").epsilon if others else 0.0
         promised = sum(

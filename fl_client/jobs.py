@@ -44,8 +44,8 @@ PREFIX_MIN: Final = 8
 ROUNDING: Final = 1e-9
 
 State = Literal["pending", "approved", "refused", "expired"]
-EpsilonLeft = Callable[[JobManifest], float | None]
-"""What the steward's cap leaves to a job; None where no cap is set yet."""
+EpsilonLeft = Callable[[JobManifest], float]
+"""What the steward's cap leaves to a job; raises ``PrivacyError`` where there is none."""
 
 
 class JobNotApproved(FederationError):
@@ -226,6 +226,7 @@ class JobBook:
             PermissionMissing: She may not.
             JobUnknown, JobExpired: There is no such job to approve.
             JobOverBudget: It asks more than the cap leaves.
+            DatasetUnknown: The data steward has set no cap.
             CodeNotAllowed: It carries Python.
             DecisionIncomplete: She has no name.
         """
@@ -237,7 +238,7 @@ class JobBook:
         if manifest.carries_code and not self.code_allowed():
             raise CodeNotAllowed
         remaining = left(manifest)
-        if remaining is not None and not manifest.epsilon <= remaining + ROUNDING:
+        if not manifest.epsilon <= remaining + ROUNDING:
             raise JobOverBudget(asked_of(asked.terms), remaining)
         return self._decide("approved", asked.hash, officer, reason)
 

@@ -25,8 +25,6 @@ from protocol.ids import SiteId
 from protocol.jobs import DECLARATIVE
 from protocol.units import btt_text
 
-NO_CAP = "no cap is set for this data set yet: the job's own limit would become it"
-
 
 class SiteFolderMissing(ConfigurationError):
     """The home holds no folder of this site."""
@@ -76,7 +74,7 @@ class OfficerDesk:
         """Return one job in words: what it asks, what is left, and what was decided."""
         manifest, terms = job.manifest, job.terms
         asked = asked_of(terms)
-        left, over = self._left(job)
+        left, left_text = self._left(job)
         return {
             "job": job.hash,
             "state": job.state(self.clock()),
@@ -88,8 +86,8 @@ class OfficerDesk:
             "asked": asked.as_json(),
             "asked_text": asked.text(),
             "left": left,
-            "left_text": NO_CAP if left is None else f"{math.floor(left * 100) / 100:.2f}",
-            "over_budget": over,
+            "left_text": left_text,
+            "over_budget": left is None or manifest.epsilon > left + ROUNDING,
             "rounds": manifest.rounds,
             "model": manifest.model,
             "parameters": terms.training.parameters,
@@ -119,12 +117,13 @@ class OfficerDesk:
         """
         return [_decided(one) | {"link": one.link} for one in self.book.decisions.all()]
 
-    def _left(self, job: Job) -> tuple[float | None, bool]:
+    def _left(self, job: Job) -> tuple[float | None, str]:
+        """Return what the cap leaves, and in words; nothing where no cap can be relied on."""
         try:
             left = self.epsilon.left(job.manifest)
-        except PrivacyError:  # a ledger that cannot be trusted leaves nothing
-            return 0.0, True
-        return left, left is not None and job.manifest.epsilon > left + ROUNDING
+        except PrivacyError as error:
+            return None, f"nothing: {error}"
+        return left, f"{math.floor(left * 100) / 100:.2f}"
 
     def _known(self, job: Job) -> bool:
         """Say whether an officer has approved another job of the same server before."""

@@ -1,5 +1,6 @@
 """One door for all studies, shut to what no officer approved and to everything while paused."""
 
+import math
 import threading
 
 import pytest
@@ -79,7 +80,7 @@ def test_an_offer_is_kept_and_answered_with_how_it_stands(resident, world, job):
 def test_why_a_job_was_approved_stays_at_the_hospital(resident, world, job):
     terms, manifest = job
     resident.answer(world.offer(manifest, terms))
-    resident.book.approve(manifest.hash, OFFICER, reason="a secret", left=lambda _job: None)
+    resident.book.approve(manifest.hash, OFFICER, reason="a secret", left=lambda _job: math.inf)
     assert told(resident.answer(world.offer(manifest, terms))).reason == ""
 
 

@@ -10,8 +10,9 @@ from fastapi.testclient import TestClient
 from portal.officer.desk import OfficerDesk
 from portal.officer.server import COOKIE, create_app
 from portal.officer.signin import OfficerTokens, Sessions
-from privacy.budget import PrivacyBudget
+from privacy.budget import BudgetConflict, DatasetUnknown, PrivacyBudget
 from privacy.events import DpSgdEvent
+from privacy.stewardship import open_dataset
 from tests.fl_client.job_world import NOW, OFFICER, SITE, Clock, World
 
 HERE = "http://127.0.0.1"
@@ -41,6 +42,7 @@ def clock():
 
 @pytest.fixture
 def desk(tmp_path, clock):
+    open_dataset(tmp_path / "budget.db", "scans", epsilon_limit=3.0, delta=1e-5)
     return OfficerDesk(tmp_path, SITE, clock=clock)
 
 
@@ -118,9 +120,7 @@ def test_a_refusal_without_a_reason_is_told_so(officer, desk, job):
 
 
 def test_a_job_above_the_cap_is_shown_as_such_and_cannot_be_approved(officer, desk, job):
-    budget = PrivacyBudget(
-        desk.folder / "budget.db", dataset="scans", epsilon_limit=2.5, delta=1e-5
-    )
+    budget = PrivacyBudget(desk.folder / "budget.db", dataset="scans")
     budget.reserve("others", 1, DpSgdEvent(1.0, 6.0, 4))
     page = officer.get(f"/jobs/{job.hash}")
     assert "cannot be approved" in page.text
@@ -131,7 +131,6 @@ def test_a_job_above_the_cap_is_shown_as_such_and_cannot_be_approved(officer, de
 
 
 def test_what_other_approved_studies_may_still_spend_is_not_left(desk, job):
-    PrivacyBudget(desk.folder / "budget.db", dataset="scans", epsilon_limit=3.0, delta=1e-5)
     assert desk.shown(job)["left"] == 3.0
     world = World()
     terms, manifest = world.job("nodules")
@@ -140,6 +139,24 @@ def test_what_other_approved_studies_may_still_spend_is_not_left(desk, job):
     assert desk.shown(job)["left"] == pytest.approx(1.0)
     assert desk.shown(job)["over_budget"]
     assert not desk.shown(other)["over_budget"]
+
+
+def test_no_study_is_approved_before_the_steward_set_a_cap(tmp_path, clock, job):
+    desk = OfficerDesk(tmp_path / "new", SITE, clock=clock)
+    desk.book.keep(job.manifest, job.terms)
+    shown = desk.shown(desk.book.named(job.hash))
+    assert (shown["left"], shown["over_budget"]) == (None, True)
+    assert "--cap" in shown["left_text"]
+    with pytest.raises(DatasetUnknown):
+        desk.approve(job.hash, OFFICER)
+
+
+def test_a_job_at_another_delta_than_the_ledger_counts_at_is_not_approved(desk):
+    world = World()
+    terms, manifest = world.job(delta=1e-6)
+    desk.book.keep(manifest, terms)
+    with pytest.raises(BudgetConflict):
+        desk.approve(manifest.hash, OFFICER)
 
 
 @pytest.mark.parametrize("path", ["/", "/decisions", "/jobs/{job}"])
