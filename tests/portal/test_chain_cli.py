@@ -52,7 +52,7 @@ def test_a_genesis_file_is_made_by_command(tmp_path):
 
 def test_without_anvil_one_line_says_how_to_get_it(home, monkeypatch):
     monkeypatch.setattr(chains.shutil, "which", lambda _name: None)
-    monkeypatch.setattr(chains.os, "access", lambda *_: False)
+    monkeypatch.setattr(chains, "PACKAGE", "none")
     with pytest.raises(AnvilMissing, match="npm ci --ignore-scripts"):
         run(home, "up")
 
