@@ -1,7 +1,7 @@
 """Flower's SuperLink on loopback: its command, its environment, and calls of its control API.
 
 It takes the control API's own client, ``ControlHttpClient`` of Flower 1.41; what of it is used is
-pinned by tests/portal/deployment/test_loopback.py. Certificates of the loopback are signed by an
+pinned by tests/federation/test_front_door.py. Certificates of the loopback are signed by an
 authority of their own, made anew for each deployment, whose key is thrown away: whoever trusts the
 consortium's authority still cannot speak to this port.
 """
@@ -26,6 +26,7 @@ from flwr.proto.control_pb2 import (
     StopRunRequest,
     UnregisterNodeRequest,
 )
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -131,10 +132,11 @@ class Control:
         self._port = port
 
     def nodes(self) -> list[Node]:
-        """Return the registered nodes."""
+        """Return the registered nodes; Flower goes on listing those that were put out."""
         with self._named():
             found = self._client.ListNodes(ListNodesRequest()).nodes_info
-        return [Node(one.node_id, bytes(one.public_key), str(one.status)) for one in found]
+        nodes = [Node(one.node_id, bytes(one.public_key), str(one.status)) for one in found]
+        return [one for one in nodes if one.status != NodeStatus.UNREGISTERED]
 
     def register(self, public_key: bytes, name: str) -> None:
         """Let the holder of a key in, given as Flower's bytes."""

@@ -175,7 +175,7 @@ def door(tmp_path_factory, nginx_program):
     folder = tmp_path_factory.mktemp("door")
     consortium = Consortium(folder / "consortium")
     server = consortium.issue("door")
-    loopback = make_certificates(folder / "loopback")
+    loopback = make_certificates(folder / "certificates")
     superlink_port, port = free_port(), free_port()
     environment = os.environ | {
         "FLWR_HOME": str(folder),

@@ -178,6 +178,23 @@ def test_a_sites_certificate_without_its_node_key_is_no_place_in_the_fleet(door,
     fleet.close()
 
 
+def test_the_roster_lets_a_node_in_and_puts_it_out(door, tmp_path):
+    from portal.certificates import make_node_key
+    from portal.deployment.loopback import control
+    from portal.deployment.roster import reconcile
+
+    key = make_node_key(tmp_path, "north")
+    with control(door.folder, door.superlink_port) as superlink:
+        assert reconcile(tmp_path, superlink) == (["north"], [])
+        registered = superlink.nodes()
+        assert len(registered) == 1
+        assert superlink.runs() == []
+        key.public.unlink()
+        assert reconcile(tmp_path, superlink) == ([], [registered[0].id])
+        assert superlink.nodes() == []
+        assert reconcile(tmp_path, superlink) == ([], [])
+
+
 def test_the_superlink_itself_listens_on_loopback_only(door):
     ends = {
         int(line.split()[1].split(":")[1], 16): line.split()[1].split(":")[0]
