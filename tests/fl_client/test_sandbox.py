@@ -41,7 +41,6 @@ def probes(given):
         "thread": probe(lambda: threading.Thread(target=print).start()),
         "kill": probe(lambda: os.kill(1, 9)),
         "secret": probe(lambda: open(secret).read()),
-        "home": probe(lambda: os.listdir("/root/..")),
         "passwd": probe(lambda: open("/etc/passwd").read()),
         "processes": probe(lambda: os.listdir("/proc")),
         "write": probe(lambda: write("/x")),
