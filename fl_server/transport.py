@@ -7,7 +7,7 @@ a site that has gone.
 
 Every request costs a SuperLink some 20 ms of a core, so there are few: a frame no larger than one
 of Flower's chunks travels as one object and not as an array of chunks; the first look for replies
-comes when half the time has passed that a step of its kind took before, and the pauses between
+comes when most of the time has passed that a step of its kind took before, and the pauses between
 looks grow with the silence.
 
 References:
@@ -32,6 +32,9 @@ REMOTE_PAUSE_SECONDS: Final = 0.03
 """The shortest pause between looks over HTTP."""
 PAUSE_SHARE: Final = 4
 """A pause lasts a quarter of the silence before it."""
+EXPECTED_SHARE: Final = 0.75
+EXPECTED_SECONDS_MAX: Final = 2.0
+"""However long a step took before, the first look comes after this."""
 FRAME: Final = "frame"
 STYPE: Final = "bithive.frame.v1"
 WHOLE_BYTES_MAX: Final = 5 * 2**20
@@ -162,7 +165,8 @@ class GridTransport:
         took: dict[str, float] = {}
         started = heard = time.monotonic()
         deadline = started + deadline_seconds
-        time.sleep(min(self._took.get(kind, 0.0) / 2, self._poll_seconds, deadline_seconds))
+        expected = EXPECTED_SHARE * self._took.get(kind, 0.0)
+        time.sleep(min(expected, EXPECTED_SECONDS_MAX, deadline_seconds))
         try:
             while waiting or due:
                 for reply in self._grid.pull_messages(list(waiting)) if waiting else ():

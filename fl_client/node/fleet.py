@@ -259,8 +259,9 @@ class Fleet:
 
     def push(self, reply: Reply) -> None:
         """Bring an answer and its objects."""
+        assert self._node is not None
         with no_object_id_recompute():
-            message = _message(reply, self._node)
+            message = _message(reply, self._node.node_id)
             message.metadata.__dict__["_message_id"] = message.object_id
             request = PushMessagesRequest(
                 node=self._node,
@@ -354,13 +355,13 @@ def _errand(response: PullMessagesResponse) -> Errand | None:
     )
 
 
-def _message(reply: Reply, node: Node) -> Message:
+def _message(reply: Reply, node: int) -> Message:
     """Return the reply as Flower's message; equal replies give equal ids."""
     errand = reply.errand
     metadata = Metadata(
         run_id=errand.run,
         message_id="",  # the hash of the message, set once it is whole
-        src_node_id=node.node_id,
+        src_node_id=node,
         dst_node_id=errand.sender,
         reply_to_message_id=errand.message,
         group_id=errand.group,
