@@ -65,6 +65,12 @@ def test_without_node_or_deployment_nothing_is_settled(home):
         chains.read_deployment(ChainHome(home).deployment)
 
 
+def test_the_lock_file_of_anvil_names_no_host():
+    lock = json.loads((EXAMPLE.parents[2] / "ledger/chain/package-lock.json").read_text())
+    assert not [name for name, entry in lock["packages"].items() if "resolved" in entry]
+    assert lock["packages"][f"node_modules/{chains.PACKAGE}"]["version"] == "1.7.1"
+
+
 @pytest.mark.slow
 def test_a_chain_is_started_settled_compared_and_kept(home):
     try:

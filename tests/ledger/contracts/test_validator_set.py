@@ -268,3 +268,16 @@ def test_many_more_runs_keep_the_set():
 def test_the_score_is_the_product_with_the_root(validators, records):
     root = isqrt((1 + records) * 10**12)
     assert validators.scoreOf(5, 7, 11, records) == 5 * 7 * 11 * root
+
+
+def test_a_rotation_of_the_largest_network_fits_into_a_block():
+    contract = set_of(31)
+    for number in range(contract.CANDIDATES_MAX() - 31):
+        contract.add(address(f"c{number}"), address(f"t{number}").rjust(32, b"t"), sender=GOVERNOR)
+        rate(contract, address(f"c{number}"), number + 1)
+    go_to(contract, 2)
+    for number in range(contract.CANDIDATES_MAX() - 31):
+        contract.beat(sender=address(f"c{number}"))
+    done = contract.rotate()
+    assert done.events[-1] == ("Rotated", 2, 10)
+    assert done.gas <= 3_500_000
