@@ -125,6 +125,7 @@ def test_systemd_finds_no_fault_in_a_unit(unit, tmp_path):
     assert [line for line in ours if "not found" not in line] == []
 
 
+@pytest.mark.slow
 def test_nginx_finds_no_fault_in_a_servers_configuration(tmp_path):
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
