@@ -161,7 +161,11 @@ def start_anvil(
             )
     except OSError as error:
         raise storage_error(error, log.name) from error
-    started = {"pid": process.pid, "node": f"http://127.0.0.1:{port}", "state": str(chain.state)}
+    started: dict[str, Any] = {
+        "pid": process.pid,
+        "node": f"http://127.0.0.1:{port}",
+        "state": str(chain.state),
+    }
     write_whole(chain.running, json.dumps(started).encode(), mode=PRIVATE)
     node = _wait_for(started["node"], process, log)
     custody = address_in(chain.key)

@@ -64,7 +64,7 @@ def test_on_py_evm_one_settlement_dies_at_each_of_its_steps(evm, monkeypatch):
 
 @pytest.mark.parametrize(
     "step",
-    [pytest.param(7, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.exhaustive)],
+    [pytest.param(13, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.exhaustive)],
 )
 def test_on_anvil_each_step_is_the_last_one_once(anvil, step):
     counting = Deaths()
