@@ -16,6 +16,7 @@ What holds, each a test in tests/fl_server/test_answers.py:
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from fl_server.database import ServerDatabase, insert_once
 from fl_server.parts import cut
 from fl_server.phases import Wait
 from fl_server.tables import ANSWERS, PHASES, STRAYS
-from protocol.frames import Frame, decode, encode
+from protocol.frames import Frame, decode, pieces_of
 from protocol.ids import SiteId
 
 GATHER_BYTES: Final = 2**16
@@ -120,16 +121,17 @@ class StoredAnswers:
 
     def keep(self, number: int, kind: str, question: str, site: SiteId, reply: Frame) -> None:
         """Store an accepted answer, together with those of the same moment."""
-        blob = encode(reply.kind, reply.body, reply.blobs)
+        size = sum(map(len, pieces_of(reply)))
 
         def insert(connection: sa.Connection) -> None:
             named = {"round": number, "kind": kind, "question": question, "site": site}
-            if insert_once(connection, ANSWERS, bytes=len(blob), **named):
+            if insert_once(connection, ANSWERS, bytes=size, **named):
                 name = _part(kind, question)
-                self.database.parts.keep(connection, number, name, site, cut(blob))
+                pieces = itertools.chain.from_iterable(map(cut, pieces_of(reply)))
+                self.database.parts.keep(connection, number, name, site, pieces)
 
         self.database.tell(insert)
-        if len(blob) > GATHER_BYTES:
+        if size > GATHER_BYTES:
             self.database.flush()
         self.gather()
 

@@ -508,7 +508,7 @@ class SecureSum:
             if taken.integers is None:
                 sent = reply.blobs.get("integers", b"")
                 taken.integers = integers_of(sent, taken.length, opening.integers_sha256)
-                if taken.integers is not None:
+                if taken.integers is not None and taken.integers.itemsize > INTEGER_BYTES[0]:
                     reply.blobs["integers"] = b"".join(narrow(taken.integers))
             else:
                 reply.blobs.pop("integers", None)  # they are kept once

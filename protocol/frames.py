@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -77,6 +77,13 @@ def encode_pieces(
             frame.write(piece)
         assert frame.tell() == before + size
     return frame.getvalue()
+
+
+def pieces_of(frame: Frame) -> Iterator[bytes]:
+    """Yield the bytes of ``encode`` for a frame, blob by blob, so that none is copied."""
+    sizes = [[name, len(blob)] for name, blob in frame.blobs.items()]
+    yield _start(frame.kind, frame.body, sizes)
+    yield from frame.blobs.values()
 
 
 def _start(kind: str, body: Mapping[str, Any], sizes: list[list[Any]]) -> bytes:

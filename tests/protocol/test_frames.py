@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.frames import MAGIC, Frame, MalformedFrame, decode, encode
+from protocol.frames import (
+    MAGIC,
+    Frame,
+    MalformedFrame,
+    decode,
+    encode,
+    encode_pieces,
+    pieces_of,
+)
 
 names = st.text(st.characters(codec="ascii"), min_size=1, max_size=8)
 bodies = st.dictionaries(names, st.integers() | st.text() | st.booleans() | st.none(), max_size=4)
@@ -61,3 +69,11 @@ def test_a_header_that_nests_without_end_is_refused():
     text = b"[" * 100_000
     with pytest.raises(MalformedFrame):
         decode(MAGIC + len(text).to_bytes(4, "big") + text)
+
+
+def test_a_frame_in_pieces_is_the_frame():
+    frame = Frame("train", {"round": 1}, {"model": b"123", "shares": b""})
+    whole = encode(frame.kind, frame.body, frame.blobs)
+    assert b"".join(pieces_of(frame)) == whole
+    blobs = {"model": (3, [b"1", b"23"]), "shares": (0, [])}
+    assert encode_pieces(frame.kind, frame.body, blobs) == whole
