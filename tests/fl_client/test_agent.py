@@ -8,6 +8,7 @@ import pytest
 
 from fl_client import agent as agent_module
 from fl_client.agent import NoiseSeeded
+from fl_client.masking import Masking
 from fl_client.plans import NO_MANIFEST, PlanRefused
 from fl_client.store import ANSWERS
 from fl_server import gate as gate_module
@@ -227,9 +228,9 @@ def test_what_another_plan_reserved_is_neither_used_nor_given_back(past, site, s
     spent, spy = agent.budget.spent(), Spy(past.loader)
     other = past.sign_plan(second.plan, steps=tuple(2 * one for one in second.plan.steps))
     frame = past.train_frame(second, site, plan=other)
-    again = past.agent(site, loader=spy)
     with monkeypatch.context() as patch:
-        patch.setattr(again._masking, "begin", lambda *_: None)  # whatever else would refuse it
+        patch.setattr(Masking, "begin", lambda *_: None)  # whatever else would refuse it
+        again = past.agent(site, loader=spy)
         assert refusal(again.answer(frame)) == "privacy-budget-conflict"
     assert spy.asked == []
     assert agent.budget.spent() == spent
