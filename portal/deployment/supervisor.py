@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import signal
@@ -38,32 +37,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from portal.deployment.backoff import Backoff
+from portal.deployment.hold import STATE, hold
 from portal.deployment.rotation import last_error, rotate
 from portal.deployment.units import FileThere, Unit, in_order
-from protocol.errors import StorageError, storage_error
+from protocol.errors import StorageError
 from storage.files import PRIVATE, private_folder, write_whole
 
 TICK_SECONDS: Final = 0.1
 STOP_SECONDS: Final = 15.0
 ROTATE_SECONDS: Final = 30.0
 PR_SET_PDEATHSIG: Final = 1
-HOLD_SECONDS: Final = 2.0
-
-
-class AlreadySupervised(StorageError):
-    """Another supervisor works in the folder."""
-
-    code = "already-supervised"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        super().__init__(
-            f"a supervisor already works in {folder}; see it with `bithive status`, end it with "
-            "`bithive down`"
-        )
 
 
 @dataclass
@@ -268,7 +254,7 @@ class Supervisor:
         if text != self._written:
             # A full disk must not end the supervisor: the table is told again at the next change.
             with contextlib.suppress(StorageError):
-                write_whole(self._folder / "state.json", text.encode())
+                write_whole(self._folder / STATE, text.encode())
                 self._written = text
 
     def _end_with_us(self) -> None:
@@ -276,67 +262,6 @@ class Supervisor:
 
     def _log(self, unit: Unit) -> Path:
         return self._logs / f"{unit.name}.log"
-
-
-@contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold a deployment's folder for this supervisor.
-
-    Raises:
-        AlreadySupervised: Another one holds it.
-    """
-    try:
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-    except OSError as error:
-        raise storage_error(error, str(folder)) from error
-    try:
-        _lock(descriptor, folder)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        yield
-        os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    deadline = time.monotonic() + HOLD_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            # ``holder`` holds it for an instant when it looks.
-            if time.monotonic() > deadline:
-                raise AlreadySupervised(folder) from error
-            time.sleep(TICK_SECONDS)
-        else:
-            return
-
-
-def holder(folder: Path) -> tuple[int | None, bool]:
-    """Return the process written in the lock and whether it still holds it.
-
-    A number without a hold is stale: that supervisor was killed.
-    """
-    path = folder / "lock"
-    if not path.is_file():
-        return None, False
-    with path.open("r+") as file:
-        words = file.read().strip()
-        pid = int(words) if words.isdigit() else None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return pid, True
-        return pid, False
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """Return the last table that was written, or an empty one."""
-    path = folder / "state.json"
-    if not path.is_file():
-        return {"supervisor": None, "units": []}
-    return dict(json.loads(path.read_text()))
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

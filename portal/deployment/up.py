@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from portal.deployment import loopback
+from portal.deployment.hold import STATE, holder, read_state
 from portal.deployment.onboarding import admit_all, make_keys
 from portal.deployment.plan import (
     DeploymentDiffers,
@@ -30,7 +31,7 @@ from portal.deployment.plan import (
     free_port,
     is_free,
 )
-from portal.deployment.supervisor import Supervisor, holder, read_state
+from portal.deployment.supervisor import Supervisor
 from portal.deployment.table import nginx_program, units_of, write_configurations
 from portal.display import Display
 from portal.home import Home, Settings
@@ -300,7 +301,7 @@ def _same(plan: Plan, wanted: Wanted) -> None:
 
 def _start_supervisor(plan: Plan) -> None:
     logs = private_folder(plan.folder / "logs")
-    (plan.folder / "state.json").unlink(missing_ok=True)
+    (plan.folder / STATE).unlink(missing_ok=True)
     descriptor = os.open(logs / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
     command = (sys.executable, "-m", "portal", "deployment", "supervise", "--home")
     with os.fdopen(descriptor, "ab") as log:

@@ -14,14 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from portal.deployment.backoff import Backoff
+from portal.deployment.hold import AlreadySupervised, hold, holder, read_state
 from portal.deployment.rotation import last_error, rotate
-from portal.deployment.supervisor import (
-    AlreadySupervised,
-    Supervisor,
-    hold,
-    holder,
-    read_state,
-)
+from portal.deployment.supervisor import Supervisor
 from portal.deployment.units import FileThere, PortOpen, SocketOpen, Unit, in_order
 
 QUICK = Backoff(first_seconds=0.01, most_seconds=0.05, failed_seconds=0.2, limit=4)
