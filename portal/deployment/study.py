@@ -84,7 +84,7 @@ def keep_study(plan: Plan, stop: threading.Event) -> None:
         run.store.rounds_closed(),
         run.terms.rounds,
     )
-    runs = _Runs(plan, Lease(run.store.database, run.store.run).standing)
+    runs = _Runs(plan, Lease(run.store.database, run.store.run()).standing)
     settled = 0
     while settled < run.terms.rounds and not stop.is_set():
         settled = settle_closed(run, settled)
