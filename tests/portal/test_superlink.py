@@ -1,4 +1,4 @@
-"""The same apps run on a real SuperLink with a SuperNode and an agent per site, over TLS."""
+"""The same study runs on a real SuperLink with a resident node and an agent per site, over TLS."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ SITES = 6
 
 @pytest.mark.slow
 @pytest.mark.superlink
-def test_six_supernodes_train_prove_and_are_paid(tmp_path):
+def test_six_sites_train_prove_and_are_paid(tmp_path):
     command = [sys.executable, "-m", "portal", "demo", "--engine", "superlink", "--json"]
     sizes = ["--sites", str(SITES), "--patients", "12", "--rounds", "1", "--circuit", "cover8"]
     home = tmp_path / "home"
