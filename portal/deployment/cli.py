@@ -330,9 +330,9 @@ def _until_interrupted() -> threading.Event:
 
 def _log_to_stderr() -> None:
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s"
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s"
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("bithive").setLevel(logging.INFO)
 
 
 def _say(sentence: str) -> None:
