@@ -1,9 +1,9 @@
 """The tree's full subtrees as they are stored: written once each, read a few for a proof.
 
 A proof is made of roots over ranges of records (``storage.merkle`` says which). Each is folded from
-full subtrees, and each of those from at most 128 hashes of one tile. A proof reads at most two tiles
-of a level: the one on the way up from its record, and the last. In a log of 16 million records these
-are six, whatever it is about.
+full subtrees, and each of those from at most 128 hashes of one tile. A proof reads at most two
+tiles of a level: the one above its record, and the last. In a log of 16 million records
+these are six.
 
 What holds, each line a test in tests/audit/test_tiles.py:
 
