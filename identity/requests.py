@@ -35,10 +35,10 @@ from collections.abc import Callable
 from datetime import UTC as UTC  # noqa: PLC0414 - the example's
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_ssh_public_key
@@ -61,9 +61,7 @@ FINGERPRINT_DIGITS: Final = 32
 _LABEL: Final = b"bithive site request v1\n"
 _SIGNATURES: Final = frozenset({"node_signature", "previous_signature", "signature"})
 _CURVE_NAME: Final = "secp384r1"
-_UNREADABLE: Final = (ValueError, TypeError, NotImplementedError, UnsupportedAlgorithm)
-"""What ``cryptography`` raises on keys and requests that it cannot read; the third on points that
-are written short."""
+Read = TypeVar("Read")
 
 
 class RequestRefused(IdentityError):
@@ -247,34 +245,39 @@ def _check_time(request: SiteRequest, now: datetime) -> None:
 
 
 def _check_tls(request: SiteRequest) -> None:
-    try:
-        asked = x509.load_pem_x509_csr(request.tls_request.encode())
-        key, holds = asked.public_key(), asked.is_signature_valid
-        names = [
-            str(one.value) for one in asked.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        ]
-    except _UNREADABLE as error:
-        raise RequestRefused("its certificate request cannot be read") from error
+    asked, key, holds = _read("certificate request", lambda: _csr(request))
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != _CURVE_NAME:
         raise RequestRefused("its TLS key is not of P-384")
     if not holds:
         raise RequestRefused("its certificate request is not signed by its own key")
+    names = [str(one.value) for one in asked.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if names != [request.site]:
         raise RequestRefused("its certificate request is for another name")
 
 
+def _csr(request: SiteRequest) -> tuple[x509.Name, object, bool]:
+    asked = x509.load_pem_x509_csr(request.tls_request.encode())
+    return asked.subject, asked.public_key(), asked.is_signature_valid
+
+
 def _check_node(request: SiteRequest) -> None:
+    key = _read("node key", request.node_point)
     try:
-        key = request.node_point()
         key.verify(request.node_signature, request.signed_by_node(), ec.ECDSA(hashes.SHA384()))
-    except _UNREADABLE as error:
-        raise RequestRefused("its node key cannot be read") from error
     except InvalidSignature as error:
         raise RequestRefused("it is not signed by its node key") from error
     if openssh(key) != request.node_key:
         raise RequestRefused("its node key is not written as keys are")
     if key == request.tls_point():
         raise RequestRefused("its TLS key and its node key are the same")
+
+
+def _read(what: str, read: Callable[[], Read]) -> Read:
+    try:
+        return read()
+    # On hostile bytes the library raises a dozen kinds of its own, some of them plain Exceptions.
+    except Exception as error:
+        raise RequestRefused(f"its {what} cannot be read") from error
 
 
 def _check_signatures(request: SiteRequest) -> None:

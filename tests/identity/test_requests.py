@@ -228,6 +228,15 @@ def test_a_node_key_whose_point_is_written_short_is_refused():
         read_request(resigned(node_key=f"{kind} {base64.b64encode(short).decode()}"), now=NOW)
 
 
+def test_a_certificate_request_of_another_version_is_refused():
+    der = x509.load_pem_x509_csr(SENT.tls_request.encode()).public_bytes(Encoding.DER)
+    at = der.index(b"\x02\x01\x00") + 2
+    later = base64.encodebytes(der[:at] + b"\x08" + der[at + 1 :]).decode()
+    text = f"-----BEGIN CERTIFICATE REQUEST-----\n{later}-----END CERTIFICATE REQUEST-----\n"
+    with pytest.raises(RequestRefused, match="cannot be read"):
+        read_request(resigned(tls_request=text), now=NOW)
+
+
 def test_one_key_in_two_roles_is_refused():
     keys = Keys(THE_KEYS.site, THE_KEYS.tls, THE_KEYS.tls)
     made = make_request("north", keys, now=NOW, entropy=fixed)
