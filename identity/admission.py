@@ -239,11 +239,11 @@ def _check_keys(admission: Admission, keys: Keys, now: datetime) -> None:
     try:
         certificate = x509.load_pem_x509_certificate(admission.certificate.encode())
         authorities = x509.load_pem_x509_certificates(admission.authorities.encode())
-        own = certificate.public_key() == keys.tls.public_key()
+        is_for_us = certificate.public_key() == keys.tls.public_key()
     # On hostile bytes the library raises a dozen kinds of its own, some of them plain Exceptions.
     except Exception as error:
         raise AdmissionRefused("its certificates cannot be read") from error
-    if not own:
+    if not is_for_us:
         raise CertificateRefused("it is not for this site's TLS key")
     check_site_certificate(certificate, authorities, admission.site, now=now)
 
