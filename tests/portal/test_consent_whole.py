@@ -1,4 +1,4 @@
-"""From enrolment to payment nobody is named: six sites, their patients, and all that an operator has.
+"""From enrolment to payment nobody is named: six sites, their patients, all an operator has.
 
 Every patient has an identity of her own, is enrolled by her hospital's steward and grants by a
 proof. Rounds run on the real engine with the real agents; patients withdraw between them, by code
