@@ -13,7 +13,7 @@ What holds, each line a test in tests/fl_client/test_jobs.py:
 2. A job that asks more epsilon than the data steward's cap leaves cannot be approved.
 3. A job that carries Python cannot be approved, nor run, without the separate right to it.
 4. Who decides must have the right to, and every refusal of that is recorded.
-5. Undecided offers are kept up to a limit, so that offering fills no disk.
+5. Undecided offers are kept up to a limit, expired ones too, so that offering fills no disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -39,6 +39,9 @@ from protocol.messages import StudyTerms, canonical
 from storage.database import open_database, reading, writing
 
 PENDING_MAX: Final = 100
+EXPIRED_KEPT: Final = timedelta(days=1)
+"""So long an offer that nobody decided stays after its end at least: its hash's first digits must
+not come to mean another job while an officer has them before her."""
 PREFIX_MIN: Final = 8
 """Digits of a job's hash that a person must give at least."""
 ROUNDING: Final = 1e-9
@@ -162,7 +165,7 @@ class JobBook:
     # What is offered
 
     def keep(self, manifest: JobManifest, terms: StudyTerms) -> Job:
-        """Keep a checked offer as pending; again, change nothing.
+        """Keep a checked offer as pending; again, or after its end, change nothing.
 
         Raises:
             JobsFull: Too many wait already.
@@ -171,9 +174,10 @@ class JobBook:
         if known is not None:
             return known
         now = self._clock()
-        if sum(job.state(now) == "pending" for job in self.jobs()) >= PENDING_MAX:
-            raise JobsFull
+        if manifest.expired(now):
+            return Job(manifest, terms, instant(now), None)
         with writing(self._engine) as connection:
+            self._make_room(connection, now)
             connection.execute(
                 sa.insert(JOBS)
                 .prefix_with("OR IGNORE")
@@ -313,6 +317,16 @@ class JobBook:
             )
             for row in rows
         ]
+
+    def _make_room(self, connection: sa.Connection, now: datetime) -> None:
+        """Drop undecided offers that ended long ago, where there are as many as may be."""
+        undecided = [job for job in self.jobs() if job.decision is None]
+        if len(undecided) < PENDING_MAX:
+            return
+        over = [job.hash for job in undecided if job.manifest.expired(now - EXPIRED_KEPT)]
+        if not over:
+            raise JobsFull
+        connection.execute(JOBS.delete().where(JOBS.c.job.in_(over)))
 
     def _newest(self) -> dict[str, Decision]:
         counted = [one for one in self.decisions.all() if one.kind != "permission-denied"]

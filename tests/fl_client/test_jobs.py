@@ -173,6 +173,37 @@ def test_only_so_many_jobs_wait(book, world, monkeypatch):
     book.keep(world.manifest(terms, price=4), terms)
 
 
+def test_offers_that_end_at_once_fill_no_disk(book, world, clock, monkeypatch):
+    monkeypatch.setattr("fl_client.jobs.PENDING_MAX", 3)
+    terms = world.terms()
+    for price in range(3):
+        book.keep(world.manifest(terms, price=price, expires="2026-11-21T12:00:01Z"), terms)
+    clock.pass_(seconds=2)
+    with pytest.raises(JobsFull):
+        book.keep(world.manifest(terms, price=4), terms)
+    clock.pass_(days=1)
+    book.keep(world.manifest(terms, price=4), terms)
+    assert [job.manifest.price for job in book.jobs()] == [4]
+
+
+def test_an_offer_that_has_ended_is_told_so_and_not_kept(book, world, clock):
+    terms = world.terms()
+    job = book.keep(world.manifest(terms, expires="2026-11-21T11:59:59Z"), terms)
+    assert job.state(clock()) == "expired"
+    assert book.jobs() == []
+
+
+def test_what_was_decided_is_never_dropped_for_room(book, world, clock, monkeypatch):
+    monkeypatch.setattr("fl_client.jobs.PENDING_MAX", 1)
+    terms = world.terms()
+    refused = book.keep(world.manifest(terms, price=1, expires="2026-11-22T12:00:00Z"), terms)
+    book.refuse(refused.hash, OFFICER, reason="no")
+    book.keep(world.manifest(terms, price=2, expires="2026-11-22T12:00:00Z"), terms)
+    clock.pass_(days=3)
+    book.keep(world.manifest(terms, price=3), terms)
+    assert [job.manifest.price for job in book.jobs()] == [1, 3]
+
+
 def test_what_stands_is_told_by_study(book, job, world):
     terms, manifest = world.job("others")
     book.keep(manifest, terms)
