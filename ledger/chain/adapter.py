@@ -16,6 +16,7 @@ What holds (tests/ledger/chain/test_adapter.py, test_crash.py):
 1. What the books moved to ``chain:ADDRESS`` is what the distributor paid to that address.
 2. No payout is made twice, whatever is killed, lost or repeated.
 3. A batch that the chain paid to others than the journal says is an error, never taken for ours.
+4. The custody account never burns more than the books did, whatever fails, or is planned twice.
 """
 
 from __future__ import annotations
@@ -159,7 +160,8 @@ class Adapter:
             payouts = self._payouts(connection)
             transfers = list(self._booked(connection, epoch, payouts, now))
             intents = [self._pay_intent(one) for one in transfers]
-            if burn:
+            # Asked again under the lock: another process may have planned it since.
+            if burn and not _burning(connection):
                 data = encoded("BTT", "burn", burn)
                 token = self._deployment.address("BTT")
                 # By the journal's length: the same books plan the same burn.
@@ -260,6 +262,8 @@ class Adapter:
     def shown(self, intent: Intent, at: int | str) -> bool:
         """Say whether the chain, as of a block, shows an intent as done.
 
+        A burn is, where it would burn more than the books did: others of ours burned it.
+
         Raises:
             BatchDiffers: It shows it done otherwise.
         """
@@ -278,6 +282,9 @@ class Adapter:
                 return False
             self._check_root(number, root, total)
             return True
+        if intent.intent.startswith(BURN):
+            (amount,) = arguments_of("BTT", "burn", intent.data)
+            return self._burned(at) + amount > self._ledger.balances(BURNED).get(BURNED, 0)
         return False
 
     def _payouts(self, connection: Connection) -> list[Leg]:
@@ -315,11 +322,11 @@ class Adapter:
     def _burn_due(self) -> int:
         """Return what the books burned and the custody account has not, nor is about to."""
         node, custody = self._sender.node, self._deployment.custody
-        waiting = [one for one in self._sender.outbox.undone() if one.intent.startswith(BURN)]
-        if waiting:
-            return 0  # the next epoch sees what is left
+        with self._ledger.begin() as connection:
+            if _burning(connection):
+                return 0  # the next epoch sees what is left
         burned = self._ledger.balances(BURNED).get(BURNED, 0)
-        done = sum(int.from_bytes(one.data, "big") for one in self.burns())
+        done = self._burned("latest")
         if burned <= done:
             return 0
         ours = {one.nonce for one in self._sender.outbox.attempts() if one.state != "replaced"}
@@ -329,11 +336,15 @@ class Adapter:
             raise NonceForeign
         return burned - done
 
-    def burns(self) -> list[Log]:
-        """Return the events by which the custody account burned, so far."""
+    def burns(self, at: int | str = "latest") -> list[Log]:
+        """Return the events by which the custody account burned, up to a block."""
         node, token = self._sender.node, self._deployment.address("BTT")
         topics = [topic("BTT", "Transfer"), _word(self._deployment.custody), _word(NOBODY)]
-        return node.logs(token, topics, self._deployment.first_block, node.height())
+        last = at if isinstance(at, int) else node.height()
+        return node.logs(token, topics, self._deployment.first_block, last)
+
+    def _burned(self, at: int | str) -> int:
+        return sum(int.from_bytes(one.data, "big") for one in self.burns(at))
 
     def _check_batch(self, intent: Intent) -> None:
         """Compare what the chain paid under a batch's id with what the journal says."""
@@ -361,6 +372,12 @@ class Adapter:
         expected = root + total.to_bytes(32, "big")
         if len(found) != 1 or found[0].data[:64] != expected:
             raise BatchDiffers(f"{ROOT}{number:08d}")
+
+
+def _burning(connection: Connection) -> bool:
+    """Say whether a burn is under way, or failed and waits for a person to try it again."""
+    unended = select(INTENTS.c.intent).where(INTENTS.c.state != "final")
+    return any(one.startswith(BURN) for one in connection.execute(unended).scalars())
 
 
 def _last_epoch(connection: Connection) -> int:

@@ -6,10 +6,12 @@ import pytest
 
 from ledger import chart
 from ledger.chain import bindings
-from ledger.chain.adapter import CLAIMS, ClaimsUnbalanced
+from ledger.chain.adapter import BURN, CLAIMS, ClaimsUnbalanced
 from ledger.chain.bindings import AddressUnusable, address_of, bind
 from ledger.chain.calls import decoded, encoded
+from ledger.chain.outbox import Attempt
 from ledger.chain.sender import SettlementUnfinished
+from ledger.chain.signer import Transaction
 from ledger.flags import Flag
 from ledger.journal import AccountReserved, Leg, UnknownAccount
 from protocol.ids import SiteId, StudyId
@@ -67,6 +69,58 @@ def test_what_the_books_burned_is_burned_on_the_chain(evm):
         burned = evm.node.call(token, encoded("BTT", "burned"))
         assert decoded("BTT", "burned", burned) == total
         assert evm.reconciled().differences == ()
+
+
+@pytest.mark.slow
+def test_what_another_transaction_burned_is_not_burned_again(evm):
+    evm.ledger.burn("b", chart.treasury("mining"), 9, memo="", now=NOW)
+    (planned,) = evm.adapter().plan(now=NOW).intents
+    assert planned.startswith(BURN)
+    place = (evm.node.chain_id, evm.node.nonce(evm.signer.address), evm.deployment.address("BTT"))
+    burned = Transaction(*place, encoded("BTT", "burn", 9), 100_000, 100 * 10**9, 10**9)
+    evm.node.send(evm.signer.sign(burned).raw)
+    evm.chain.mine()
+    evm.settle()
+    assert sum_burned(evm) == 9
+    assert evm.reconciled().differences == ()
+
+
+@pytest.mark.slow
+def test_a_burn_that_failed_is_not_planned_beside_its_second_try(evm):
+    evm.ledger.burn("b", chart.treasury("mining"), 9, memo="", now=NOW)
+    (failed,) = evm.adapter().plan(now=NOW).intents
+    nonce = evm.node.nonce(evm.signer.address)
+    attempt, outbox = Attempt(b"h" * 32, failed, nonce, b"", 1, 1, 1), evm.outbox()
+    outbox.sign(attempt, now=NOW)
+    outbox.mined(attempt, 1, b"b" * 32)
+    outbox.failed(attempt, "reverted")
+    evm.ledger.transfer(
+        "between", chart.treasury("mining"), chart.treasury("team"), 1, memo="", now=NOW
+    )
+    assert evm.adapter().plan(now=NOW).intents == ()
+    assert evm.adapter().retry_failed() == [failed]
+    evm.settle()
+    assert sum_burned(evm) == 9
+
+
+@pytest.mark.slow
+def test_two_processes_plan_one_burn(evm):
+    evm.ledger.burn("b", chart.treasury("mining"), 9, memo="", now=NOW)
+    one, other = evm.adapter(), evm.adapter()
+    seen = other._burn_due()
+    other._burn_due = lambda: seen  # asked before the first has planned it
+    assert len(one.plan(now=NOW).intents) == 1
+    evm.ledger.transfer(
+        "between", chart.treasury("mining"), chart.treasury("team"), 1, memo="", now=NOW
+    )
+    assert other.plan(now=NOW).intents == ()
+    evm.settle()
+    assert sum_burned(evm) == 9
+
+
+def sum_burned(world):
+    token = world.deployment.address("BTT")
+    return decoded("BTT", "burned", world.node.call(token, encoded("BTT", "burned")))
 
 
 @pytest.mark.slow
