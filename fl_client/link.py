@@ -6,7 +6,9 @@ the one-process demonstration the agent is an object, registered here under a na
 
 An address is ``unix:PATH`` or ``local:NAME``. The socket's file mode is 0600, so that only the
 hospital's own user may speak to the agent, and whoever does must know the token of the door, which
-lies in a file of mode 0600 beside it::
+lies in a file of mode 0600 beside it. The client tells the token to nobody but the token's owner:
+the kernel says who listens, so that another user of the machine who took the socket's place learns
+nothing::
 
     client   token, 64 hexadecimal digits        length, 8 bytes big-endian | frame   ... again
     agent                                  "+"                                length | reply
@@ -16,7 +18,9 @@ lies in a file of mode 0600 beside it::
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -33,6 +37,9 @@ TOKEN_DIGITS: Final = 64
 """256 random bits."""
 ADMITTED: Final = b"+"
 TURNED_AWAY: Final = b"-"
+PEER: Final = struct.Struct("3i")
+"""Process, user and group, as the kernel tells them (unix(7), SO_PEERCRED)."""
+SUPERUSER: Final = 0
 
 _local: dict[str, Answer] = {}
 
@@ -104,19 +111,31 @@ def connected(place: str, token: Path | None) -> socket.socket:
     """Return a connection that the agent admitted; several frames may go over it in turn.
 
     Raises:
-        OSError: Nobody listens there, or the token cannot be read.
+        OSError: Nobody listens there, somebody else does, or the token cannot be read.
         TokenRefused: It is another door's token.
     """
     told = b"" if token is None else token.read_bytes().strip()
+    owner = os.geteuid() if token is None else token.stat().st_uid
     with contextlib.ExitStack() as opened:
         connection = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         connection.settimeout(WAIT_SECONDS)
         connection.connect(place)
+        if listens(connection) not in {None, owner, SUPERUSER}:
+            raise PermissionError(None, "another user of this machine listens there")
         connection.sendall(told.ljust(TOKEN_DIGITS, b"0")[:TOKEN_DIGITS])
         if exactly(connection, len(ADMITTED)) != ADMITTED:
             raise TokenRefused(place)
         opened.pop_all()  # the caller closes it
     return connection
+
+
+def listens(connection: socket.socket) -> int | None:
+    """Return the user on the other side, or None where the system does not tell."""
+    asked = getattr(socket, "SO_PEERCRED", None)
+    if asked is None:
+        return None
+    _, user, _ = PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, asked, PEER.size))
+    return int(user)
 
 
 def send(connection: socket.socket, frame: bytes) -> None:

@@ -1,6 +1,7 @@
 """Frames reach the resident agent over a private socket and with its token; a dead one is named."""
 
 import contextlib
+import os
 import socket
 import stat
 import threading
@@ -73,6 +74,30 @@ def test_whoever_does_not_know_the_token_is_turned_away(served, tmp_path, told):
         other.write_bytes(told)
     with pytest.raises(TokenRefused, match="token file"):
         ask(f"unix:{served}", b"frame", other)
+
+
+def test_the_token_is_told_to_nobody_but_its_owner(tmp_path, monkeypatch):
+    place, token = tmp_path / "agent.sock", tmp_path / "agent.token"
+    make_token(token)
+    stranger = token.stat().st_uid + 1
+    monkeypatch.setattr(link, "listens", lambda _connection: stranger)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(place))
+        listener.listen(1)
+        with pytest.raises(AgentUnreachable, match="another user"):
+            ask(f"unix:{place}", b"frame", token)
+        peer, _ = listener.accept()
+        with peer:
+            assert peer.recv(1) == b""
+
+
+def test_the_kernel_tells_who_listens(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "agent.sock"))
+        listener.listen(1)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(str(tmp_path / "agent.sock"))
+            assert link.listens(client) in {os.geteuid(), None}
 
 
 def test_without_the_token_no_frame_is_read(tmp_path):
