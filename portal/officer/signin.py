@@ -1,11 +1,12 @@
 """How an officer signs in: with a token that her hospital's administrator made for her.
 
 The token is printed once; the site's folder keeps its SHA-256, whose it is and until when. A
-session begins with it and ends with the browser, after eight hours, or when the server stops.
+session begins with it and ends with it, with the browser, after eight hours, or when the server
+stops.
 
 What holds, each line a test in tests/portal/test_officer_page.py:
 
-1. A token that is unknown, expired or withdrawn opens nothing.
+1. A token that is unknown, expired or withdrawn opens nothing, and keeps no session open.
 2. A form that does not carry its session's own value changes nothing.
 """
 
@@ -75,11 +76,20 @@ class OfficerTokens:
         Raises:
             OfficerTokenRefused: Nobody's, or it has ended.
         """
-        given = _hash(token.strip())
+        found = self._of(_hash(token.strip()), now)
+        if found is None:
+            raise OfficerTokenRefused
+        return Actor(found["who"], frozenset({Role.OFFICER}), site=self.site)
+
+    def holds(self, sha256: str, *, now: datetime) -> bool:
+        """Say whether the token of this hash still opens the page."""
+        return self._of(sha256, now) is not None
+
+    def _of(self, sha256: str, now: datetime) -> dict[str, Any] | None:
         for one in self._kept():
-            if hmac.compare_digest(one["sha256"], given) and now < moment_of(one["until"]):
-                return Actor(one["who"], frozenset({Role.OFFICER}), site=self.site)
-        raise OfficerTokenRefused
+            if hmac.compare_digest(one["sha256"], sha256) and now < moment_of(one["until"]):
+                return one
+        return None
 
     def _kept(self) -> list[dict[str, Any]]:
         try:
@@ -90,11 +100,12 @@ class OfficerTokens:
 
 @dataclass(frozen=True)
 class Session:
-    """One signed-in officer's; ``form`` is what her forms carry."""
+    """One signed-in officer's; ``form`` is what her forms carry, ``token`` the hash of hers."""
 
     officer: Actor
     form: str
     until: datetime
+    token: str
 
     def check_form(self, given: str) -> None:
         """Return if a form is of this session.
@@ -125,14 +136,16 @@ class Sessions:
         self._open = {name: one for name, one in self._open.items() if now < one.until}
         while len(self._open) >= SESSIONS_MAX:
             self._open.pop(next(iter(self._open)))
-        name = secrets.token_urlsafe(32)
-        self._open[name] = Session(officer, secrets.token_urlsafe(32), now + SESSION)
+        name, form = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        self._open[name] = Session(officer, form, now + SESSION, _hash(token.strip()))
         return name
 
     def find(self, name: str) -> Session | None:
-        """Return the session of this name while it lasts."""
-        found = self._open.get(name)
-        return found if found is not None and self.clock() < found.until else None
+        """Return the session of this name while it lasts, and the token that began it."""
+        found, now = self._open.get(name), self.clock()
+        if found is None or now >= found.until or not self.tokens.holds(found.token, now=now):
+            return None
+        return found
 
     def end(self, name: str) -> None:
         """Sign out."""

@@ -208,6 +208,14 @@ def test_a_session_is_over_after_its_time(officer, clock):
     assert officer.get("/").url.path == "/sign-in"
 
 
+def test_a_session_ends_with_the_token_that_began_it(officer, desk, job, tokens):
+    form = form_of(officer.get(f"/jobs/{job.hash}"))
+    tokens.make("officer-1", now=NOW)  # the first one was lost
+    officer.post(f"/jobs/{job.hash}/approve", data={"form": form})
+    assert desk.book.decisions.all() == []
+    assert officer.get("/").url.path == "/sign-in"
+
+
 def test_the_page_loads_nothing_from_elsewhere_and_stands_in_no_frame(officer):
     policy = officer.get("/").headers["content-security-policy"]
     assert "default-src 'none'" in policy
