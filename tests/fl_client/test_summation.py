@@ -646,8 +646,10 @@ def test_what_was_opened_is_remembered_and_opened_again_alike(first):
 def test_integers_are_sent_only_where_they_are_asked_for(first):
     cohort, _ = stopped("open")
     frame = cohort.transport.frame("open", first)
-    integers = cohort.ask(first, frame).blobs["integers"]
-    assert np.array_equal(np.frombuffer(integers, "<i8"), cohort.total(1, cohort.sites)[0])
+    total = cohort.total(1, cohort.sites)[0]
+    for narrow, width in ((True, "<i2"), (False, "<i8"), (None, "<i8")):
+        integers = cohort.ask(first, changed(frame, narrow=narrow)).blobs["integers"]
+        assert np.array_equal(np.frombuffer(integers, width), total)
     for ask in (False, None, 1, "yes"):
         assert cohort.ask(first, changed(frame, send_integers=ask)).blobs == {}
 
