@@ -31,7 +31,7 @@ from sqlalchemy import Connection, select
 from ledger import chart, journal
 from ledger.books import Ledger
 from ledger.chain import outbox as outboxes
-from ledger.chain.bindings import bound
+from ledger.chain.bindings import AddressUnusable, bound
 from ledger.chain.calls import arguments_of, decoded, encoded, topic
 from ledger.chain.deployment import Deployment
 from ledger.chain.node import Log
@@ -136,7 +136,7 @@ class Adapter:
         """Finish what was begun, then settle what the bound wallets hold, until all is final.
 
         Raises:
-            As ``Sender.drive``; BatchDiffers, NonceForeign.
+            As ``Sender.drive``; as ``plan``; BatchDiffers.
         """
         self.recover(now=clock())
         self._sender.drive(clock=clock, sleep=sleep, progress=progress)
@@ -153,6 +153,10 @@ class Adapter:
         """Book the next epoch and put its transactions into the outbox, in one transaction.
 
         Wallets under a flag that forbids paying are left out, as are those that hold nothing.
+
+        Raises:
+            AddressUnusable: A wallet would be paid out to what settles it; nothing is booked.
+            NonceForeign: Transactions that are not ours wait.
         """
         burn = self._burn_due()
         with self._ledger.begin() as connection:
@@ -291,10 +295,23 @@ class Adapter:
         addresses = bound(connection)
         flows = journal.flows_of(connection, addresses)
         flags = flags_of(connection, list(addresses))
-        return [
-            Leg(account, chart.chain("0x" + address.hex()), flows[account].balance)
+        found = [
+            (account, address)
             for account, address in addresses.items()
             if flows[account].balance > 0 and not flags.get(account, set()) & BLOCKED
+        ]
+        # The distributor refuses to pay itself, and with it the batch, for ever; what the others
+        # are paid nobody gets out again.
+        ours = {one.address for one in self._deployment.contracts.values()}
+        for account, address in found:
+            if address in ours | {self._deployment.custody}:
+                raise AddressUnusable(
+                    f"{account} would be paid out to a contract of the deployment or to the "
+                    "custody account, and be lost there; bind it to an address of its party"
+                )
+        return [
+            Leg(account, chart.chain("0x" + address.hex()), flows[account].balance)
+            for account, address in found
         ]
 
     def _booked(

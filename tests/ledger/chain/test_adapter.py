@@ -50,6 +50,20 @@ def test_only_who_is_bound_and_may_pay_is_paid_out(evm):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["Distributor", "BTT", "custody"])
+def test_nobody_is_paid_out_to_what_settles(evm, name):
+    evm.owe({"north": 1, "south": 2})
+    ours = evm.deployment.custody if name == "custody" else evm.deployment.address(name)
+    bind(evm.ledger, NORTH, ours, now=NOW)
+    with pytest.raises(AddressUnusable, match="wallet:north"):
+        evm.settle()
+    assert evm.ledger.balance(chart.wallet("south")) == 2
+    bind(evm.ledger, NORTH, address("north"), now=NOW)
+    evm.settle()
+    assert evm.all_held(["north", "south"]) == {"north": 1, "south": 2}
+
+
+@pytest.mark.slow
 def test_what_left_for_the_chain_cannot_be_spent_in_the_books(evm):
     evm.owe({"north": 1})
     evm.settle()
