@@ -32,7 +32,7 @@ from ledger.chain.node import (
     NonceTaken,
     Receipt,
 )
-from ledger.chain.outbox import LIVE, Attempt, Intent, Outbox
+from ledger.chain.outbox import LIVE, UNDONE, Attempt, Intent, Outbox
 from ledger.chain.signer import Signer, Transaction
 from protocol.errors import LedgerError
 
@@ -267,7 +267,12 @@ class Sender:
         gas = estimate + estimate * self.limits.gas_margin_percent // 100
         if gas > self.limits.gas_per_transaction:
             raise GasAboveBound(intent.intent, gas, self.limits.gas_per_transaction)
-        of_epoch = {one.intent for one in self.outbox.intents() if one.epoch == intent.epoch}
+        # Epoch 0 never ends (roots, releases): there only what is under way counts.
+        of_epoch = {
+            one.intent
+            for one in self.outbox.intents()
+            if one.epoch == intent.epoch and (one.epoch or one.state in UNDONE)
+        }
         used = {one.intent: one.gas for one in self.outbox.attempts() if one.intent in of_epoch}
         together = sum(used.values()) + gas
         if together > self.limits.gas_per_epoch:

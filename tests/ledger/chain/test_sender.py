@@ -191,6 +191,20 @@ def test_what_takes_too_much_gas_is_not_signed(world):
     paid_once(world)
 
 
+def test_roots_and_releases_never_use_up_a_bound(world):
+    sender, token = world.sender(), world.deployment.address("BTT")
+    sender.limits = replace(sender.limits, gas_per_epoch=80_000)
+    for amount in (1, 2, 3):
+        asked = encoded("BTT", "approve", address("else"), amount)
+        sender.outbox.plan([Intent(f"outside an epoch:{amount}", 0, token, asked)], now=NOW)
+        sender.drive(clock=lambda: NOW, sleep=lambda _seconds: world.chain.mine())
+    with pytest.raises(GasAboveBound):
+        for amount in (4, 5, 6):
+            asked = encoded("BTT", "approve", address("else"), amount)
+            sender.outbox.plan([Intent(f"at once:{amount}", 0, token, asked)], now=NOW)
+            sender.step(now=NOW)
+
+
 def test_a_fee_above_the_bound_is_not_signed(world):
     booked(world)
     with pytest.raises(FeeAboveBound):
