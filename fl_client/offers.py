@@ -17,7 +17,7 @@ from protocol.errors import FederationError
 from protocol.frames import Frame
 from protocol.ids import SiteId
 from protocol.jobs import JobManifest, JobOffer
-from protocol.messages import StudyTerms, digest, read
+from protocol.messages import MalformedMessage, StudyTerms, digest, read
 
 PURPOSE_BITS: Final = 0xFFFF
 
@@ -48,13 +48,16 @@ def read_offer(request: Frame) -> Offered:
     """Return the offer in a frame, once it is whole and signed.
 
     Raises:
-        MalformedMessage: A part is missing or is none.
+        MalformedMessage: A part is missing or is none, or a text would not be shown as it is.
         JobFalse: The manifest and the terms are not of each other.
         BadSignature: The server that the terms name signed no such offer or manifest.
     """
     offer = read(JobOffer, request.body.get("offer"))
     manifest = read(JobManifest, request.body.get("manifest"))
     terms = read(StudyTerms, request.body.get("terms"))
+    for name, text in (("title", terms.title), ("researcher", manifest.researcher)):
+        if not text.isprintable():  # such as what moves a terminal's cursor, or turns letters round
+            raise MalformedMessage("job", f"its {name} holds characters that cannot be shown")
     check_manifest(manifest, terms)
     if offer.job != manifest.hash:
         raise JobFalse("hash")

@@ -65,6 +65,18 @@ def test_a_cheaper_price_under_the_old_signature_is_refused(world, job):
         read_offer(decode(world.offer(cheaper, terms)))
 
 
+@pytest.mark.parametrize(
+    "text", ["x\x1b[1A\x1b[2K", "x\u202ex", "x\nasks nothing", "\x9b2J", "\u2028"]
+)
+def test_what_an_officer_would_not_see_as_it_is_is_refused(world, text):
+    terms = world.terms(title=text)
+    with pytest.raises(MalformedMessage, match="title"):
+        read_offer(decode(world.offer(world.manifest(terms), terms)))
+    terms = world.terms()
+    with pytest.raises(MalformedMessage, match="researcher"):
+        read_offer(decode(world.offer(world.manifest(terms, researcher=text), terms)))
+
+
 def test_an_offer_of_another_hash_is_refused(world, job):
     terms, manifest = job
     with pytest.raises(JobFalse, match="hash"):
