@@ -13,7 +13,8 @@ What holds, each line a test in tests/fl_client/test_resident.py:
 
 1. No agent sees a frame of a study whose job is not approved now; a join names the very job.
 2. A job that is approved while the process runs is served without a restart, and one that is
-   refused is served no more from the next frame on.
+   refused is served no more from the next frame on; nor does an update leave that was still being
+   trained.
 3. Paused, it answers nothing but refusals; draining, it finishes the round under way.
 4. What goes wrong in one study is a refusal there, and no other study notices.
 """
@@ -216,6 +217,8 @@ class Resident:
         finally:
             if training is not None:
                 self._training.discard(training)
+        if training is not None and self.book.approved(going.study).hash != job.hash:
+            raise JobNotApproved(going.study, "another job of it is approved")
         self._trained(request, going, reply)
         return reply
 

@@ -160,6 +160,27 @@ def test_a_refused_study_is_closed_and_the_others_go_on(resident, made, world):
     assert made[1].closed
 
 
+def test_an_update_does_not_leave_whose_job_was_refused_while_it_was_trained(
+    tmp_path, world, clock, job
+):
+    class Training:
+        def answer(self, _frame):
+            resident.book.refuse(manifest.hash, OFFICER, reason="no longer")
+            return encode("contribution", {}, {"update": b"secret"})
+
+        def close(self):
+            pass
+
+    terms, manifest = job
+    resident, _ = resident_at(tmp_path, world, clock, make=lambda _job: Training())
+    resident.answer(world.offer(manifest, terms))
+    approve(resident, manifest)
+    reply = resident.answer(frame_for("train", "lesions"))
+    assert code_of(reply) == "job-not-approved"
+    assert b"secret" not in reply
+    assert resident.telemetry.rounds == {}
+
+
 def test_another_job_of_a_study_gets_an_agent_of_its_own(resident, made, world, job):
     terms, manifest = job
     other = world.manifest(terms, price=2)
