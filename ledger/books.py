@@ -35,7 +35,14 @@ from sqlalchemy import Connection, Engine, select
 
 from ledger import journal
 from ledger.chart import BURNED, GENESIS, treasury
-from ledger.flags import AccountFlagged, AccountNotEmpty, Flag, flags_of, write_flag
+from ledger.flags import (
+    AccountFlagged,
+    AccountNotEmpty,
+    Flag,
+    check_not_awaited,
+    flags_of,
+    write_flag,
+)
 from ledger.journal import Entry, Leg, Transfer, UnknownAccount
 from ledger.reconcile import LedgerReport, reconcile
 from ledger.store import ACCOUNTS, open_tables, writing
@@ -159,6 +166,7 @@ class Ledger:
         Raises:
             UnknownAccount: It was never opened.
             AccountNotEmpty: It is to be closed and holds something.
+            AccountAwaited: It is to be closed, and a hold, an escrow or a stake can return to it.
             AccountFlagged: It is closed: that is for ever.
         """
         with self.begin() as connection:
@@ -169,6 +177,8 @@ class Ledger:
                 raise AccountFlagged(account, Flag.CLOSED)
             if flag is Flag.CLOSED and flow.balance != 0:
                 raise AccountNotEmpty(account, flow.balance)
+            if flag is Flag.CLOSED:
+                check_not_awaited(connection, account)
             write_flag(connection, account, flag, raised=raised, reason=reason, now=now)
 
     def flags(self, account: AccountId) -> frozenset[Flag]:

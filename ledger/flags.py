@@ -3,7 +3,7 @@
 ==============  ===================================================================
 ``no-debit``    pays nothing (a party under investigation, a bucket under time lock)
 ``no-credit``   receives nothing
-``closed``      neither, for ever; only an empty account is closed
+``closed``      neither, for ever; only an empty account to which nothing can return is closed
 ==============  ===================================================================
 
 That no account falls below zero, that burned never pays and that genesis pays once are no flags:
@@ -12,7 +12,8 @@ they cannot be lowered. Each change is a row that is never edited; the newest on
 What holds, each line a test in tests/ledger/test_flags.py:
 
 1. A transfer that a raised flag forbids is refused and moves nothing.
-2. A closed account stays closed and empty.
+2. A closed account stays closed and empty; none is closed that a hold, an escrow or a stake can
+   still pay.
 3. A repeated transfer is found although its account was flagged since.
 """
 
@@ -22,9 +23,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, insert, or_, select
 
-from ledger.store import FLAGS
+from ledger.chart import kind_of
+from ledger.store import ESCROWS, FLAGS, HOLDS, STAKES
 from protocol.errors import LedgerError
 from protocol.ids import AccountId
 
@@ -59,6 +61,38 @@ class AccountNotEmpty(LedgerError):
         self.account = account
         self.balance = balance
         super().__init__(f"{account} holds {balance} base units; move them before closing it")
+
+
+class AccountAwaited(LedgerError):
+    """An account to which money can still return was to be closed; then it never could."""
+
+    code = "account-awaited"
+
+    def __init__(self, account: AccountId, what: str) -> None:
+        self.account = account
+        self.what = what
+        super().__init__(f"{account} can still be paid by {what}; let that end before closing it")
+
+
+def check_not_awaited(connection: Connection, account: AccountId) -> None:
+    """Return if no hold, escrow or stake can pay ``account``; what vests for it is not known here.
+
+    Raises:
+        AccountAwaited: One can.
+    """
+    parties = or_(HOLDS.c.debit == account, HOLDS.c.credit == account)
+    held = (ESCROWS.c.funder == account, ESCROWS.c.state == "held")
+    party = account.removeprefix("wallet:") if kind_of(account) == "wallet" else ""
+    staked = (STAKES.c.party == party, STAKES.c.state.in_(("bonded", "unbonding")))
+    asked = {
+        "hold": select(HOLDS.c.hold).where(parties, HOLDS.c.state == "pending"),
+        "escrow": select(ESCROWS.c.order).where(*held),
+        "stake": select(STAKES.c.stake).where(*staked),
+    }
+    for kind, query in asked.items():
+        name = connection.execute(query.limit(1)).scalar()
+        if name is not None:
+            raise AccountAwaited(account, f"the {kind} {name}")
 
 
 def write_flag(

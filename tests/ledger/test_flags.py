@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from ledger import chart
-from ledger.flags import AccountFlagged, AccountNotEmpty, Flag
+from ledger import chart, escrow, pending, staking
+from ledger.flags import AccountAwaited, AccountFlagged, AccountNotEmpty, Flag
 from ledger.journal import Entry, IdempotencyConflict, InsufficientFunds, Leg, UnknownAccount
+from ledger.staking import StakingTerms, Tier
 
 FUNDER = chart.wallet("funder")
 STRANGER = chart.wallet("stranger")
@@ -50,6 +53,28 @@ def test_only_an_empty_account_is_closed_and_for_ever(ledger, now):
         ledger.set_flag(STRANGER, Flag.CLOSED, raised=False, reason="came back", now=now)
     with pytest.raises(UnknownAccount):
         ledger.set_flag(chart.wallet("nobody"), Flag.CLOSED, reason="left", now=now)
+
+
+def test_an_account_that_money_can_return_to_is_not_closed(ledger, now):
+    later = now + timedelta(days=400)
+    pending.hold(ledger, "h", FUNDER, STRANGER, 1, expires=later, memo="", now=now)
+    escrow.open_escrow(ledger, "e", FUNDER, "order", 9, now=now)
+    tier = Tier(days=30, rate=100, minimum=1, burn=0)
+    terms = StakingTerms((tier,), 21, slashed_burned=5000, fee_share=0, community_cap=0)
+    staking.bond(ledger, "s", terms, "funder", 990, days=30, now=now)
+    for account in (STRANGER, FUNDER):
+        with pytest.raises(AccountAwaited, match="the hold h"):
+            ledger.set_flag(account, Flag.CLOSED, reason="left", now=now)
+    pending.post(ledger, "p", "h", now=now)
+    with pytest.raises(AccountAwaited, match="the escrow order"):
+        ledger.set_flag(FUNDER, Flag.CLOSED, reason="left", now=now)
+    escrow.release(ledger, "r", "order", {STRANGER: 9}, now=now)
+    with pytest.raises(AccountAwaited, match="the stake s"):
+        ledger.set_flag(FUNDER, Flag.CLOSED, reason="left", now=now)
+    staking.unbond(ledger, "s", now=later)
+    staking.withdraw(ledger, "s", terms, now=later + timedelta(days=21))
+    ledger.transfer("all", FUNDER, STRANGER, 990, memo="", now=later)
+    ledger.set_flag(FUNDER, Flag.CLOSED, reason="left", now=later)
 
 
 def entries(count, amount=1):
