@@ -167,12 +167,13 @@ def withdraw(ledger: Ledger, stake: str, terms: StakingTerms, *, now: datetime) 
 
     Raises:
         UnknownStake, StakeLocked: There is none, it was not unbonded, or not long enough ago.
+        IdempotencyConflict: Another transfer was made under ``withdraw:STAKE``.
     """
     key = f"withdraw:{stake}"
     with ledger.begin() as connection:
         found = _known(connection, stake)
         earlier = journal.find(connection, key)
-        if earlier is not None:
+        if earlier is not None and found.state == "free":
             return earlier
         if found.state != "unbonding" or found.unbonding is None:
             raise StakeLocked(stake, f"is {found.state}; unbond it first")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ledger import chart, pool, staking, staking_rewards
 from ledger.economy import load_economy
-from ledger.journal import AccountReserved
+from ledger.journal import AccountReserved, IdempotencyConflict
 from ledger.staking import StakeLocked, StakeTooSmall, UnknownStake
 from protocol.units import BASE_UNITS_PER_BTT as BTT
 from protocol.units import TOTAL_SUPPLY
@@ -42,6 +42,15 @@ def test_a_stake_is_bonded_once(staked, now):
         staking.bond(staked, "t", TERMS, "north", 1_000 * BTT - 1, days=30, now=now)
     with pytest.raises(AccountReserved):
         staked.transfer("k", chart.stake("north"), NORTH, 1, memo="", now=now)
+    staked.verify()
+
+
+def test_another_transfer_under_a_withdrawals_key_is_not_taken_for_it(staked, now):
+    over = now + timedelta(days=365)
+    staked.transfer("withdraw:s", NORTH, STRANGER, 1, memo="", now=now)
+    staking.unbond(staked, "s", now=over)
+    with pytest.raises(IdempotencyConflict):
+        staking.withdraw(staked, "s", TERMS, now=over + timedelta(days=21))
     staked.verify()
 
 
