@@ -74,7 +74,8 @@ class Plan:
     """Everything that decides which processes run and where they listen.
 
     ``port`` is the front door's; the other ports are on loopback. ``listen`` is the address the
-    front door listens on, ``server_name`` what its certificate says.
+    front door listens on, ``server_name`` what its certificate says. ``home`` is made absolute: the
+    processes of a deployment work in a folder other than that of whoever ran ``bithive up``.
     """
 
     home: Path
@@ -85,6 +86,9 @@ class Plan:
     live_port: int
     listen: str = LOOPBACK
     server_name: str = "localhost"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "home", self.home.resolve())
 
     @property
     def reached(self) -> str:
@@ -143,7 +147,7 @@ class Plan:
 
     @classmethod
     def load(cls, home: Path) -> Plan:
-        """Read the plan of ``home``.
+        """Read the plan of ``home``, wherever that folder lay when the plan was written.
 
         Raises:
             NothingDeployed: There is none.
@@ -153,7 +157,7 @@ class Plan:
             raise NothingDeployed(home)
         kept = json.loads(file.read_text())
         sites = tuple(SiteId(site) for site in kept.pop("sites"))
-        return cls(**{**kept, "home": Path(kept["home"]), "sites": sites})
+        return cls(**{**kept, "home": home, "sites": sites})
 
 
 def folder_of(home: Path) -> Path:

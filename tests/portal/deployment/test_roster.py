@@ -3,6 +3,7 @@
 import itertools
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -149,6 +150,27 @@ def test_a_plan_is_read_back_as_it_was_written(plan):
     assert Plan.load(plan.home) == plan
     with pytest.raises(NothingDeployed):
         Plan.load(plan.home / "elsewhere")
+
+
+def test_processes_that_work_in_another_folder_find_a_home_that_was_named_from_here(
+    plan, tmp_path, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    named = Plan(Path("home"), plan.sites, plan.port, 9092, 8470, 8480)
+    named.save()
+    commands = [argument for unit in units_of(named) for argument in unit.command]
+    assert str(tmp_path / "home") in commands
+    assert "home" not in commands
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Plan.load(tmp_path / "home") == named
+
+
+def test_a_home_that_was_moved_is_read_where_it_lies(plan, tmp_path):
+    plan.save()
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    tmp_path.rename(moved)
+    assert Plan.load(moved).home == moved
 
 
 def test_a_deployment_that_is_up_keeps_its_port(plan):
