@@ -19,11 +19,14 @@ What holds, each line a test in tests/identity/test_requests.py:
 1. A request of which a byte was changed, cut or added is refused, or is the same request.
 2. A request for which a private key is missing is refused: for TLS, node or signing key.
 3. One that is not of its time, fourteen days, is refused, and one beyond 64 KiB is not parsed.
-4. Rotated keys are vouched for by the signing key that they take the place of.
+4. An agreement key with which nobody can agree on a secret is refused: with one such hospital in a
+   study the others could seal nothing to it, and no round would begin.
+5. Rotated keys are vouched for by the signing key that they take the place of.
 
 References:
-    RFC 2986 (PKCS #10), for the certificate request. NIST SP 800-107, section 5.1, for cutting the
-    fingerprint to 128 bits: it must withstand a second file, not a pair of one's own.
+    RFC 2986 (PKCS #10), for the certificate request. RFC 7748, section 6.1, for agreeing on zero.
+    NIST SP 800-107, section 5.1, for cutting the fingerprint to 128 bits: it must withstand a
+    second file, not a pair of one's own.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_ssh_public_key
 from cryptography.x509.oid import NameOID
 from pydantic import AwareDatetime, Field, ValidationError
@@ -195,6 +199,7 @@ def read_request(content: bytes, *, now: datetime) -> SiteRequest:
     _check_time(request, now)
     _check_tls(request)
     _check_node(request)
+    _check_agreement(request)
     _check_signatures(request)
     return request
 
@@ -270,6 +275,15 @@ def _check_node(request: SiteRequest) -> None:
         raise RequestRefused("its node key is not written as keys are")
     if key == request.tls_point():
         raise RequestRefused("its TLS key and its node key are the same")
+
+
+def _check_agreement(request: SiteRequest) -> None:
+    try:
+        X25519PrivateKey.generate().exchange(
+            X25519PublicKey.from_public_bytes(request.agreement_key)
+        )
+    except ValueError as error:  # a key of small order: whoever agrees with it agrees on zero
+        raise RequestRefused("nobody can agree on a secret with its agreement key") from error
 
 
 def _read(what: str, read: Callable[[], Read]) -> Read:

@@ -68,6 +68,12 @@ def test_what_was_sent_is_read():
     assert read_request(canonical(SENT) + b"\n", now=NOW).digest() == SENT.digest()
 
 
+@pytest.mark.parametrize("number", [0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18])
+def test_a_key_with_which_nobody_can_agree_is_refused(number):
+    with pytest.raises(RequestRefused, match="agreement"):
+        read_request(resigned(agreement_key=number.to_bytes(32, "little")), now=NOW)
+
+
 @pytest.mark.parametrize("field", sorted(BODY))
 def test_a_request_without_one_of_its_fields_is_refused(field):
     rest = {name: value for name, value in BODY.items() if name != field}
