@@ -191,7 +191,7 @@ def _cosigned(
     replay: _Replay, lines: Sequence[Any], witnesses: Sequence[NoteKey], quorum: int
 ) -> int:
     """Return the size of the longest head with enough cosignatures, after checking all known."""
-    seen: dict[int, set[NoteKey]] = {}
+    seen: dict[int, set[bytes]] = {}  # by key, not name: one key under two names is one witness
     for row in lines:
         root = replay.roots.get(row.size)
         if root is None:
@@ -202,7 +202,7 @@ def _cosigned(
             for key in witnesses:
                 if key.text() == row.key:
                     check_signed(note, key)
-                    seen.setdefault(row.size, set()).add(key)
+                    seen.setdefault(row.size, set()).add(key.public_key)
         except (NoteMalformed, NoteUnsigned) as error:
             raise AuditDamaged(f"a cosignature of head {row.size} does not verify") from error
     enough = [size for size, keys in seen.items() if len(keys) >= quorum]

@@ -225,6 +225,19 @@ def test_one_witness_cannot_stand_for_two(forger, verify):
         verify(witnesses=WITNESS_KEYS, quorum=2)
 
 
+def test_one_key_under_two_names_is_one_witness(path, verify):
+    key = WITNESSES["north"]
+    both = [note_key(name, COSIGNED, key) for name in ("north", "north-again")]
+    log = AuditLog(path, KEY)
+    note = log.head().note(log.public_key)
+    lines = [cosign(note.body, one.name, key, at=1_795_251_600) for one in both]
+    Cosignatures(log, both).accept(note.with_lines(*lines).text())
+    log.close()
+    assert verify(witnesses=both, quorum=1).cosigned == 10
+    with pytest.raises(WitnessesTooFew):
+        verify(witnesses=both, quorum=2)
+
+
 def test_a_head_kept_elsewhere_must_be_one_the_log_signed(path, verify):
     log = AuditLog(path, KEY)
     verify(since=log.head_at(5))
