@@ -83,6 +83,20 @@ class ClaimsUnbalanced(LedgerError):
         )
 
 
+class CustodyShort(LedgerError):
+    """The custody account holds less than an epoch would pay and burn; nothing was booked."""
+
+    code = "chain-custody-short"
+
+    def __init__(self, held: int, needed: int) -> None:
+        self.held = held
+        self.needed = needed
+        super().__init__(
+            f"the custody account holds {held} base units, the epoch takes {needed}; release what "
+            "has vested on the chain, or end some bindings until it has"
+        )
+
+
 class NonceForeign(LedgerError):
     """Another program sends from the settlement account."""
 
@@ -156,12 +170,17 @@ class Adapter:
 
         Raises:
             AddressUnusable: A wallet would be paid out to what settles it; nothing is booked.
+            CustodyShort: The chain could not pay it; nothing is booked.
             NonceForeign: Transactions that are not ours wait.
         """
-        burn = self._burn_due()
+        burn, held = self._burn_due(), self._held()
         with self._ledger.begin() as connection:
             epoch = _last_epoch(connection) + 1
             payouts = self._payouts(connection)
+            # Once booked, a batch that the chain cannot pay would hold up all behind it.
+            needed = burn + sum(leg.amount for leg in payouts)
+            if needed > held:
+                raise CustodyShort(held, needed)
             transfers = list(self._booked(connection, epoch, payouts, now))
             intents = [self._pay_intent(one) for one in transfers]
             # Asked again under the lock: another process may have planned it since.
@@ -180,8 +199,7 @@ class Adapter:
         with self._ledger.begin() as connection:
             needed = sum(leg.amount for leg in self._payouts(connection))
             row = journal.tip(connection)[0]
-        held = node.call(token, encoded("BTT", "balanceOf", self._deployment.custody))
-        if decoded("BTT", "balanceOf", held) >= needed + self._burn_due():
+        if self._held() >= needed + self._burn_due():
             return []
         due = []
         for bucket, wallet in self._deployment.vesting().items():
@@ -335,6 +353,11 @@ class Adapter:
         _, root, _, total = transfer.memo.split()
         data = encoded("Distributor", "settle", number, bytes.fromhex(root), int(total))
         return Intent(transfer.key, 0, self._deployment.address("Distributor"), data)
+
+    def _held(self) -> int:
+        custody = encoded("BTT", "balanceOf", self._deployment.custody)
+        output = self._sender.node.call(self._deployment.address("BTT"), custody)
+        return int(decoded("BTT", "balanceOf", output))
 
     def _burn_due(self) -> int:
         """Return what the books burned and the custody account has not, nor is about to."""

@@ -6,7 +6,7 @@ import pytest
 
 from ledger import chart
 from ledger.chain import bindings
-from ledger.chain.adapter import BURN, CLAIMS, ClaimsUnbalanced
+from ledger.chain.adapter import BURN, CLAIMS, ClaimsUnbalanced, CustodyShort
 from ledger.chain.bindings import AddressUnusable, address_of, bind
 from ledger.chain.calls import decoded, encoded
 from ledger.chain.outbox import Attempt
@@ -150,6 +150,22 @@ def test_a_short_custody_account_takes_what_has_vested(evm):
     bind(evm.ledger, NORTH, address("north"), now=NOW)
     evm.settle()
     assert evm.held("north") == custody + 1
+    assert evm.reconciled().differences == ()
+
+
+@pytest.mark.slow
+def test_more_than_the_chain_can_pay_is_not_booked(evm):
+    evm.owe({"south": 2})
+    evm.ledger.open_account(NORTH)
+    for bucket, amount in evm.ledger.balances("treasury:").items():
+        evm.ledger.transfer(bucket, bucket, NORTH, amount, memo="", now=NOW)
+    bind(evm.ledger, NORTH, address("north"), now=NOW)
+    with pytest.raises(CustodyShort):
+        evm.settle()
+    assert evm.ledger.balances("chain:") == {}
+    bind(evm.ledger, NORTH, None, now=NOW)
+    evm.settle()
+    assert evm.held("south") == 2
     assert evm.reconciled().differences == ()
 
 
