@@ -17,8 +17,8 @@ What holds, each line a test in tests/portal/deployment/test_supervisor.py:
 1. A process that ends is started again, later each time, and never given up.
 2. A unit is first started when those it waits for are ready.
 3. No process outlives the supervisor: it asks the kernel to end them when it dies itself.
-4. Whatever a process left of its group is ended before it is started again, so that an orphan
-   holds no port.
+4. Whatever a process left behind, in its group or in a session of its own, is ended before it is
+   started again and when all is stopped: an orphan holds no port and runs no study.
 
 References:
     prctl(2), PR_SET_PDEATHSIG.
@@ -50,6 +50,8 @@ TICK_SECONDS: Final = 0.1
 STOP_SECONDS: Final = 15.0
 ROTATE_SECONDS: Final = 30.0
 PR_SET_PDEATHSIG: Final = 1
+MARK: Final = "BITHIVE_UNIT"
+"""In the environment of a unit's processes, by which those it left behind are found."""
 
 
 @dataclass
@@ -118,6 +120,8 @@ class Supervisor:
             AlreadySupervised: Another one works in the folder.
         """
         with hold(self._folder):
+            for name in self._table:  # what a killed supervisor left
+                end_marked(mark_of(self._folder, name))
             try:
                 while not self._stopping:
                     self.step()
@@ -183,7 +187,11 @@ class Supervisor:
                 one.process = subprocess.Popen(  # noqa: S603  # our own commands
                     one.unit.command,
                     cwd=self._root,
-                    env={**os.environ, **one.unit.environment},
+                    env={
+                        **os.environ,
+                        **one.unit.environment,
+                        MARK: mark_of(self._folder, one.unit.name),
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -200,6 +208,7 @@ class Supervisor:
     def _ended(self, one: _Watched, code: int, now: float) -> None:
         assert one.process is not None
         _signal_group(one.process.pid, signal.SIGKILL)  # what it left of its group
+        end_marked(mark_of(self._folder, one.unit.name))
         one.process = None
         one.row.pid = None
         one.row.exit_code = code
@@ -243,6 +252,7 @@ class Supervisor:
                 one.process.wait(max(0.1, deadline - self._clock()))
             _signal_group(one.process.pid, signal.SIGKILL)
             one.process.wait()
+            end_marked(mark_of(self._folder, one.unit.name))
             one.row.exit_code = one.process.returncode
             one.process, one.row.pid = None, None
             self._enter(one, "stopped")
@@ -262,6 +272,20 @@ class Supervisor:
 
     def _log(self, unit: Unit) -> Path:
         return self._logs / f"{unit.name}.log"
+
+
+def mark_of(folder: Path, name: str) -> str:
+    """Return what marks the processes of one unit."""
+    return f"{folder.resolve()}/{name}"
+
+
+def end_marked(mark: str) -> None:
+    """End every process that inherited a unit's mark, whatever session it made for itself."""
+    wanted = f"{MARK}={mark}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

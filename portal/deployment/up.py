@@ -31,7 +31,7 @@ from portal.deployment.plan import (
     free_port,
     is_free,
 )
-from portal.deployment.supervisor import Supervisor
+from portal.deployment.supervisor import Supervisor, end_marked, mark_of
 from portal.deployment.table import nginx_program, units_of, write_configurations
 from portal.display import Display
 from portal.home import Home, Settings
@@ -171,6 +171,8 @@ def take_down(home: Path) -> str:
     if not held:
         if pid is None:
             return "nothing was running"
+        for one in read_state(folder)["units"]:
+            end_marked(mark_of(folder, one["name"]))
         (folder / "lock").unlink(missing_ok=True)
         return f"the supervisor (process {pid}) had been killed, and its processes ended with it"
     assert pid is not None

@@ -97,12 +97,12 @@ class Deployed:
         )
 
     def processes(self):
-        """Return every process whose command names this home."""
+        """Return every process whose command or environment names this home."""
         needle = str(self.home).encode()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                command = (entry / "cmdline").read_bytes()
+                command = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
             except OSError:
                 continue
             if needle in command and int(entry.name) != os.getpid():

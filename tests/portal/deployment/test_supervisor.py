@@ -137,6 +137,20 @@ def test_what_a_process_leaves_of_its_group_is_ended_before_it_starts_again(supe
     gone(child)
 
 
+def test_what_a_process_left_in_a_session_of_its_own_is_ended_with_it(supervise, tmp_path):
+    orphan = tmp_path / "orphan"
+    command = f"setsid sh -c 'echo $$ > {orphan}.new; mv {orphan}.new {orphan}; sleep 600' & wait"
+    supervisor = supervise(Unit("one", ("sh", "-c", command), ready=FileThere(orphan)))
+    rows = until(supervisor, lambda rows: rows["one"].state == "ready")
+    child, first = int(orphan.read_text()), rows["one"].pid
+    os.kill(first, signal.SIGKILL)
+    until(supervisor, lambda rows: rows["one"].state == "ready" and rows["one"].pid != first)
+    gone(child)
+    last = int(orphan.read_text())
+    supervisor._stop_all()
+    gone(last)
+
+
 def test_a_changed_file_is_told_by_sighup(supervise, tmp_path):
     watched, told, there = tmp_path / "watched", tmp_path / "told", tmp_path / "there"
     command = f"trap 'touch {told}' HUP; touch {there}; while :; do sleep 0.05; done"
