@@ -15,7 +15,8 @@ What holds, each line a test in tests/fl_client/test_resident.py:
 2. A job that is approved while the process runs is served without a restart, and one that is
    refused is served no more from the next frame on; nor does an update leave that was still being
    trained.
-3. Paused, it answers nothing but refusals; draining, it finishes the round under way.
+3. Paused, it answers nothing but refusals, also where it was training; draining, it finishes the
+   round under way.
 4. What goes wrong in one study is a refusal there, and no other study notices.
 """
 
@@ -214,13 +215,24 @@ class Resident:
             self._training.add(training)
         try:
             reply = agent.answer(frame)
+            if training is not None:
+                self._check_still(job, request, going)
         finally:
             if training is not None:
                 self._training.discard(training)
-        if training is not None and self.book.approved(going.study).hash != job.hash:
-            raise JobNotApproved(going.study, "another job of it is approved")
         self._trained(request, going, reply)
         return reply
+
+    def _check_still(self, job: Job, request: Frame, going: Route) -> None:
+        """Return if what was trained, for hours perhaps, may leave.
+
+        Raises:
+            JobNotApproved: Its approval was taken back, has ended, or is another job's.
+            AgentPaused, SiteLeft: The operator stopped it.
+        """
+        self.duty.check(request.kind, going.study, going.round)
+        if self.book.approved(going.study).hash != job.hash:
+            raise JobNotApproved(going.study, "another job of it is approved")
 
     def _agent(self, job: Job) -> StudyAgent:
         study = job.manifest.study

@@ -160,25 +160,46 @@ def test_a_refused_study_is_closed_and_the_others_go_on(resident, made, world):
     assert made[1].closed
 
 
+class Training:
+    """An agent during whose training something happens."""
+
+    def __init__(self, meanwhile):
+        self.meanwhile = meanwhile
+
+    def answer(self, _frame):
+        self.meanwhile()
+        return encode("contribution", {}, {"update": b"secret"})
+
+    def close(self):
+        pass
+
+
 def test_an_update_does_not_leave_whose_job_was_refused_while_it_was_trained(
     tmp_path, world, clock, job
 ):
-    class Training:
-        def answer(self, _frame):
-            resident.book.refuse(manifest.hash, OFFICER, reason="no longer")
-            return encode("contribution", {}, {"update": b"secret"})
-
-        def close(self):
-            pass
-
     terms, manifest = job
-    resident, _ = resident_at(tmp_path, world, clock, make=lambda _job: Training())
+    training = Training(lambda: resident.book.refuse(manifest.hash, OFFICER, reason="no longer"))
+    resident, _ = resident_at(tmp_path, world, clock, make=lambda _job: training)
     resident.answer(world.offer(manifest, terms))
     approve(resident, manifest)
     reply = resident.answer(frame_for("train", "lesions"))
     assert code_of(reply) == "job-not-approved"
     assert b"secret" not in reply
     assert resident.telemetry.rounds == {}
+
+
+@pytest.mark.parametrize("order", ["pause", "drain", "leave"])
+def test_an_update_leaves_a_site_that_drains_and_not_one_that_is_paused(
+    tmp_path, world, clock, job, order
+):
+    training = Training(lambda: resident.duty.order(order))
+    resident, _ = resident_at(tmp_path, world, clock, make=lambda _job: training)
+    terms, manifest = job
+    resident.answer(world.offer(manifest, terms))
+    approve(resident, manifest)
+    reply = resident.answer(frame_for("train", "lesions"))
+    assert (b"secret" in reply) == (order != "pause")
+    assert order != "pause" or code_of(reply) == "agent-paused"
 
 
 def test_another_job_of_a_study_gets_an_agent_of_its_own(resident, made, world, job):
