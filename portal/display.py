@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from protocol.ids import SiteId
@@ -70,7 +71,8 @@ class Display:
         """Draw one step of a round."""
         with self._lock:
             if step.stage == "refuse":
-                self.say(f"  round {step.round}: [bold red]refused[/] {step.site}: {step.note}")
+                why = escape(_shown(step.note))  # a hospital's words
+                self.say(f"  round {step.round}: [bold red]refused[/] {step.site}: {why}")
             if step.stage == "close":
                 self._bar("rounds", step.done, step.total, f"round {step.round} closed")
             elif step.site is not None and step.stage in WORDS:
@@ -101,3 +103,8 @@ class Display:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total, name=name, doing=doing)
         self._bars.update(self._tasks[name], completed=done, total=total, doing=doing)
+
+
+def _shown(words: str) -> str:
+    """Return a stranger's words without what moves a terminal's cursor or turns letters round."""
+    return "".join(one if one.isprintable() else "?" for one in words)
