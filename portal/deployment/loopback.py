@@ -2,8 +2,9 @@
 
 It takes the control API's own client, ``ControlHttpClient`` of Flower 1.41; what of it is used is
 pinned by tests/federation/test_front_door.py. Certificates of the loopback are signed by an
-authority of their own, made anew for each deployment, whose key is thrown away: whoever trusts the
-consortium's authority still cannot speak to this port.
+authority of their own, made anew for each deployment, whose key is thrown away, so that our own
+programs speak to no other server. The port itself asks nobody who he is: every program on this
+machine may call it, and whoever does can submit code (docs/threat-model.md).
 """
 
 from __future__ import annotations
