@@ -39,6 +39,7 @@ from storage.files import PRIVATE, private_folder, write_whole
 
 DEFAULT_NODE: Final = "http://127.0.0.1:8545"
 DEVELOPMENT_CHAIN: Final = 31_337
+DEVELOPMENT_CONFIRMATIONS: Final = 2
 BLOCK_SECONDS: Final = 3
 STATE_SECONDS: Final = 10
 """How often anvil writes its chain down, so that a killed one loses little."""
@@ -253,6 +254,14 @@ def open_node(url: str) -> Node:
         NodeUnreachable: It does not answer.
     """
     return connect(http_transport(url))
+
+
+def depth_on(node: Node, asked: int | None) -> int:
+    """Return after how many blocks a transaction is final, where nobody says: by the chain."""
+    if asked is not None:
+        return asked
+    here = node.chain_id == DEVELOPMENT_CHAIN
+    return DEVELOPMENT_CONFIRMATIONS if here else Limits.confirmations
 
 
 def clock() -> datetime:

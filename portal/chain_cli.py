@@ -44,9 +44,12 @@ SignerAt = Annotated[
     ),
 ]
 Confirmations = Annotated[
-    int,
+    int | None,
     typer.Option(
-        min=1, max=1000, help="Blocks until a transaction is final; 1 where blocks are (QBFT)."
+        min=1,
+        max=1000,
+        help="Blocks until a transaction is final; 1 where blocks are (QBFT). "
+        "[6; 2 on the development chain]",
     ),
 ]
 FeeMax = Annotated[
@@ -114,7 +117,7 @@ def deploy(
         str | None, typer.Option(help="Who appoints roles: a timelock. [the custody account]")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="A preset of tokenomics.yaml.")] = None,
-    confirmations: Confirmations = 2,
+    confirmations: Confirmations = None,
     fee_max: FeeMax = 500,
     as_json: AsJson = False,
 ) -> None:
@@ -188,7 +191,7 @@ def settle(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what its contract refused.")
     ] = False,
-    confirmations: Confirmations = 2,
+    confirmations: Confirmations = None,
     fee_max: FeeMax = 500,
     as_json: AsJson = False,
 ) -> None:
@@ -323,15 +326,15 @@ def _opened(
     password: str | None,
     signer: str | None,
     *,
-    confirmations: int,
+    confirmations: int | None,
     fee_max: int,
 ) -> tuple[Ledger, Sender]:
     from ledger.chain.sender import GWEI, Limits
-    from portal.chain import open_node, open_sender, open_signer
+    from portal.chain import depth_on, open_node, open_sender, open_signer
 
     books = _books(chain.home, database)
     reached = open_node(chain.node_url(node))
-    limits = Limits(confirmations=confirmations, fee_max=fee_max * GWEI)
+    limits = Limits(confirmations=depth_on(reached, confirmations), fee_max=fee_max * GWEI)
     who = open_signer(chain, password=password, signer=signer)
     return books, open_sender(books, reached, who, limits)
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from ledger import chart, tokenomics
 from ledger.books import Ledger
 from ledger.chain.deployment import DeploymentMissing
-from ledger.chain.node import NodeUnreachable
+from ledger.chain.node import NodeUnreachable, connect
 from portal import chain as chains
-from portal.chain import AnvilMissing, ChainHome, find_anvil
+from portal.chain import AnvilMissing, ChainHome, depth_on, find_anvil
 from portal.cli import app
 from portal.home import Home
 
@@ -48,6 +48,14 @@ def test_a_genesis_file_is_made_by_command(tmp_path):
     first = CliRunner().invoke(app, words, catch_exceptions=False).stdout
     assert CliRunner().invoke(app, words, catch_exceptions=False).stdout == first
     assert json.loads((tmp_path / "genesis.json").read_text())["config"]["chainId"] == 210026
+
+
+@pytest.mark.parametrize(
+    ("chain_id", "asked", "depth"), [(1, None, 6), (31_337, None, 2), (1, 1, 1), (31_337, 9, 9)]
+)
+def test_a_foreign_chain_must_be_deep_before_anything_is_final(chain_id, asked, depth):
+    node = connect(lambda _method, _parameters: hex(chain_id))
+    assert depth_on(node, asked) == depth
 
 
 def test_without_anvil_one_line_says_how_to_get_it(home, monkeypatch):
