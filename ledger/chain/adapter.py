@@ -306,7 +306,7 @@ class Adapter:
             return True
         if intent.intent.startswith(BURN):
             (amount,) = arguments_of("BTT", "burn", intent.data)
-            return self._burned(at) + amount > self._ledger.balances(BURNED).get(BURNED, 0)
+            return self._burned(at) + int(amount) > self._ledger.balances(BURNED).get(BURNED, 0)
         return False
 
     def _payouts(self, connection: Connection) -> list[Leg]:
