@@ -352,9 +352,10 @@ def site_agent(
     Raises:
         StudyNotHeld: The study is of other data than the demonstration's, or proves otherwise.
     """
-    for what in ("dataset", "registry", "circuit"):
+    # Also the registry's key: under another one a server could call those who withdrew back.
+    for what in ("dataset", "registry", "registry_key", "circuit"):
         if getattr(terms.consent, what) != getattr(run.terms.consent, what):
-            raise StudyNotHeld(terms.study, what)
+            raise StudyNotHeld(terms.study, what.replace("_", " "))
     own = terms == run.terms
     return open_agent(
         run.home.site(site),
