@@ -228,7 +228,7 @@ def main() -> None:
     """Run the command; turn expected errors into one line and exit code 1."""
     _quiet_environment()
     try:
-        app()
+        app(prog_name="bithive")
     except BitHiveError as error:
         words.print(f"[bold red]{error.code}[/]: {error}", highlight=False, soft_wrap=True)
         sys.exit(1)

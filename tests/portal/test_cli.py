@@ -49,7 +49,9 @@ def allow_files_of(size):
 
 def test_help_shows_examples(bithive):
     assert "Examples:" in bithive("demo", "--help").stdout
-    assert bithive("ledger", "verify", "--help").stdout.count("bithive ledger verify") == 1
+    shown = bithive("ledger", "verify", "--help").stdout
+    assert shown.count("Example:  bithive ledger verify") == 1
+    assert "Usage: bithive ledger verify" in shown
 
 
 @pytest.mark.parametrize(
