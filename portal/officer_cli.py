@@ -85,7 +85,12 @@ def jobs(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) 
     for one in found:
         _show(out, one)
     if not found:
-        out.print("no job was offered here yet", highlight=False)
+        out.print(
+            "no job was offered here yet; a study offers itself once its operator has started it "
+            "(`bithive study start`) and this site's node and agent run",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def approve(

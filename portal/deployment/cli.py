@@ -90,6 +90,8 @@ def up(
     if not started:
         _say("everything is up already")
     _show(status_of(home), as_json=as_json)
+    if not as_json:
+        _say(f"next: `bithive study start --home {home}`, then `bithive watch --home {home}`")
     if foreground:
         stop = _until_interrupted()
         stop.wait()
@@ -153,8 +155,13 @@ def study_start(
     found = progress_of(plan)
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
-    else:
-        _say(f"{found['rounds_settled']} of {found['rounds']} rounds are settled")
+        return
+    _say(f"{found['rounds_settled']} of {found['rounds']} rounds are settled")
+    if not wait:
+        _say(
+            f"offered to every hospital: see it with `bithive site jobs SITE --home {home}`, "
+            f"approve it there, then follow it with `bithive watch --home {home}`"
+        )
 
 
 @study.command("status", epilog="Example:  bithive study status --home bithive-home --json")
@@ -304,19 +311,18 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
         return
     out = Console()
     table = Table(title=f"Federation in {escape(found['home'])}", title_justify="left")
-    for heading in ("process", "state", "pid", "restarts", "address", "last error"):
-        table.add_column(heading, justify="right" if heading in {"pid", "restarts"} else "left")
+    for heading in ("process", "state", "restarts"):
+        table.add_column(heading, justify="right" if heading == "restarts" else "left")
+    table.add_column("address", overflow="fold")
     for one in found["units"]:
         colour = COLOURS.get(one["state"], "white")
-        table.add_row(
-            one["name"],
-            f"[{colour}]{one['state']}[/]",
-            str(one["pid"] or ""),
-            str(one["restarts"]),
-            escape(one["address"]),
-            escape(one["error"]),
-        )
+        state = f"[{colour}]{one['state']}[/]"
+        table.add_row(one["name"], state, str(one["restarts"]), escape(one["address"]))
     out.print(table)
+    for one in found["units"]:
+        if one["error"]:
+            sentence = escape(f"{one['name']} last said: {one['error']}")
+            out.print(sentence, highlight=False, soft_wrap=True)
     if found["supervisor"] is None:
         out.print("it is down; bring it up with `bithive up`", highlight=False)
 

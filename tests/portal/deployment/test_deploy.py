@@ -12,6 +12,7 @@ import pytest
 import typer.main
 
 from portal.cli import app
+from portal.deployment.cli import _show
 from portal.deployment.plan import Plan
 from portal.deployment.up import plan_server
 
@@ -177,3 +178,16 @@ def test_the_commands_of_a_deployment_have_examples():
     for name in ("up", "down", "status", "doctor"):
         assert isinstance(found.commands[name], click.Command)
         assert "Example" in found.commands[name].epilog
+
+
+def test_the_table_of_processes_shows_whole_addresses_in_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    address = "unix:/tmp/bithive-0-93c4a5b24287/lakeside.sock"
+    unit = {"name": "agent-lakeside", "state": "backing-off", "pid": 1, "restarts": 2}
+    unit |= {"address": address, "error": "the disk is full [Errno 28]"}
+    _show({"home": "bithive-home", "supervisor": 1, "units": [unit]}, as_json=False)
+    shown = capsys.readouterr().out
+    cells = [line.split("│")[-2].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert "".join(cells) == address
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "agent-lakeside last said: the disk is full [Errno 28]" in shown
