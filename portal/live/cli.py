@@ -77,7 +77,7 @@ def watch(
     with picture if moving else nullcontext():
         for event in events:
             if event is None:
-                if view.outcome is not None:
+                if view.outcome is not None and not (url is None and _is_kept(home)):
                     break  # it stopped, and nobody has gone on with it
                 continue
             view = view.after(event)
@@ -88,3 +88,15 @@ def watch(
                 console.print(line, highlight=False, soft_wrap=True, markup=False)
     if view.outcome != FINISHED:
         raise typer.Exit(1)
+
+
+def _is_kept(home: Path) -> bool:
+    """Say whether a supervisor works in this home: it starts another run where one stopped."""
+    from contextlib import suppress
+
+    from portal.deployment.hold import holder
+    from portal.deployment.plan import folder_of
+
+    with suppress(OSError):  # another user's: who cannot look waits for nobody
+        return holder(folder_of(home))[1]
+    return False

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from portal.cli import app as command
+from portal.deployment.hold import hold
 from portal.home import Home
 from portal.live.server import READERS_MAX, Watched, create_app
 from portal.live.source import HomeSource, ServerSource
@@ -180,6 +181,24 @@ def test_watching_goes_on_after_a_server_that_stopped_and_was_started_again(run)
     run.finish()
     found = CliRunner().invoke(command, ["watch", "--home", str(run.home.path)])
     assert found.exit_code == 0
+
+
+def test_watching_a_stopped_run_waits_while_a_supervisor_is_there_to_start_it_again(run):
+    run.write("run", code="too-few-sites")
+    folder = run.home.path / "deployment"
+    folder.mkdir()
+
+    def begin_again():
+        run.write("run", code="started")
+        run.finish()
+
+    with hold(folder):
+        later = threading.Timer(1.0, begin_again)
+        later.start()
+        found = CliRunner().invoke(command, ["watch", "--home", str(run.home.path)])
+        later.join()
+    assert found.exit_code == 0
+    assert "the run stopped: too-few-sites" in found.output
 
 
 # A real server.
