@@ -68,6 +68,8 @@ def up(
 ) -> None:
     """Bring up a whole federation on this machine; again, start what is missing."""
     from portal.demo import settings_for
+    from portal.deployment.plan import Plan
+    from portal.deployment.study import started_file
     from portal.deployment.up import Wanted, bring_up, status_of, take_down
     from portal.display import Display
     from portal.home import Home
@@ -90,7 +92,7 @@ def up(
     if not started:
         _say("everything is up already")
     _show(status_of(home), as_json=as_json)
-    if not as_json:
+    if not as_json and not started_file(Plan.load(home)).is_file():
         _say(f"next: `bithive study start --home {home}`, then `bithive watch --home {home}`")
     if foreground:
         stop = _until_interrupted()
