@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+import orjson
+
 from protocol.errors import LedgerError
 from storage.canonical import ENCODER, JSON, canonical_json
 
@@ -121,7 +123,7 @@ def read_records(body: bytes) -> list[bytes]:
     # JSON object and so is each encoding; no object's text begins with another's, so equal sums
     # have equal parts.
     joined = ",".join(texts)
-    if ENCODER.encode(events) != f"[{joined}]":
+    if _written(events) != b"[%b]" % b",".join(lines) and ENCODER.encode(events) != f"[{joined}]":
         number = _first_other(events, texts)
         raise RecordMalformed(number, "the same event is written in another way")
     if len(max(lines, key=len)) > RECORD_BYTES_MAX:
@@ -157,6 +159,17 @@ def _event(number: int, text: str, kinds: set[str]) -> dict[str, Any]:
         raise RecordMalformed(number, "its kind is no short name in lower case")
     kinds.add(kind)
     return event
+
+
+def _written(events: list[dict[str, Any]]) -> bytes | None:
+    """Return what ``ENCODER`` writes, in a third of its time, or None where only it can.
+
+    orjson writes no number beyond 64 bits. It sorts names by their UTF-8, which is by code point.
+    """
+    try:
+        return orjson.dumps(events, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        return None
 
 
 def _first_other(events: list[dict[str, Any]], texts: list[str]) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from audit import records
 from audit.records import (
     BATCH_BYTES_MAX,
     BATCH_EVENTS_MAX,
@@ -19,6 +20,7 @@ from audit.records import (
     read_records,
     record_of,
 )
+from storage.canonical import ENCODER
 
 names = st.text(max_size=8).filter(lambda name: "patient" not in name.lower())
 values = st.recursive(
@@ -161,3 +163,17 @@ def test_records_and_batches_have_a_largest_size():
         read_records(b"\n" * (BATCH_EVENTS_MAX + 1))
     with pytest.raises(BatchTooLarge):
         read_records(bytes(BATCH_BYTES_MAX + 1))
+
+
+WHOLE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
+)
+
+
+@given(st.lists(st.dictionaries(st.text(st.characters(codec="utf-8")), WHOLE)))
+@example([{"".join(map(chr, range(0xD7FF))): "".join(map(chr, range(0xE000, 0x10FFFF, 7)))}])
+@example([{"\uffff": 1, "\U00010000": 2}])
+@example([{"a": 2**64}])
+def test_the_quick_text_is_the_canonical_one_or_there_is_none(events):
+    assert records._written(events) in {None, ENCODER.encode(events).encode()}
