@@ -63,6 +63,8 @@ IPV6_PREFIX: Final = 64
 KEY_BYTES: Final = 32
 SWEEP_SECONDS: Final = 60
 """How often buckets that are full again are thrown away."""
+ROUNDING: Final = 1e-9
+"""Of a token: who waits as long as told is not refused for the last bit of a sum of fractions."""
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -204,7 +206,7 @@ class Buckets:
             self._held.popitem(last=False)
 
     def _check(self, tokens: float) -> None:
-        if tokens < 1:
+        if tokens < 1 - ROUNDING:
             raise self.refusal(max(1, math.ceil((1 - tokens) * self.rate.seconds)))
 
 

@@ -10,16 +10,20 @@ from pathlib import Path
 
 from fl_client.service import listening, make_token, serve
 
-socket = Path(sys.argv[1])
+
+def main(socket, token):
+    """Serve until the process is ended."""
+
+    def answer(frame):
+        with socket.with_suffix(".asked").open("a") as asked:
+            asked.write(f"{len(frame)}\n")
+        while (socket.parent / "hold").exists():
+            time.sleep(0.05)
+        return frame
+
+    with listening(socket) as listener:
+        serve(answer, listener, threading.Event(), token=make_token(token))
 
 
-def answer(frame):
-    with socket.with_suffix(".asked").open("a") as asked:
-        asked.write(f"{len(frame)}\n")
-    while (socket.parent / "hold").exists():
-        time.sleep(0.05)
-    return frame
-
-
-with listening(socket) as listener:
-    serve(answer, listener, threading.Event(), token=make_token(Path(sys.argv[2])))
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

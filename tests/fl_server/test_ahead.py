@@ -163,7 +163,7 @@ def test_who_withdraws_after_the_plan_is_not_read_in_that_round_where_it_can_be_
     engine._start()
     engine._hand_over(engine._round(1))
     agent.loader.asked.clear()
-    planned = engine._plan(2, study.store.model(1))
+    planned = engine._plan(2)
     chosen = {one for one, wish in granting.items() if wish == "grants"}
     patient = withdraw(study, site, chosen=chosen)
     if way != "asks":
@@ -180,7 +180,7 @@ def test_who_withdraws_after_the_plan_is_not_read_in_that_round_where_it_can_be_
     assert not any(patient in step.note for step in agent.seen)
     # The server planned with the older root; under it the smaller choice is as good as any.
     study.store.plan(planned)
-    engine._consider(site, reply, study.store.planned(2))
+    engine._intake._consider(site, reply, study.store.planned(2))
     assert study.store.left_out(2) == {site: 1}
     assert counting.contexts
 

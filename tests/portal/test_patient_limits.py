@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from portal.patient.api import router
@@ -49,6 +49,7 @@ def test_no_more_than_the_rate_are_let_through_in_any_time(rate, waits):
 
 
 @given(rates, waits)
+@example(Rate(3, 44), [0, 0, 21, 35, 35, 0])
 def test_who_waits_as_long_as_told_is_let_through(rate, waits):
     buckets, now = Buckets(rate, KEY), 0.0
     for wait in waits:

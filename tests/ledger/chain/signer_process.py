@@ -16,7 +16,7 @@ from ledger.chain.signer import LocalSigner, Transaction
 from ledger.contracts.tree import keccak256
 from tests.ledger.chain.world import SIGNER
 
-MANNER = sys.argv[2]
+MANNER = sys.argv[2] if __name__ == "__main__" else "honest"
 
 
 class Answers(BaseHTTPRequestHandler):
