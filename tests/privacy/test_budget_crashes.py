@@ -160,7 +160,7 @@ def test_hundreds_of_interleavings_with_crashes_keep_the_cap_and_lose_nothing_tw
     assert len(set(sent)) > 1, "the interleavings differ"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # five minutes of a processor; hundreds are in every run
 def test_ten_thousand_interleavings_with_crashes_keep_the_cap_and_lose_nothing_twice():
     parts = [range(start, start + SLOW // 50) for start in range(0, SLOW, SLOW // 50)]
     with multiprocessing.get_context("fork").Pool() as processes:
