@@ -182,7 +182,7 @@ def test_the_commands_of_a_deployment_have_examples():
 
 def test_the_table_of_processes_shows_whole_addresses_in_80_columns(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    address = "unix:/tmp/bithive-0-93c4a5b24287/lakeside.sock"
+    address = "unix:/run/bithive/0123456789abcdef/lakeside.sock"
     unit = {"name": "agent-lakeside", "state": "backing-off", "pid": 1, "restarts": 2}
     unit |= {"address": address, "error": "the disk is full [Errno 28]"}
     _show({"home": "bithive-home", "supervisor": 1, "units": [unit]}, as_json=False)
