@@ -37,6 +37,7 @@ from fl_server.app import assemble
 from fl_server.inprocess import InProcessGrid
 from fl_server.store import ServerStore
 from fl_server.transport import GridTransport
+from marketplace.settlement import Settlement
 from models.algorithms.interface import ALGORITHMS
 from models.recipes import Recipe, recipe_for
 from portal.baselines import Baselines, Comparison, Examined, train_baselines
@@ -51,8 +52,8 @@ from portal.noise import ENCRYPTION, NOISES, with_noise
 from portal.patients import Wishes, draw_wishes
 from portal.personal import personal_auc
 from portal.report import make_report, write_report
+from portal.site_settings import check_held, site_keys
 from portal.world import Founding, found, recipe_of
-from privacy.keys import SiteKeys
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
 from protocol.ids import PatientId, SiteId
@@ -79,19 +80,6 @@ class OptionUnknown(ConfigurationError):
 
     def __init__(self, option: str, value: str, known: Sequence[str]) -> None:
         super().__init__(f"{option} {value!r} does not exist; choose one of {', '.join(known)}")
-
-
-class StudyNotHeld(ConfigurationError):
-    """A study was approved that this hospital does not hold what it takes for."""
-
-    code = "study-not-held"
-
-    def __init__(self, study: str, what: str) -> None:
-        self.study = study
-        super().__init__(
-            f"study {study} takes another {what} than this hospital's agent was started with; "
-            "start one that has it, or refuse the job"
-        )
 
 
 @dataclass
@@ -336,7 +324,7 @@ def site_resident(run: Run, site: SiteId, prover: Prover) -> Resident:
         run.observe(step)
 
     return Resident(
-        Identity(site, SiteKeys.load(folder / "keys.json")),
+        Identity(site, site_keys(folder)),
         folder,
         make=lambda job: site_agent(run, site, prover, job.terms, observe),
         clock=clock,
@@ -352,10 +340,7 @@ def site_agent(
     Raises:
         StudyNotHeld: The study is of other data than the demonstration's, or proves otherwise.
     """
-    # Also the registry's key: under another one a server could call those who withdrew back.
-    for what in ("dataset", "registry", "registry_key", "circuit"):
-        if getattr(terms.consent, what) != getattr(run.terms.consent, what):
-            raise StudyNotHeld(terms.study, what.replace("_", " "))
+    check_held(terms, run.terms.consent)
     own = terms == run.terms
     return open_agent(
         run.home.site(site),
@@ -374,7 +359,7 @@ def site_agent(
 
 
 def after_close(run: Run, closed: RoundClosed) -> None:
-    """What happens between rounds: check, settle, judge, and let patients withdraw.
+    """What happens between rounds: settle, check, judge, and let patients withdraw.
 
     Called again for the same round, it changes nothing.
     """
@@ -383,8 +368,18 @@ def after_close(run: Run, closed: RoundClosed) -> None:
         return
     settlement = run.market.settle(closed)
     run.observe(Step("settle", closed.round, None, seconds=time.thread_time() - started))
-    started = time.thread_time()
     run.sums_exact[closed.round] = sum_is_exact(run, closed)
+    after_settling(run, closed, settlement)
+
+
+def after_settling(run: Run, closed: RoundClosed, settlement: Settlement) -> None:
+    """Judge the model on the held-out patients, and let patients withdraw; again, do nothing.
+
+    No hospital's folder is opened: the held-out records and the patients' papers lie beside.
+    """
+    if closed.round in run.curve:
+        return
+    started = time.thread_time()
     state = run.store.model(closed.round)
     training = run.terms.training
     run.curve[closed.round] = examined(run).auc_of(

@@ -9,7 +9,7 @@ hospital is set up; no server changes it later.
     SITE/site.json                      this file, written last: where it is, the site is set up
     SITE/proof/proving.key              what the agent proves with
     SITE/proof/verification_key.json    what it checks its own proofs with
-    SITE/identity/site.key              its keys (in a demonstration, which admits nobody, keys.json)
+    SITE/identity/site.key              its keys (keys.json in a demonstration that admits nobody)
 
     SERVER/server/for-sites/            what a server hands to hospitals:
         terms.json, verification_key.json, proving.key
@@ -23,18 +23,19 @@ What holds, each line a test in tests/portal/test_site_settings.py:
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from identity.requests import read_bounded
-from identity.site_folder import SiteFolder
+from identity.requests import fingerprint, read_bounded
+from identity.site_folder import SiteFolder, SiteKeysMissing
 from privacy.cohorts import EVERYONE
 from privacy.keys import SiteKeys
 from protocol.errors import ConfigurationError
 from protocol.ids import SiteId
-from protocol.messages import Digest, Key32, Message, Site, Slug
+from protocol.messages import ConsentTerms, Digest, Key32, Message, Site, Slug, StudyTerms
 from storage.files import PRIVATE, write_whole
 
 FOR_SITES: Final = "for-sites"
@@ -71,6 +72,19 @@ class SiteSettingsDamaged(ConfigurationError):
         super().__init__(
             f"{SETTINGS} of site {site} cannot be used: {why}; write it anew with "
             "`bithive site setup`"
+        )
+
+
+class StudyNotHeld(ConfigurationError):
+    """A study was approved that this hospital does not hold what it takes for."""
+
+    code = "study-not-held"
+
+    def __init__(self, study: str, what: str) -> None:
+        self.study = study
+        super().__init__(
+            f"study {study} takes another {what} than this hospital's agent was started with; "
+            "start one that has it, or refuse the job"
         )
 
 
@@ -156,8 +170,37 @@ def proof_files(folder: Path) -> tuple[Path, Path]:
     return folder / PROOF / PROVING_KEY, folder / PROOF / VERIFICATION_KEY
 
 
+def check_held(terms: StudyTerms, held: SiteOwn | ConsentTerms) -> None:
+    """Return if a study takes what is held here and trusts whom this hospital trusts.
+
+    The registry's key is part of it: under another one a server could call those back who withdrew.
+
+    Raises:
+        StudyNotHeld: It does not; names the first difference.
+    """
+    for what in ("dataset", "registry", "registry_key", "circuit", "key_hash"):
+        if getattr(terms.consent, what) != getattr(held, what):
+            named = "proof key" if what == "key_hash" else what.replace("_", " ")
+            raise StudyNotHeld(terms.study, named)
+
+
+def registry_digest(key: bytes) -> str:
+    """Return the SHA-256 of a registry's public key, in hexadecimal."""
+    return hashlib.sha256(key).hexdigest()
+
+
+def registry_fingerprint(key: bytes) -> str:
+    """Return what a server reads out to hospitals: the fingerprint of its registry's public key.
+
+    Examples:
+        >>> registry_fingerprint(bytes(32))
+        '6668 7aad f862 bd77 6c8f c18b 8e9f 8e20'
+    """
+    return fingerprint(registry_digest(key))
+
+
 def keys_file(folder: Path) -> Path:
-    """Return the file with a hospital's signing and agreement keys.
+    """Return the file with a hospital's signing and agreement keys, whether or not it is there.
 
     It is what the hospital joined its federation with; ``keys.json`` is for a demonstration that
     nobody joins.
@@ -170,6 +213,10 @@ def site_keys(folder: Path) -> SiteKeys:
     """Return a hospital's signing and agreement keys.
 
     Raises:
-        SiteKeysUnreadable: It has none that can be used.
+        SiteKeysMissing: It has none yet.
+        SiteKeysUnreadable, StorageError: They cannot be used.
     """
-    return SiteKeys.load(keys_file(folder))
+    file = keys_file(folder)
+    if not file.is_file():
+        raise SiteKeysMissing(folder, SiteFolder.of(folder).site_key.name)
+    return SiteKeys.load(file)

@@ -21,21 +21,27 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
 from fl_server.lease import Lease
+from marketplace.settlement import Settlement
 from portal.deployment.backoff import Backoff
 from portal.deployment.loopback import SuperLinkSilent, control, start_run
 from portal.deployment.plan import Plan
 from portal.home import Home, Settings
+from portal.market import Market
 from protocol.errors import ConfigurationError
+from protocol.messages import RoundClosed, StudyTerms
+from protocol.units import BASE_UNITS_PER_BTT
 from storage.files import write_whole
 
 if TYPE_CHECKING:
-    from portal.demo import Run
+    from fl_server.store import ServerStore
 
 log = logging.getLogger("bithive.study")
 LOOK_SECONDS: Final = 1.0
@@ -59,8 +65,10 @@ def start_study(plan: Plan) -> None:
     """Say that the study may run.
 
     Raises:
+        ServerFolderIncomplete: There is no study yet.
         StudyRunning: It was said before.
     """
+    _open_store(plan)
     file = started_file(plan)
     if file.is_file():
         raise StudyRunning(plan.home)
@@ -72,43 +80,74 @@ def started_file(plan: Plan) -> Path:
     return plan.server / STARTED
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a study is seen through with: the server's rounds and the market, no hospital's folder.
+
+    ``after`` is told of each settled round: a demonstration, which has test records and patients
+    of its own, judges the model and lets them withdraw.
+    """
+
+    terms: StudyTerms
+    store: ServerStore
+    market: Market
+    after: Callable[[RoundClosed, Settlement], None]
+
+
 def keep_study(plan: Plan, stop: threading.Event) -> None:
     """Wait for the study's start and see it through, until it is done or ``stop``."""
     while not started_file(plan).is_file():
         if stop.wait(LOOK_SECONDS):
             return
-    run = _opened(plan)
+    kept = open_kept(plan)
     log.info(
         "study %s: %d of %d rounds closed",
-        run.terms.study,
-        run.store.rounds_closed(),
-        run.terms.rounds,
+        kept.terms.study,
+        kept.store.rounds_closed(),
+        kept.terms.rounds,
     )
-    runs = _Runs(plan, Lease(run.store.database, run.store.run()).standing)
+    runs = _Runs(plan, Lease(kept.store.database, kept.store.run()).standing)
     settled = 0
-    while settled < run.terms.rounds and not stop.is_set():
-        settled = settle_closed(run, settled)
-        if run.store.rounds_closed() < run.terms.rounds:
+    while settled < kept.terms.rounds and not stop.is_set():
+        settled = settle_closed(kept, settled)
+        if kept.store.rounds_closed() < kept.terms.rounds:
             runs.look()
         stop.wait(LOOK_SECONDS)
-    if settled == run.terms.rounds:
-        run.market.finish()
-        log.info("study %s: done", run.terms.study)
+    if settled == kept.terms.rounds:
+        kept.market.finish()
+        log.info("study %s: done", kept.terms.study)
 
 
-def settle_closed(run: Run, settled: int) -> int:
+def settle_closed(kept: Kept, settled: int) -> int:
     """Settle every closed round after number ``settled``; return the last that is."""
-    from portal.demo import after_close  # noqa: PLC0415  # it brings all that trains
-
-    while settled < run.store.rounds_closed():
-        stored = run.store.round(settled + 1)
+    while settled < kept.store.rounds_closed():
+        stored = kept.store.round(settled + 1)
         assert stored is not None
         assert stored.closed is not None
-        after_close(run, stored.closed)
-        run.store.settled(settled + 1)
+        kept.after(stored.closed, kept.market.settle(stored.closed))
+        kept.store.settled(settled + 1)
         settled += 1
-        log.info("round %d of %d is closed and settled", settled, run.terms.rounds)
+        log.info("round %d of %d is closed and settled", settled, kept.terms.rounds)
     return settled
+
+
+def open_kept(plan: Plan) -> Kept:
+    """Open what the study is seen through with.
+
+    A home with ``settings.json`` is a demonstration's; any other is a server of its own.
+
+    Raises:
+        ServerFolderIncomplete: The study was not founded.
+    """
+    home = Home(plan.home)
+    settings = home.settings()
+    if settings is not None:
+        return _demonstration(home, Settings(**settings))
+    store = _open_store(plan)
+    terms = store.terms()
+    assert terms is not None
+    market = Market(home.market, terms, lambda: datetime.now(UTC))
+    return Kept(terms, store, market, after=_say_settled)
 
 
 class _Runs:
@@ -171,11 +210,31 @@ class _Runs:
         log.info("started a Flower run")
 
 
-def _opened(plan: Plan) -> Run:
-    from portal.demo import prepare  # noqa: PLC0415  # it brings all that trains
+def _open_store(plan: Plan) -> ServerStore:
+    from fl_server.app import open_store  # noqa: PLC0415  # it brings all that trains
+
+    return open_store(plan.server)
+
+
+def _say_settled(closed: RoundClosed, settlement: Settlement) -> None:
+    """Say what a server knows of a round without any records."""
+    log.info(
+        "round %d: %d updates, %d refused, paid %s BTT",
+        closed.round,
+        len(closed.receipts),
+        len(closed.refused),
+        f"{settlement.paid / BASE_UNITS_PER_BTT:,.2f}",
+    )
+
+
+def _demonstration(home: Home, settings: Settings) -> Kept:
+    from portal.demo import after_settling, prepare  # noqa: PLC0415  # it brings all that trains
     from portal.display import Display  # noqa: PLC0415
 
-    home = Home(plan.home)
-    kept = home.settings()
-    assert kept is not None
-    return prepare(home, Settings(**kept), Display(Console(stderr=True), quiet=True))
+    run = prepare(home, settings, Display(Console(stderr=True), quiet=True))
+    return Kept(
+        run.terms,
+        run.store,
+        run.market,
+        after=lambda closed, settlement: after_settling(run, closed, settlement),
+    )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fl_server.app import ServerFolderIncomplete
+from fl_server.store import ServerStore
 from portal.certificates import make_node_key
 from portal.deployment import study
 from portal.deployment.loopback import FlowerRun, Node, SuperLinkSilent, node_bytes
@@ -138,8 +140,11 @@ def test_a_superlink_that_is_silent_is_asked_again(runs, monkeypatch):
     assert len(started) == 1
 
 
-def test_a_study_is_started_once(plan):
+def test_a_study_is_started_once_it_is_founded_and_once(plan):
+    with pytest.raises(ServerFolderIncomplete):
+        start_study(plan)
     assert not started_file(plan).exists()
+    ServerStore(plan.server / "server.db")
     start_study(plan)
     with pytest.raises(StudyRunning):
         start_study(plan)
