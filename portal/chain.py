@@ -7,6 +7,7 @@
     HOME/chain/deployment.json   what stands where
     HOME/chain/anvil.json        the development node that runs: process, address
     HOME/chain/state.json        its chain, kept while it is down
+    HOME/chain/claims.json       the newest root's leaves, with the paths for claimers (mode 0600)
 """
 
 from __future__ import annotations
@@ -95,6 +96,11 @@ class ChainHome:
     def deployment(self) -> Path:
         """What stands where."""
         return self.folder / "deployment.json"
+
+    @property
+    def claims(self) -> Path:
+        """The newest root's leaves and paths."""
+        return self.folder / "claims.json"
 
     @property
     def running(self) -> Path:

@@ -216,6 +216,56 @@ def settle(
     _show(found, sentence, as_json=as_json)
 
 
+@app.command("claims", epilog="Example:  bithive chain claims --leaves leaves.json")
+def claims(
+    *,
+    home: HomePath = DEFAULT_HOME,
+    database: Database = None,
+    node: NodeUrl = None,
+    password: Password = None,
+    signer: SignerAt = None,
+    leaves: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write amounts and paths for claimers. [HOME/chain/claims.json]",
+            dir_okay=False,
+        ),
+    ] = None,
+    confirmations: Confirmations = None,
+    fee_max: FeeMax = 500,
+    as_json: AsJson = False,
+) -> None:
+    """Publish what patients claimed to addresses as a root, from which the chain pays them."""
+    from ledger.chain.deployment import open_deployment
+    from portal.chain import ChainHome, clock, open_adapter
+    from portal.chain_claims import publish_claims, write_leaves
+    from portal.home import Home
+
+    chain = ChainHome(home)
+    books, sender = _opened(
+        chain, database, node, password, signer, confirmations=confirmations, fee_max=fee_max
+    )
+    adapter = open_adapter(books, chain, sender)
+    done = publish_claims(Home(home), adapter, clock=clock, sleep=time.sleep, progress=_progress)
+    where = leaves or chain.claims
+    if done.leaves:
+        deployment = open_deployment(chain.deployment, sender.node)
+        write_leaves(where, adapter, deployment, done.root)
+    found = {
+        "epoch": done.root,
+        "leaves": done.leaves,
+        "claims": done.claims,
+        "added_base_units": str(done.added),
+        "unpayable": done.unpayable,
+        "file": str(where) if done.leaves else None,
+    }
+    sentence = (
+        f"root {done.root} of {done.leaves} leaves: {done.claims} claims new, "
+        f"{btt_text(done.added)}; {done.unpayable} name no place to pay"
+    )
+    _show(found, sentence, as_json=as_json)
+
+
 @app.command(
     "reconcile",
     epilog="Example:  bithive chain reconcile --json     Exit code: 0 all agree, 1 not.",

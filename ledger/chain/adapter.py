@@ -16,12 +16,14 @@ What holds (tests/ledger/chain/test_adapter.py, test_crash.py):
 1. What the books moved to ``chain:ADDRESS`` is what the distributor paid to that address.
 2. No payout is made twice, whatever is killed, lost or repeated.
 3. A batch that the chain paid to others than the journal says is an error, never taken for ours.
-4. The custody account never burns more than the books did, whatever fails, or is planned twice.
+4. No root promises a nullifier less than the root before it did (``claims.py``).
+5. The custody account never burns more than the books did, whatever fails, or is planned twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -30,6 +32,7 @@ from sqlalchemy import Connection, select
 
 from ledger import chart, journal
 from ledger.books import Ledger
+from ledger.chain import claims
 from ledger.chain import outbox as outboxes
 from ledger.chain.bindings import AddressUnusable, bound
 from ledger.chain.calls import arguments_of, decoded, encoded, topic
@@ -38,7 +41,7 @@ from ledger.chain.node import Log
 from ledger.chain.outbox import INTENTS, Intent
 from ledger.chain.sender import Sender, SettlementUnfinished, TransactionReverted
 from ledger.chart import BURNED
-from ledger.contracts.tree import Tree, claim_leaf, keccak256
+from ledger.contracts.tree import Tree, keccak256
 from ledger.flags import Flag, flags_of
 from ledger.journal import Leg, Transfer
 from ledger.store import TRANSFERS
@@ -66,20 +69,6 @@ class BatchDiffers(LedgerError):
         super().__init__(
             f"the chain paid {key} otherwise than the journal says; the books are not those that "
             "were settled: restore their newest backup, and reconcile"
-        )
-
-
-class ClaimsUnbalanced(LedgerError):
-    """The leaves of a root do not sum to what was set aside for claims, or one of them fell."""
-
-    code = "chain-claims-unbalanced"
-
-    def __init__(self, leaves: int, held: int) -> None:
-        self.leaves = leaves
-        self.held = held
-        super().__init__(
-            f"the leaves sum to {leaves} base units, {held} were set aside for claims; set aside "
-            "what the leaves add, no more and no less"
         )
 
 
@@ -158,10 +147,50 @@ class Adapter:
             self._sender.drive(clock=clock, sleep=sleep, progress=progress)
         settled = self.plan(now=clock())
         self._sender.drive(clock=clock, sleep=sleep, progress=progress)
-        failed = [one.intent for one in self._sender.outbox.intents() if one.state == "failed"]
-        if failed:
-            raise TransactionReverted(failed[0])
+        self._check_failed()
         return settled
+
+    def publish(
+        self,
+        owed: Mapping[int, Leg],
+        *,
+        clock: Callable[[], datetime],
+        sleep: Callable[[float], None],
+        progress: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> int:
+        """Finish what was begun, then promise nullifiers what they are owed, until it is final.
+
+        Args:
+            owed: By nullifier, a leg of what it is owed beyond the newest root, out of the
+                account that owes it into ``chain:claims``. With none, only what was begun is done.
+            clock: The time to record.
+            sleep: Waits so many seconds.
+            progress: As ``settle`` has it.
+
+        Returns:
+            The number of the newest root; 0 if there is none.
+
+        Raises:
+            As ``Sender.drive``; as ``plan_claims``; BatchDiffers.
+        """
+        self.recover(now=clock())
+        self._sender.drive(clock=clock, sleep=sleep, progress=progress)
+        if owed:
+            added = sum(leg.amount for leg in owed.values())
+            if self.plan_releases(now=clock(), beside=added):
+                self._sender.drive(clock=clock, sleep=sleep, progress=progress)
+            leaves = self.leaves()
+            for nullifier, leg in owed.items():
+                leaves[nullifier] = leaves.get(nullifier, 0) + leg.amount
+            self.plan_claims(leaves, _by_debit(owed.values()), now=clock())
+            self._sender.drive(clock=clock, sleep=sleep, progress=progress)
+        self._check_failed()
+        return self._root_number()
+
+    def leaves(self) -> dict[int, int]:
+        """Return the newest root's leaves: base units by nullifier."""
+        with self._ledger.begin() as connection:
+            return claims.kept(connection)
 
     def plan(self, *, now: datetime) -> Settled:
         """Book the next epoch and put its transactions into the outbox, in one transaction.
@@ -193,11 +222,16 @@ class Adapter:
         paid = sum(leg.amount for leg in payouts)
         return Settled(epoch, len(payouts), paid, tuple(one.intent for one in intents))
 
-    def plan_releases(self, *, now: datetime) -> list[str]:
-        """Plan to take what is due out of the vesting wallets, if custody runs short."""
+    def plan_releases(self, *, now: datetime, beside: int = 0) -> list[str]:
+        """Plan to take what is due out of the vesting wallets, if custody runs short.
+
+        Args:
+            now: The time to record.
+            beside: Base units that a root is about to take beside the next epoch.
+        """
         node, token = self._sender.node, self._deployment.address("BTT")
         with self._ledger.begin() as connection:
-            needed = sum(leg.amount for leg in self._payouts(connection))
+            needed = beside + sum(leg.amount for leg in self._payouts(connection))
             row = journal.tip(connection)[0]
         if self._held() >= needed + self._burn_due():
             return []
@@ -225,6 +259,9 @@ class Adapter:
 
         Raises:
             ClaimsUnbalanced: The leaves' sum is not what is set aside.
+            LeafFell: A leaf promises less than it did under the last root.
+            LeavesDiffer: The last root was over other leaves than those kept.
+            CustodyShort: The chain could not fund it; nothing is booked.
             SettlementUnfinished: The root before this one is not final yet.
             As ``ledger.journal.post``.
         """
@@ -232,21 +269,24 @@ class Adapter:
         if waiting:
             raise SettlementUnfinished(waiting)
         assert all(leg.credit == CLAIMS for leg in sources)
-        distributor = self._deployment.address("Distributor")
-        output = self._sender.node.call(distributor, encoded("Distributor", "epoch"))
-        number = decoded("Distributor", "epoch", output) + 1
-        tree = Tree([claim_leaf(one, leaves[one]) for one in sorted(leaves)])
-        total = sum(leaves.values())
+        number, custody = self._root_number() + 1, self._held()
+        total, added = sum(leaves.values()), sum(leg.amount for leg in sources)
+        if added > custody:
+            raise CustodyShort(custody, added)
         with self._ledger.begin() as connection:
             journal.open_accounts(connection, [CLAIMS])
             held = journal.flows_of(connection, [CLAIMS])[CLAIMS].balance
-            added = sum(leg.amount for leg in sources)
+            before = claims.kept(connection)
+            _check_kept(connection, before)
+            claims.check(before, leaves)
             if added <= 0 or held + added != total:
-                raise ClaimsUnbalanced(total, held + added)
+                raise claims.ClaimsUnbalanced(total, held + added)
+            tree = claims.tree_over(leaves)
             memo = f"root {tree.root.hex()} of {total}"
             transfer = journal.post(
                 connection, f"{ROOT}{number:08d}", list(sources), memo=memo, now=now
             )
+            claims.keep(connection, leaves, number)
             outboxes.plan(connection, [self._root_intent(transfer)], now=now)
         return tree
 
@@ -354,6 +394,17 @@ class Adapter:
         data = encoded("Distributor", "settle", number, bytes.fromhex(root), int(total))
         return Intent(transfer.key, 0, self._deployment.address("Distributor"), data)
 
+    def _root_number(self) -> int:
+        output = self._sender.node.call(
+            self._deployment.address("Distributor"), encoded("Distributor", "epoch")
+        )
+        return int(decoded("Distributor", "epoch", output))
+
+    def _check_failed(self) -> None:
+        failed = [one.intent for one in self._sender.outbox.intents() if one.state == "failed"]
+        if failed:
+            raise TransactionReverted(failed[0])
+
     def _held(self) -> int:
         custody = encoded("BTT", "balanceOf", self._deployment.custody)
         output = self._sender.node.call(self._deployment.address("BTT"), custody)
@@ -418,6 +469,25 @@ def _burning(connection: Connection) -> bool:
     """Say whether a burn is under way, or failed and waits for a person to try it again."""
     unended = select(INTENTS.c.intent).where(INTENTS.c.state != "final")
     return any(one.startswith(BURN) for one in connection.execute(unended).scalars())
+
+
+def _check_kept(connection: Connection, before: Mapping[int, int]) -> None:
+    """Compare the kept leaves with the newest root of the journal."""
+    last = max((one.key for one in _keys_under(connection, ROOT)), default=None)
+    if last is None and not before:
+        return
+    booked = None if last is None else journal.find(connection, last)
+    root = "" if booked is None else booked.memo.split()[1]
+    if not before or claims.tree_over(before).root.hex() != root:
+        raise claims.LeavesDiffer(0 if last is None else int(last.removeprefix(ROOT)))
+
+
+def _by_debit(legs: Iterable[Leg]) -> list[Leg]:
+    """Return one leg for each account that owes: who is owed shows in no journal."""
+    owing = Counter[AccountId]()
+    for leg in legs:
+        owing[leg.debit] += leg.amount
+    return [Leg(account, CLAIMS, owing[account]) for account in sorted(owing)]
 
 
 def _last_epoch(connection: Connection) -> int:

@@ -6,9 +6,10 @@ import pytest
 
 from ledger import chart
 from ledger.chain import bindings
-from ledger.chain.adapter import BURN, CLAIMS, ClaimsUnbalanced, CustodyShort
+from ledger.chain.adapter import BURN, CLAIMS, CustodyShort
 from ledger.chain.bindings import AddressUnusable, address_of, bind
 from ledger.chain.calls import decoded, encoded
+from ledger.chain.claims import ClaimsUnbalanced
 from ledger.chain.outbox import Attempt
 from ledger.chain.sender import SettlementUnfinished
 from ledger.chain.signer import Transaction
