@@ -57,8 +57,9 @@ SERVER_DAYS: Final = 90
 LIST_DAYS: Final = 365
 """nginx refuses everybody once a list of revoked certificates is past its day; the list lies beside
 it on the operator's own machine and is made anew at every change, so a short life adds nothing."""
-BACKDATED: Final = timedelta(minutes=5)
-"""For clocks that are a little behind."""
+BACKDATED: Final = timedelta(hours=2)
+"""For clocks that are behind, by an hour of daylight saving too: a hospital whose clock is would
+otherwise refuse the front door's certificate until its own clock has come to the hour of issue."""
 URI_PREFIX: Final = "urn:bithive:site:"
 HOST: Final = re.compile(
     r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"

@@ -65,7 +65,7 @@ def test_openssl_accepts_each_for_its_use(tmp_path, certificate, options):
         (SERVER, ["-purpose", "sslclient"]),
         (SERVER, ["-verify_hostname", "example.org"]),
         (SITE, ["-attime", str(int((NOW + timedelta(days=91)).timestamp()))]),
-        (SITE, ["-attime", str(int((NOW - timedelta(hours=1)).timestamp()))]),
+        (SITE, ["-attime", str(int((NOW - timedelta(hours=3)).timestamp()))]),
     ],
 )
 def test_openssl_refuses_it_for_another_use_name_or_time(tmp_path, certificate, options):
@@ -95,12 +95,18 @@ def test_a_sites_certificate_is_accepted_for_that_site_now_and_from_this_authori
         (SITE, [], "north", NOW),
         (SITE, own, "south", NOW),
         (SITE, own, "north", NOW + timedelta(days=90)),
-        (SITE, own, "north", NOW - timedelta(minutes=6)),
+        (SITE, own, "north", NOW - timedelta(hours=2, minutes=1)),
         (SERVER, own, "north", NOW),
         (AUTHORITY.certificate, own, "north", NOW),
     ]:
         with pytest.raises(CertificateRefused):
             check_site_certificate(certificate, authorities, site, now=now)
+
+
+def test_certificates_hold_for_a_clock_that_is_an_hour_behind():
+    hour_ago = NOW - timedelta(hours=1)
+    check_site_certificate(SITE, [AUTHORITY.certificate], "north", now=hour_ago)
+    assert all(one.not_valid_before_utc < hour_ago for one in (SERVER, AUTHORITY.certificate))
 
 
 def test_no_certificate_outlives_its_authority():
