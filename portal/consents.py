@@ -38,7 +38,7 @@ from portal.books import NoRunHere
 from portal.home import Home
 from portal.local_actor import at_site
 from portal.own_log import own_record
-from privacy.keys import SiteKeys
+from portal.site_settings import site_keys
 from privacy.signatures import registered, signing_key
 from protocol.errors import ConsentError
 from protocol.ids import GrantId, PatientId, SiteId, number_of
@@ -188,7 +188,7 @@ class Consents:
             StorageError: The disk refused, or another process reads the openings.
         """
         site_key = registered(self.terms, site).signing_key
-        keys, registry = SiteKeys.load(self.home.site(site) / "keys.json"), self._registry()
+        keys, registry = site_keys(self.home.site(site)), self._registry()
 
         def withdraw(grant: GrantId) -> None:
             unsigned = SiteWithdrawal(site, grant, now.isoformat())

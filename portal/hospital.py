@@ -14,9 +14,9 @@ from fl_client.certifier import Certifier
 from fl_client.lane import Newest
 from fl_client.store import SiteStore
 from models.networks import build
+from portal.site_settings import site_keys
 from privacy.budget import PrivacyBudget
 from privacy.cohorts import EVERYONE
-from privacy.keys import SiteKeys
 from privacy.parameters import parameter_set
 from protocol.ids import PatientId, SiteId
 from protocol.messages import StudyTerms, digest
@@ -79,7 +79,7 @@ def open_agent(
             budget_cohort=budget_cohort,
         ),
         terms=terms,
-        keys=SiteKeys.load(folder / "keys.json"),
+        keys=site_keys(folder),
         patients=patients,
         loader=loader,
         module=build(training.network, training.input_shape, 0),

@@ -20,7 +20,7 @@ from fl_server.offering import JOB_FILE, Offering, read_offering
 from identity.roles import Actor, Role
 from portal.home import Home
 from portal.officer.desk import OfficerDesk
-from privacy.keys import SiteKeys
+from portal.site_settings import site_keys
 from privacy.signatures import signing_key
 from protocol.frames import decode
 from protocol.ids import SiteId
@@ -92,7 +92,7 @@ def decide_at(home: Home, site: SiteId, offering: Offering) -> None:
     """Approve the job at one hospital, where nobody decided on it yet."""
     folder = home.site(site)
     offered = read_offer(decode(offering.frame(secrets.token_hex(32))))
-    check_addressed(offered.terms, site, SiteKeys.load(folder / "keys.json"))
+    check_addressed(offered.terms, site, site_keys(folder))
     desk = OfficerDesk(folder, site)
     job = desk.book.keep(offered.manifest, offered.terms)
     if job.decision is None:

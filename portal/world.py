@@ -24,6 +24,7 @@ from portal.home import Home, Settings
 from portal.noise import encryption_of, privacy_terms
 from portal.patients import Wishes
 from portal.semaphore_workers import Tell
+from portal.site_settings import keys_file
 from privacy.keys import SiteKeys
 from privacy.parameters import parameter_set
 from privacy.sharing import quorum
@@ -205,7 +206,7 @@ def crowd_of(founding: Founding) -> Crowd:
 
 
 def _identity(home: Home, site: SiteId) -> SiteIdentity:
-    keys = SiteKeys.load_or_make(home.site(site) / "keys.json")
+    keys = SiteKeys.load_or_make(keys_file(home.site(site)))
     return SiteIdentity(
         site=site, signing_key=keys.signing_public, agreement_key=keys.agreement_public
     )

@@ -20,7 +20,6 @@ from identity.consortium import Consortium, Record
 from identity.requests import SiteRequest, fingerprint, make_request
 from identity.roles import Actor, Role
 from portal.deployment.plan import Plan
-from privacy.keys import SiteKeys
 from protocol.ids import SiteId
 from protocol.messages import canonical
 from storage.files import write_whole
@@ -33,15 +32,12 @@ RENEW_DAYS: Final = 30
 
 
 def make_keys(plan: Plan, site: SiteId, *, now: datetime) -> None:
-    """Make a site's keys and its request, where it has none; ``keys.json`` holds the same keys."""
+    """Make a site's keys and its request, where it has none."""
     folder = plan.identity(site)
     if not folder.request.is_file():
         keys = folder.load() if folder.tls_key.is_file() else folder.make()
         request = make_request(site, keys, now=now, entropy=os.urandom)
         write_whole(folder.request, canonical(request) + b"\n")
-    agents = plan.site(site) / "keys.json"
-    if not agents.is_file():
-        SiteKeys.load(folder.site_key).save(agents)
 
 
 def admit_all(plan: Plan, *, record: Record) -> Consortium:

@@ -6,7 +6,7 @@
     SERVER/market/             the books
 
     STEWARD/terms.json         the study's terms as the hospital accepted them
-    STEWARD/sites/SITE/        keys.json, openings.db, invitations.db: who her patients are
+    STEWARD/sites/SITE/        keys, openings.db, invitations.db: who her patients are
 
 A demonstration keeps all parties in one home; ``part`` gives a hospital's folder a home of its own.
 The steward's commands take both: their own home, and the folder in which the server takes what they
@@ -33,6 +33,7 @@ from portal.own_log import own_record
 from portal.patient.mailbox import Mailbox
 from portal.patient.server import open_group, read_terms
 from portal.patient.steward import Steward
+from portal.site_settings import keys_file
 from privacy.signatures import registered
 from protocol.errors import ConfigurationError, storage_error
 from protocol.ids import SiteId
@@ -100,7 +101,7 @@ def part(home: Home, site: SiteId, to: Path) -> Path:
     terms = read_terms(home)
     registered(terms, site)
     source, target = home.path / "sites" / site, to / "sites" / site
-    if not (source / "keys.json").is_file():
+    if not keys_file(source).is_file():
         raise StewardHomeMissing(home.path, site)
     if target.exists():
         raise StewardHomeTaken(to, site)
@@ -139,7 +140,7 @@ def open_steward(
     door = Home(home if server is None else server)
     terms = read_terms(door)
     registered(terms, site)
-    if not (home / "sites" / site / "keys.json").is_file():
+    if not keys_file(home / "sites" / site).is_file():
         raise StewardHomeMissing(home, site)
     _check_accepted(home / TERMS, terms, site)
     folder = Home(home).site(site)
@@ -157,7 +158,8 @@ def open_steward(
 
 def others_in(home: Home) -> list[str]:
     """Return what a server's home should not hold: hospitals' folders, patients' papers."""
-    found = sorted(f"sites/{one.parent.name}" for one in home.path.glob("sites/*/keys.json"))
+    sites = home.path.glob("sites/*")
+    found = sorted(f"sites/{one.name}" for one in sites if keys_file(one).is_file())
     papers = any((home.path / "patients").glob("*"))
     return found + ["patients"] * papers
 

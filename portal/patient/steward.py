@@ -58,7 +58,7 @@ from portal.patient.sealing import (
     seal_person,
     unseal,
 )
-from privacy.keys import SiteKeys
+from portal.site_settings import site_keys
 from protocol.errors import BitHiveError, ConsentError
 from protocol.ids import PatientId, SiteId, number_of
 from protocol.messages import StudyTerms
@@ -181,7 +181,7 @@ class Steward:
             audit: Told of what she asks for without a right to it.
 
         Raises:
-            SiteKeysUnreadable, StorageError: The folder cannot be used.
+            SiteKeysMissing, SiteKeysUnreadable, StorageError: The folder cannot be used.
         """
         self._site = site
         steward = Actor(f"steward of {site}", frozenset({Role.STEWARD}), site=site)
@@ -191,7 +191,7 @@ class Steward:
         self._mailbox = mailbox
         self._group = group
         self._entropy = entropy
-        self._keys = SiteKeys.load(folder / "keys.json")
+        self._keys = site_keys(folder)
         self._openings = OpeningStore(folder / "openings.db")
         self._issued = open_database(folder / "invitations.db", METADATA, private=True)
         self._issued.hide_parameters = True  # statements carry patients' numbers

@@ -74,6 +74,7 @@ def test_keys_are_the_sites_own_and_the_admission_is_what_the_operator_signed(fe
     deployed, _, _ = federation
     plan = Plan.load(deployed.home)
     from identity.admission import installed
+    from portal.site_settings import site_keys
     from privacy.keys import SiteKeys
 
     for site in plan.sites:
@@ -81,7 +82,7 @@ def test_keys_are_the_sites_own_and_the_admission_is_what_the_operator_signed(fe
         assert all(file.stat().st_mode & 0o077 == 0 for file in folder.key_files())
         assert installed(folder).site == site
         held = SiteKeys.load(folder.site_key)
-        assert SiteKeys.load(plan.site(site) / "keys.json").signing_public == held.signing_public
+        assert site_keys(plan.site(site)).signing_public == held.signing_public
 
 
 def test_a_second_up_finds_nothing_to_start(approved):

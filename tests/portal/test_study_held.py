@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from portal.demo import StudyNotHeld, site_agent
+from portal.demo import site_agent
+from portal.site_settings import StudyNotHeld
 from protocol.progress import silent
 from tests.fl_client.job_world import SITE, World
 
