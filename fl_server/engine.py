@@ -183,7 +183,7 @@ class Engine:
             quorum=self.terms.sites_min,
             asked=len(self.terms.sites),
         )
-        held = self._sites.roll_call(wait.join)
+        held = self._sites.roll_call(wait.join, wait.roster)
         self._keeper = GroupKeeper(
             self.terms, self._sites, self.store, self._report, wait.join, holding=held
         )

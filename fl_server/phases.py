@@ -56,7 +56,7 @@ class Deadlines:
         train: The uploads.
         open: Each of endorsing, unmasking, sharing and opening.
         prepare: News between rounds, which no round waits for.
-        roster: How long a round that has too few sites is called again before the run ends.
+        roster: How long too few sites are called again before the run ends.
         settle: The hand-over of a closed round to the market.
         grace: The least grace after a quorum, in the steps of a few messages.
         train_grace: The same for the uploads.

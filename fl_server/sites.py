@@ -61,11 +61,17 @@ class Sites:
     on_late: Callable[[str, str, SiteId, bytes], None] = lambda _kind, _group, _site, _reply: None
     """Told of a reply that came after its step had ended: kind, group, site and the bytes."""
 
-    def roll_call(self, seconds: float) -> dict[SiteId, str]:
+    def roll_call(self, seconds: float, at_most: float = 0.0) -> dict[SiteId, str]:
         """Find which node is which site; return the key id each site holds.
 
         A node whose agent is not up yet, or whose officer has not decided, is asked again until the
         time is over.
+
+        Args:
+            seconds: How long to wait for all.
+            at_most: How long to wait for as many as the study needs, where that is longer: a
+                machine that has just been switched on takes its time, and to end the run only
+                begins the wait anew.
 
         Raises:
             TooFewSites: Fewer than the study needs said who they are in time.
@@ -74,9 +80,12 @@ class Sites:
         asked: dict[int, float] = {}
         known: set[int] = set()
         wanted = {identity.site for identity in self.terms.sites}
-        deadline = time.monotonic() + seconds
-        while wanted - set(held) - self._refusing() and time.monotonic() < deadline:
-            now = time.monotonic()
+        began = time.monotonic()
+        while wanted - set(held) - self._refusing():
+            too_few = len(held) < self.terms.sites_min
+            deadline = began + (max(seconds, at_most) if too_few else seconds)
+            if (now := time.monotonic()) >= deadline:
+                break
             due = [
                 node
                 for node in self.transport.nodes()

@@ -200,7 +200,7 @@ def test_a_round_closed_before_the_kill_is_settled_before_anything_else(swift):
 
 def test_too_few_sites_at_the_roll_call_end_the_run_before_a_round_is_planned(swift):
     engine = swift.engine(Direct(swift.agents, alter=altered("join", refusing, node=0)))
-    engine.deadlines = Deadlines(join=0.3)
+    engine.deadlines = Deadlines(join=0.3, roster=0.0)
     with pytest.raises(TooFewSites, match="2 sites answered"):
         engine.run()
     assert swift.store.round(1) is None
@@ -214,7 +214,7 @@ def test_an_answer_to_another_roll_call_does_not_count(swift):
         return old[0]
 
     engine = swift.engine(Direct(swift.agents, alter=altered("join", replay)))
-    engine.deadlines = Deadlines(join=0.3)
+    engine.deadlines = Deadlines(join=0.3, roster=0.0)
     with pytest.raises(TooFewSites, match="1 sites answered"):
         engine.run()
 

@@ -1,6 +1,7 @@
 """A hospital is known by what it signs, and whatever a node does wrong is a refusal."""
 
 import secrets
+import time
 
 import pytest
 
@@ -76,6 +77,22 @@ def test_too_few_sites_end_the_roll_call(cohort):
     cohort.transport.lost = lambda _kind, site: site in cohort.sites[:2]
     with pytest.raises(TooFewSites, match="2 sites answered and the study needs 3"):
         asking(cohort)[0].roll_call(0.2)
+
+
+def test_the_roll_call_waits_longer_for_as_many_as_the_study_needs_than_for_all(
+    cohort, monkeypatch
+):
+    monkeypatch.setattr(sites_module, "AGAIN_SECONDS", 0.0)
+    began = time.monotonic()
+
+    def slow(_kind, site):
+        late = {cohort.sites[0]: 0.4, cohort.sites[1]: 3600.0}.get(site, 0.0)
+        return time.monotonic() - began < late
+
+    cohort.transport.lost = slow
+    found, _ = asking(cohort)
+    assert set(found.roll_call(0.1, 60.0)) == set(cohort.sites) - {cohort.sites[1]}
+    assert 0.4 < time.monotonic() - began < 30.0
 
 
 @pytest.mark.parametrize(
