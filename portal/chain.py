@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import ledger.chain
 from ledger.books import Ledger
@@ -259,7 +260,10 @@ def open_node(url: str) -> Node:
     Raises:
         NodeUnreachable: It does not answer.
     """
-    return connect(http_transport(url))
+    parts = urlsplit(url)
+    # Neither the path nor what stands before an @: either may be a key.
+    name = f"the node at {parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    return connect(http_transport(url), name=name)
 
 
 def depth_on(node: Node, asked: int | None) -> int:

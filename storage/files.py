@@ -2,6 +2,7 @@
 
 The bytes go to a temporary file in the same folder, reach the disk (``fsync``), and take the name
 in one step (``os.replace``), so that a reader or a crash meets the old file or the new one.
+``write_new`` takes the name by a link instead, which fails where there is a file.
 """
 
 from __future__ import annotations
@@ -43,6 +44,33 @@ def write_whole(path: Path, content: bytes, *, mode: int = PUBLIC) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise storage_error(error, path.name) from error
+
+
+def write_new(path: Path, content: bytes, *, mode: int = PUBLIC) -> bool:
+    """Write a file that must not exist, and say whether it did not; nothing is ever replaced.
+
+    Of two processes that write it at once, one is told False. A reader meets the whole file.
+
+    Args:
+        path: Its folder is made where it does not exist.
+        content: All of the file.
+        mode: As ``write_whole`` has it.
+
+    Raises:
+        DiskFull: No space; there is no file.
+        StorageFailed: The operating system refused for another reason.
+    """
+    beside = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    write_whole(beside, content, mode=mode)
+    try:
+        path.hardlink_to(beside)  # fails where the name is taken; a rename would replace it
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise storage_error(error, path.name) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
 
 
 def private_folder(path: Path) -> Path:

@@ -28,7 +28,7 @@ from typing import Final, TextIO
 
 from ledger.chain.signer import LocalSigner
 from protocol.errors import ConfigurationError, LedgerError, StorageError, storage_error
-from storage.files import PRIVATE, write_whole
+from storage.files import PRIVATE, write_new
 
 KEY_BYTES: Final = 32
 SCRYPT_N: Final = 1 << 18
@@ -103,7 +103,9 @@ def create_keystore(
         raise PasswordUnusable(f"it has fewer than {PASSWORD_CHARACTERS_MIN} characters")
     key = secrets.token_bytes(KEY_BYTES) if key is None else key
     kept = Account.encrypt(key, password, kdf="scrypt", iterations=scrypt_n)
-    write_whole(path, json.dumps(kept, indent=1).encode(), mode=PRIVATE)
+    # Asked again by the file system: another process may have made one meanwhile.
+    if not write_new(path, json.dumps(kept, indent=1).encode(), mode=PRIVATE):
+        raise KeystoreExists(path)
     return LocalSigner(key)
 
 

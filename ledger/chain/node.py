@@ -13,6 +13,8 @@ What holds (tests/ledger/chain/test_node.py):
 1. A node of another chain than the one named is refused before anything is sent to it.
 2. No answer in time is ``NodeUnreachable``; the question may be repeated, for all of them are
    questions but ``send``, and sending the same bytes twice is sending them once.
+3. An answer of nothing, or of another form than the method has, is ``NodeAnswerUnusable``: as no
+   answer, it may be asked again.
 
 References:
     Ethereum execution JSON-RPC specification (execution-apis), namespace ``eth``.
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from protocol.errors import LedgerError
 
@@ -31,6 +33,7 @@ TIMEOUT_SECONDS: Final = 20
 LOG_BLOCKS_MAX: Final = 5_000
 """Blocks whose logs are asked for at once; nodes limit it."""
 
+_Read = TypeVar("_Read")
 Transport = Callable[[str, Sequence[Any]], Any]
 
 
@@ -44,6 +47,21 @@ class NodeUnreachable(LedgerError):
         super().__init__(
             f"the node did not answer {method} ({why}); see that it runs, then settle again, "
             "nothing is paid twice"
+        )
+
+
+class NodeAnswerUnusable(NodeUnreachable):
+    """The node answered with nothing, or with what the method never returns."""
+
+    code = "chain-answer-unusable"
+
+    def __init__(self, node: str, method: str) -> None:
+        self.node = node
+        self.method = method
+        LedgerError.__init__(
+            self,
+            f"{node} answered {method} with nothing that can be read; see that it is a whole node "
+            "of the chain and has caught up, or name another with --node",
         )
 
 
@@ -119,40 +137,40 @@ class Log:
 
 @dataclass(frozen=True)
 class Node:
-    """One node of one chain. Every method may raise NodeUnreachable or NodeRefused."""
+    """One node of one chain.
+
+    Every method may raise NodeUnreachable, NodeAnswerUnusable (which is one) or NodeRefused.
+    """
 
     transport: Transport
     chain_id: int
+    name: str = "the node"
+    """How errors speak of it; no address that holds a password."""
 
     def height(self) -> int:
         """Return the number of the newest block."""
-        return _number(self.transport("eth_blockNumber", []))
+        return self._ask("eth_blockNumber", [], _number)
 
     def block(self, number: int | str) -> Block | None:
         """Return a block by its number, or by a tag such as ``latest``; None if there is none."""
-        found = self.transport("eth_getBlockByNumber", [_at(number), False])
-        if found is None:
-            return None
-        fee = _number(found.get("baseFeePerGas") or "0x0")
-        number = _number(found["number"])
-        return Block(number, _bytes(found["hash"]), _number(found["timestamp"]), fee)
+        return self._ask("eth_getBlockByNumber", [_at(number), False], _block)
 
     def nonce(self, account: bytes, at: int | str = "latest") -> int:
         """Return how many transactions of an account are in the chain up to a block."""
-        return _number(self.transport("eth_getTransactionCount", [hexed(account), _at(at)]))
+        return self._ask("eth_getTransactionCount", [hexed(account), _at(at)], _number)
 
     def balance(self, account: bytes) -> int:
         """Return what an account can pay for gas with, in wei."""
-        return _number(self.transport("eth_getBalance", [hexed(account), "latest"]))
+        return self._ask("eth_getBalance", [hexed(account), "latest"], _number)
 
     def code(self, account: bytes) -> bytes:
         """Return the code that stands at an address."""
-        return _bytes(self.transport("eth_getCode", [hexed(account), "latest"]))
+        return self._ask("eth_getCode", [hexed(account), "latest"], _bytes)
 
     def call(self, to: bytes, data: bytes, at: int | str = "latest") -> bytes:
         """Return what a call would return, without making it."""
         asked = {"to": hexed(to), "data": hexed(data)}
-        return _bytes(self.transport("eth_call", [asked, _at(at)]))
+        return self._ask("eth_call", [asked, _at(at)], _bytes)
 
     def estimate(self, sender: bytes, to: bytes | None, data: bytes) -> int:
         """Return the gas that a transaction would take.
@@ -163,7 +181,7 @@ class Node:
         asked = {"from": hexed(sender), "data": hexed(data)}
         if to is not None:
             asked["to"] = hexed(to)
-        return _number(self.transport("eth_estimateGas", [asked]))
+        return self._ask("eth_estimateGas", [asked], _number)
 
     def send(self, raw: bytes) -> None:
         """Give the node a signed transaction; what it has already is no error.
@@ -185,17 +203,7 @@ class Node:
 
     def receipt(self, transaction: bytes) -> Receipt | None:
         """Return what became of a transaction; None while it is in no block."""
-        found = self.transport("eth_getTransactionReceipt", [hexed(transaction)])
-        if found is None or found.get("blockHash") is None:
-            return None
-        contract = found.get("contractAddress")
-        return Receipt(
-            _number(found["blockNumber"]),
-            _bytes(found["blockHash"]),
-            _number(found["status"]) == 1,
-            _number(found["gasUsed"]),
-            _bytes(contract) if contract else None,
-        )
+        return self._ask("eth_getTransactionReceipt", [hexed(transaction)], _receipt)
 
     def logs(
         self, address: bytes, topics: Sequence[bytes | None], first: int, last: int
@@ -209,25 +217,30 @@ class Node:
                 "fromBlock": hex(begin),
                 "toBlock": hex(min(begin + LOG_BLOCKS_MAX - 1, last)),
             }
-            found += [_log(one) for one in self.transport("eth_getLogs", [asked])]
+            found += self._ask("eth_getLogs", [asked], _logs)
         return found
 
+    def _ask(self, method: str, parameters: Sequence[Any], read: Callable[[Any], _Read]) -> _Read:
+        return _read(self.name, method, read, self.transport(method, parameters))
 
-def connect(transport: Transport, *, chain_id: int | None = None) -> Node:
+
+def connect(transport: Transport, *, chain_id: int | None = None, name: str = Node.name) -> Node:
     """Return the node behind ``transport``.
 
     Args:
         transport: Such as ``http_transport(url)``.
         chain_id: The chain it must be on; any if none is given.
+        name: How errors speak of it.
 
     Raises:
         ChainDiffers: It is on another.
-        NodeUnreachable, NodeRefused: It does not say.
+        NodeUnreachable, NodeAnswerUnusable, NodeRefused: It does not say.
     """
-    found = _number(transport("eth_chainId", []))
+    method = "eth_chainId"
+    found = _read(name, method, _number, transport(method, []))
     if chain_id is not None and found != chain_id:
         raise ChainDiffers("chain id", found, chain_id)
-    return Node(transport, found)
+    return Node(transport, found, name)
 
 
 def http_transport(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Transport:
@@ -297,6 +310,38 @@ def _error_bytes(data: object) -> bytes:
     return b""
 
 
+def _read(node: str, method: str, read: Callable[[Any], _Read], answer: Any) -> _Read:
+    try:
+        return read(answer)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise NodeAnswerUnusable(node, method) from error
+
+
+def _block(found: Any) -> Block | None:
+    if found is None:
+        return None
+    fee = _number(found.get("baseFeePerGas") or "0x0")
+    number = _number(found["number"])
+    return Block(number, _bytes(found["hash"]), _number(found["timestamp"]), fee)
+
+
+def _receipt(found: Any) -> Receipt | None:
+    if found is None or found.get("blockHash") is None:
+        return None
+    contract = found.get("contractAddress")
+    return Receipt(
+        _number(found["blockNumber"]),
+        _bytes(found["blockHash"]),
+        _number(found["status"]) == 1,
+        _number(found["gasUsed"]),
+        _bytes(contract) if contract else None,
+    )
+
+
+def _logs(found: Any) -> list[Log]:
+    return [_log(one) for one in found]
+
+
 def _log(one: Mapping[str, Any]) -> Log:
     return Log(
         _bytes(one["address"]),
@@ -316,4 +361,4 @@ def _number(text: Any) -> int:
 
 
 def _bytes(text: Any) -> bytes:
-    return bytes.fromhex(text.removeprefix("0x")) if isinstance(text, str) else bytes(text)
+    return text if isinstance(text, bytes) else bytes.fromhex(text.removeprefix("0x"))

@@ -42,6 +42,16 @@ def test_keys_are_drawn_where_none_is_given(tmp_path):
     assert len(made) == 2
 
 
+def test_of_two_that_make_a_key_at_once_one_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "key.json"
+    first = create_keystore(path, WORD, key=b"1" * 32, scrypt_n=2)
+    monkeypatch.setattr(type(path), "exists", lambda _path: False)  # asked before the first wrote
+    with pytest.raises(KeystoreExists):
+        create_keystore(path, WORD, key=b"2" * 32, scrypt_n=2)
+    assert open_keystore(path, WORD).address == first.address
+    assert [one.name for one in tmp_path.iterdir()] == ["key.json"]
+
+
 def test_another_password_opens_nothing(kept):
     with pytest.raises(KeystoreUnreadable):
         open_keystore(kept[0], WORD + "!")

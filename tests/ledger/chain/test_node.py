@@ -10,6 +10,7 @@ import pytest
 from ledger.chain.node import (
     ChainDiffers,
     FeeTooLow,
+    NodeAnswerUnusable,
     NodeRefused,
     NodeUnreachable,
     NonceTaken,
@@ -71,6 +72,42 @@ def test_an_answer_without_error_is_its_result():
     assert answered("eth_call", {"result": "0x1"}) == "0x1"
     with pytest.raises(NodeRefused, match="broken"):
         answered("eth_call", {"error": "broken"})
+
+
+QUESTIONS = {
+    "eth_blockNumber": lambda node: node.height(),
+    "eth_getTransactionCount": lambda node: node.nonce(b"a" * 20),
+    "eth_getBalance": lambda node: node.balance(b"a" * 20),
+    "eth_getCode": lambda node: node.code(b"a" * 20),
+    "eth_call": lambda node: node.call(b"a" * 20, b""),
+    "eth_estimateGas": lambda node: node.estimate(b"a" * 20, None, b""),
+    "eth_getLogs": lambda node: node.logs(b"a" * 20, [], 1, 2),
+}
+
+
+@pytest.mark.parametrize("method", QUESTIONS)
+@pytest.mark.parametrize("answer", [None, {"a": 1}, "no", [None], 1.5])
+def test_an_answer_of_nothing_names_the_node_and_the_question(method, answer):
+    node = connect(
+        lambda asked, _: "0x7" if asked == "eth_chainId" else answer, name="the node at here:1"
+    )
+    with pytest.raises(NodeAnswerUnusable, match=f"the node at here:1 answered {method} with"):
+        QUESTIONS[method](node)
+
+
+def test_a_node_that_names_no_chain_is_refused():
+    with pytest.raises(NodeAnswerUnusable, match="eth_chainId"):
+        connect(lambda *_: None)
+
+
+def test_no_block_and_no_receipt_are_answers_and_half_of_one_is_none():
+    node = connect(lambda asked, _: "0x7" if asked == "eth_chainId" else None)
+    assert node.block(1) is None
+    assert node.receipt(b"t" * 32) is None
+    halves = connect(lambda asked, _: "0x7" if asked == "eth_chainId" else {"blockHash": "0x01"})
+    for half in (lambda: halves.block(1), lambda: halves.receipt(b"t" * 32)):
+        with pytest.raises(NodeAnswerUnusable):
+            half()
 
 
 class Broken(http.server.BaseHTTPRequestHandler):
