@@ -53,7 +53,8 @@ from portal.patients import Wishes, draw_wishes
 from portal.personal import personal_auc
 from portal.report import make_report, write_report
 from portal.site_settings import check_held, site_keys
-from portal.world import Founding, found, recipe_of
+from portal.study_founding import recipe_of
+from portal.world import Founding, found
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
 from protocol.ids import PatientId, SiteId

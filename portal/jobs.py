@@ -7,6 +7,7 @@ the job at every door, the very frame that the engine sends, and decides there i
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,11 +26,12 @@ from privacy.signatures import signing_key
 from protocol.frames import decode
 from protocol.ids import SiteId
 from protocol.jobs import JobManifest, instant
-from protocol.messages import StudyTerms, canonical, digest
+from protocol.messages import StudyTerms, canonical, digest, read
 from storage.files import write_whole
 
 JOB_DAYS: Final = 30
 """As long as the study's consent certificates can last."""
+RESEARCHER: Final = "researcher of the demonstration"
 DEMONSTRATION: Final = "the demonstration's officer"
 
 
@@ -64,15 +66,27 @@ def job_of(
     ).signed_by(sign)
 
 
-def keep_job(home: Home, terms: StudyTerms, *, price: int, now: datetime) -> None:
+def keep_job(
+    home: Home, terms: StudyTerms, *, price: int, now: datetime, researcher: str = RESEARCHER
+) -> None:
     """Put the study's job into the server's folder, once."""
     path = home.server / JOB_FILE
     if path.is_file():
         return
     server: Ed25519PrivateKey = signing_key(home.server / "server.key")
-    researcher = signing_key(home.market / "researcher.key").public_key().public_bytes_raw()
-    asking = Asking("researcher of the demonstration", researcher, price)
+    key = signing_key(home.market / "researcher.key").public_key().public_bytes_raw()
+    asking = Asking(researcher, key, price)
     write_whole(path, canonical(job_of(terms, asking, server.sign, now=now)))
+
+
+def price_of(home: Home) -> int | None:
+    """Return what the study's job pays, in base units; None where there is no job yet.
+
+    Raises:
+        MalformedMessage: The file holds no job.
+    """
+    path = home.server / JOB_FILE
+    return read(JobManifest, json.loads(path.read_bytes())).price if path.is_file() else None
 
 
 def decide_for_demonstration(home: Home, terms: StudyTerms) -> None:

@@ -44,13 +44,20 @@ class Books:
 class Market:
     """One study's money."""
 
-    def __init__(self, folder: Path, terms: StudyTerms, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        terms: StudyTerms,
+        clock: Callable[[], datetime],
+        *,
+        budget: int = BUDGET,
+    ) -> None:
         engine = open_tables(folder / "ledger.db")
         self.ledger = Ledger(engine)
         self.audit = AuditLog(engine, signing_key(folder / "audit.key"))
         self._terms = terms
         self._clock = clock
-        self._study = Study(terms.study, RESEARCHER, BUDGET, terms.rounds)
+        self._study = Study(terms.study, RESEARCHER, budget, terms.rounds)
 
     def found(self) -> None:
         """Mint the supply, give the researcher her budget, and put it in escrow."""
@@ -61,7 +68,7 @@ class Market:
             f"grant:{self._terms.study}",
             FUNDS_FROM,
             RESEARCHER,
-            BUDGET,
+            self._study.budget,
             memo="demonstration grant",
             now=now,
         )
@@ -71,7 +78,7 @@ class Market:
             {
                 "study": self._terms.study,
                 "terms": digest(self._terms),
-                "budget": str(BUDGET),
+                "budget": str(self._study.budget),
             },
             key=f"fund:{self._terms.study}",
         )

@@ -34,7 +34,7 @@ from portal.deployment.backoff import Backoff
 from portal.deployment.loopback import SuperLinkSilent, control, start_run
 from portal.deployment.plan import Plan
 from portal.home import Home, Settings
-from portal.market import Market
+from portal.market import BUDGET, Market
 from protocol.errors import ConfigurationError
 from protocol.messages import RoundClosed, StudyTerms
 from protocol.units import BASE_UNITS_PER_BTT
@@ -139,6 +139,8 @@ def open_kept(plan: Plan) -> Kept:
     Raises:
         ServerFolderIncomplete: The study was not founded.
     """
+    from portal.jobs import price_of  # noqa: PLC0415  # likewise
+
     home = Home(plan.home)
     settings = home.settings()
     if settings is not None:
@@ -146,7 +148,10 @@ def open_kept(plan: Plan) -> Kept:
     store = _open_store(plan)
     terms = store.terms()
     assert terms is not None
-    market = Market(home.market, terms, lambda: datetime.now(UTC))
+    price = price_of(home)
+    market = Market(
+        home.market, terms, lambda: datetime.now(UTC), budget=BUDGET if price is None else price
+    )
     return Kept(terms, store, market, after=_say_settled)
 
 

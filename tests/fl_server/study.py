@@ -19,7 +19,8 @@ from portal.granting import withdraw_due
 from portal.home import Home
 from portal.hospital import open_agent
 from portal.patients import draw_wishes
-from portal.world import Founding, found, recipe_of
+from portal.study_founding import recipe_of
+from portal.world import Founding, found
 from privacy.keys import SiteKeys
 from privacy.signatures import signing_key
 from protocol.frames import decode, encode
