@@ -13,6 +13,7 @@ What holds, each line a rule or invariant in tests/ledger/test_machine.py:
    other content is refused.
 2. No account but the genesis account falls below zero.
 3. All or nothing: a refused transfer leaves no leg behind.
+4. A key of a settlement to a chain names a transfer to accounts of a chain, and no other.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from storage.canonical import JSON, canonical_json
 
 GENESIS_KEY: Final = "genesis"
 """The one transfer that may debit the genesis account."""
+CHAIN_KEYS: Final = ("chain:pay:", "chain:root:")
+"""A settlement's keys: from these the chain's payments are derived again, so nobody else has them.
+"""
 LEGS_MAX: Final = 4096
 BATCH_MAX: Final = 4096
 """Transfers of a batch."""
@@ -102,6 +106,19 @@ class AccountReserved(LedgerError):
             f"{account} cannot take part in this transfer: genesis pays once, burned never pays, "
             "an escrow is opened, released and refunded, a hold posted or voided, a stake unbonded "
             "or slashed, and vesting released by its schedule"
+        )
+
+
+class KeyReserved(LedgerError):
+    """The key is one that only a settlement to a chain may use."""
+
+    code = "key-reserved"
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(
+            f"{key} would be taken for a settlement to a chain; use a key that does not begin "
+            f"with {' or '.join(CHAIN_KEYS)}"
         )
 
 
@@ -213,6 +230,7 @@ def post(
 
     Raises:
         NegativeAmount, EmptyTransfer: A leg that moves money backwards or not at all.
+        KeyReserved: The key is a settlement's, and a leg pays other than to a chain.
         AccountReserved: A leg pays out of burned, into genesis, or a second time out of genesis.
         AccountFlagged: A flag forbids a leg.
         UnknownAccount: A leg names an account that is not open.
@@ -321,6 +339,9 @@ def _check_entry(entry: Entry) -> None:
             raise NegativeAmount(leg.amount)
         if leg.amount == 0:
             raise EmptyTransfer(key)
+    # Only a settlement pays into accounts of the chain; see ``check_no_escrow``.
+    if key.startswith(CHAIN_KEYS) and any(kind_of(leg.credit) != "chain" for leg in entry.legs):
+        raise KeyReserved(key)
     for leg in entry.legs:
         if leg.debit == BURNED:
             raise AccountReserved(BURNED)

@@ -50,8 +50,7 @@ from protocol.ids import AccountId
 
 BATCH_MAX: Final = 250
 """Of ``Distributor.BATCH_MAX``."""
-PAY: Final = "chain:pay:"
-ROOT: Final = "chain:root:"
+PAY, ROOT = journal.CHAIN_KEYS
 BURN: Final = "chain:burn:"
 RELEASE: Final = "chain:release:"
 CLAIMS: Final = chart.chain("claims")

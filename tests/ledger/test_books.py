@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
-from ledger import chart, tokenomics
+from ledger import chart, pending, tokenomics
 from ledger.books import Ledger
 from ledger.journal import (
     AccountReserved,
     EmptyTransfer,
+    Entry,
     IdempotencyConflict,
     InsufficientFunds,
+    KeyReserved,
     Leg,
     NegativeAmount,
     UnknownAccount,
@@ -210,3 +212,19 @@ def test_books_closed_and_opened_again_are_the_same(ledger, path):
 def test_the_file_is_private_to_its_owner(ledger, path):
     for file in path.parent.iterdir():
         assert file.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("key", ["chain:pay:00000001:00000", "chain:root:00000001", "chain:pay:"])
+def test_a_settlements_key_is_nobody_elses(ledger, now, key):
+    later = {"expires": now + timedelta(hours=1), "memo": "", "now": now}
+    before = everything(ledger)
+    with pytest.raises(KeyReserved):
+        ledger.transfer(key, ECOSYSTEM, chart.treasury("team"), 1, memo="", now=now)
+    with pytest.raises(KeyReserved):
+        ledger.burn(key, ECOSYSTEM, 1, memo="", now=now)
+    with pytest.raises(KeyReserved):
+        ledger.post_batch([Entry(key, (Leg(ECOSYSTEM, chart.treasury("team"), 1),))], now=now)
+    with pytest.raises(KeyReserved):
+        pending.hold(ledger, key, ECOSYSTEM, chart.treasury("team"), 1, **later)
+    assert everything(ledger) == before
+    ledger.transfer(f"my {key}", ECOSYSTEM, chart.treasury("team"), 1, memo="", now=now)
