@@ -62,6 +62,19 @@ class PatientInTwoPlaces(RecordError):
         )
 
 
+class SiteWithoutRecords(RecordError):
+    """The records hold nothing of this hospital's that may be trained on."""
+
+    code = "site-without-records"
+
+    def __init__(self, site: str, where: str) -> None:
+        self.site = site
+        super().__init__(
+            f"{where} holds no record of site {site} to train on; name the hospital's own records, "
+            "or correct the site's name in them"
+        )
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """A record that is a file: where it lies and the SHA-256 its bytes had when it was listed."""

@@ -34,7 +34,14 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.errors import RecordError
 from protocol.ids import PatientId, SiteId
-from records.dataset import ImageFile, Patient, PatientInTwoPlaces, Source, StudyData
+from records.dataset import (
+    ImageFile,
+    Patient,
+    PatientInTwoPlaces,
+    SiteWithoutRecords,
+    Source,
+    StudyData,
+)
 from records.files import read_bytes
 from records.image import INPUT_SHAPE, square
 from records.manifest import NAMED_MAX, Row, read_manifest
@@ -132,6 +139,50 @@ def read_folder(
     )
 
 
+def read_own_folder(
+    path: Path,
+    site: SiteId,
+    *,
+    positive: str = "malignant",
+    progress: Progress | None = None,
+) -> tuple[Patient, ...]:
+    """Check every image of one hospital and return its patients; nothing is split or held out.
+
+    Without a column ``site`` the folder is the hospital's; with one, no image of another hospital
+    is opened. Rows for the test are left out.
+
+    Args:
+        path: The folder, with its ``manifest.csv``.
+        site: The hospital.
+        positive: The label told apart from all others.
+        progress: Called with the images checked and the images in all.
+
+    Returns:
+        The patients, with the numbers and records that ``read_folder`` gives them.
+
+    Raises:
+        SiteWithoutRecords, LabelAbsent, PatientInTwoPlaces: As the names say.
+        RecordError: The manifest or an image is not what it says; see ``read_folder``.
+    """
+    rows = read_manifest(path)
+    labels = sorted({row.label for row in rows})
+    if positive not in labels:
+        raise LabelAbsent(positive, labels)
+    own = [row for row in rows if row.site in {None, site} and row.split != "test"]
+    if not own:
+        raise SiteWithoutRecords(site, path.name)
+    images = _check(own, progress)
+    groups = _by_patient(rows, images)
+    for members in groups.values():
+        _agreed([row.site or "" for row in members])
+        _agreed([row.split or "" for row in members])
+    return tuple(
+        _patient(key, members, images, positive=positive)
+        for key, members in groups.items()
+        if members[0].path in images
+    )
+
+
 def _check(rows: Sequence[Row], progress: Progress | None) -> dict[Path, ImageFile]:
     """Decode every image once, so that a bad one is found now, and hash it."""
     images: dict[Path, ImageFile] = {}
@@ -147,7 +198,10 @@ def _check(rows: Sequence[Row], progress: Progress | None) -> dict[Path, ImageFi
 def _by_patient(
     rows: Iterable[Row], images: Mapping[Path, ImageFile]
 ) -> dict[PatientId, list[Row]]:
-    """Gather rows by patient; without patients, by content, under the first file's name."""
+    """Gather rows by patient; without patients, by content, under the first file's name.
+
+    Files that were not opened, another hospital's, have a name and no content.
+    """
     groups: dict[PatientId, list[Row]] = {}
     first_with: dict[bytes, PatientId] = {}
     for row in rows:
@@ -155,7 +209,8 @@ def _by_patient(
         if row.patient is None:
             if own in groups:  # two folders may each have a file of this name
                 own = PatientId(f"{row.path.parent.name}/{row.path.name}")
-            own = first_with.setdefault(images[row.path].digest, own)
+            if row.path in images:
+                own = first_with.setdefault(images[row.path].digest, own)
         groups.setdefault(own, []).append(row)
     return groups
 

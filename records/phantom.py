@@ -26,15 +26,16 @@ import json
 import os
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict
 
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundImageStorage
 
 from protocol.errors import storage_error
+from protocol.ids import SiteId
 from records.bmode import SIDE, VERSION, draw_view, scanner
-from records.dataset import Source, StudyData
+from records.dataset import SiteWithoutRecords, Source, StudyData
 from records.folder import read_folder
 from records.manifest import MANIFEST
 from records.split import SITES_MAX, site_names
@@ -101,7 +102,7 @@ def write_phantom(
     assert 1 <= sites <= SITES_MAX
     assert patients_per_site >= 1
     assert test_patients >= 2
-    wanted = {
+    wanted: Wanted = {
         "version": VERSION,
         "sites": sites,
         "patients_per_site": patients_per_site,
@@ -123,6 +124,56 @@ def write_phantom(
     return read_folder(folder, seed=seed, positive=LABELS[1], source=SOURCE, progress=read)
 
 
+def write_own_phantom(
+    folder: Path,
+    site: SiteId,
+    *,
+    sites: int = 6,
+    patients_per_site: int = PATIENTS_PER_SITE,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write one site's part of the study into ``folder``, unless it is there already.
+
+    They are the files, byte for byte, that ``write_phantom`` draws for this site's training;
+    read them with ``records.folder.read_own_folder``.
+
+    Raises:
+        SiteWithoutRecords: A study of so many sites has none of this name.
+        StorageError: The disk did not take the files.
+    """
+    if site not in site_names(sites):
+        raise SiteWithoutRecords(site, SOURCE.name)
+    wanted: Wanted = {
+        "version": VERSION,
+        "sites": sites,
+        "patients_per_site": patients_per_site,
+        "test_patients": TEST_PATIENTS,
+        "seed": seed,
+        "only": site,
+    }
+    files = patients_per_site * VIEWS
+
+    def written(done: int, _total: int) -> None:
+        if progress is not None:
+            progress(done, files)
+
+    if not _is_there(folder, wanted):
+        _write(folder, wanted, written)
+
+
+class Wanted(TypedDict):
+    """What decides a folder's files; kept beside them."""
+
+    version: int
+    sites: int
+    patients_per_site: int
+    test_patients: int
+    seed: int
+    only: NotRequired[SiteId]
+    """Draw this site's patients to train on, and no others."""
+
+
 @dataclass(frozen=True)
 class _Drawn:
     """One patient of the study, before she is drawn."""
@@ -136,10 +187,12 @@ class _Drawn:
     split: str
 
 
-def _patients(wanted: dict[str, int]) -> Iterator[_Drawn]:
+def _patients(wanted: Wanted) -> Iterator[_Drawn]:
     """Name every patient and say who has a lesion: the rounded prevalence, shuffled."""
     sites, seed = wanted["sites"], wanted["seed"]
     for index, site in enumerate(site_names(sites)):
+        if wanted.get("only", site) != site:
+            continue
         held = wanted["test_patients"] // sites + (index < wanted["test_patients"] % sites)
         generator = np.random.default_rng([seed, VERSION, index, 1])
         train = wanted["patients_per_site"]
@@ -148,7 +201,7 @@ def _patients(wanted: dict[str, int]) -> Iterator[_Drawn]:
         ill[: round(scanner(index, seed).prevalence * train)] = True
         generator.shuffle(ill[:train])
         ill[train : train + (held + index % 2) // 2] = True
-        for number in range(train + held):
+        for number in range(train if "only" in wanted else train + held):
             yield _Drawn(
                 name=f"SYN-{site}-{number + 1:04d}",
                 site=site,
@@ -159,7 +212,7 @@ def _patients(wanted: dict[str, int]) -> Iterator[_Drawn]:
             )
 
 
-def _write(folder: Path, wanted: dict[str, int], progress: Callable[[int, int], None]) -> None:
+def _write(folder: Path, wanted: Wanted, progress: Callable[[int, int], None]) -> None:
     """Write every instance, then the manifest, then the marker that makes it valid."""
     try:
         (folder / MARKER).unlink(missing_ok=True)
@@ -202,7 +255,7 @@ def _replace(path: Path, content: bytes, *, durable: bool = False) -> None:
     partial.replace(path)
 
 
-def _is_there(folder: Path, wanted: dict[str, int]) -> bool:
+def _is_there(folder: Path, wanted: Wanted) -> bool:
     """Return whether ``folder`` holds this very study, to the last byte.
 
     The first patient is drawn again and compared, so that a folder from an older drawing is

@@ -29,7 +29,15 @@ import numpy as np
 
 from protocol.errors import RecordError
 from protocol.ids import PatientId, SiteId
-from records.dataset import Arrays, Patient, Source, StudyData, TableRow, arrays_of
+from records.dataset import (
+    Arrays,
+    Patient,
+    SiteWithoutRecords,
+    Source,
+    StudyData,
+    TableRow,
+    arrays_of,
+)
 from records.files import read_bytes
 from records.split import dirichlet_split, hold_out, site_names
 
@@ -287,6 +295,19 @@ def read_heart(folder: Path, *, seed: int) -> StudyData:
         input_shape=(width(HEART),),
         test_homes=homes,
     )
+
+
+def read_own_heart(folder: Path, site: SiteId) -> tuple[Patient, ...]:
+    """Return the patients of ``folder/processed.SITE.data``, all of them; no other file is opened.
+
+    Raises:
+        SiteWithoutRecords: There is no such file.
+        FileUnreadable, TooLarge, TableMalformed: As ``read_heart``.
+    """
+    path = folder / f"processed.{site}.data"
+    if not path.is_file():
+        raise SiteWithoutRecords(site, folder.name)
+    return tuple(_hospital(path, site))
 
 
 def _hospital(path: Path, name: str) -> list[Patient]:

@@ -29,7 +29,15 @@ import numpy as np
 
 from protocol.errors import RecordError
 from protocol.ids import SLUG, PatientId, SiteId
-from records.dataset import Arrays, ImageFile, Patient, Source, StudyData, VolumeFile
+from records.dataset import (
+    Arrays,
+    ImageFile,
+    Patient,
+    SiteWithoutRecords,
+    Source,
+    StudyData,
+    VolumeFile,
+)
 from records.files import FileMissing, read_bytes
 from records.grid import fit_grid, standardised
 from records.manifest import MANIFEST, ManifestRowInvalid, ManifestUnreadable
@@ -174,10 +182,53 @@ def read_volumes(
             TooFewPatients: As the names say.
         RecordError: A file is cut short, too large or no volume.
     """
+    images = _all_volumes(path)
+    homes = _homes(path)
+    patients = _read_cases(path, images, classes, progress)
+    placed, test = _place(patients, homes, sites=sites, seed=seed)
+    return StudyData(
+        source=source or _describe(path, len(patients), natural=homes is not None),
+        sites=placed,
+        test=test,
+        input_shape=(1, *grid),
+        test_homes={one.id: homes[one.id] for one in test} if homes is not None else {},
+    )
+
+
+def read_own_volumes(
+    path: Path, site: SiteId, *, classes: int = CLASSES, progress: Progress | None = None
+) -> tuple[Patient, ...]:
+    """Check every volume and mask of one hospital and return its patients; none is held out.
+
+    Where no manifest names sites the folder is the hospital's; where one does, no volume of
+    another hospital is opened.
+
+    Raises:
+        SiteWithoutRecords: None is this hospital's.
+        RecordError: As ``read_volumes``.
+    """
+    images, homes = _all_volumes(path), _homes(path)
+    if homes is not None:
+        unknown = [name for name in images if name not in homes]
+        if unknown:
+            raise CasesWithoutSite(len(unknown), len(images))
+        images = {name: file for name, file in images.items() if homes[name] == site}
+    if not images:
+        raise SiteWithoutRecords(site, path.name)
+    return tuple(_read_cases(path, images, classes, progress))
+
+
+def _all_volumes(path: Path) -> dict[str, Path]:
     images = _volumes(path / "images")
     if not images:
         raise VolumesMissing(path, "holds no volume below images")
-    homes = _homes(path)
+    return images
+
+
+def _read_cases(
+    path: Path, images: Mapping[str, Path], classes: int, progress: Progress | None
+) -> list[Patient]:
+    """Check each volume and its mask; one is one patient."""
     patients = []
     for done, (name, file) in enumerate(images.items(), start=1):
         mask = path / "labels" / file.name
@@ -190,14 +241,7 @@ def read_volumes(
         patients.append(Patient(PatientId(name), 1, (record,)))
         if progress is not None:
             progress(done, len(images))
-    placed, test = _place(patients, homes, sites=sites, seed=seed)
-    return StudyData(
-        source=source or _describe(path, len(patients), natural=homes is not None),
-        sites=placed,
-        test=test,
-        input_shape=(1, *grid),
-        test_homes={one.id: homes[one.id] for one in test} if homes is not None else {},
-    )
+    return patients
 
 
 def _volumes(folder: Path) -> dict[str, Path]:
