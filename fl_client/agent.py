@@ -41,12 +41,14 @@ from fl_client.contribution import Accounts, contribution
 from fl_client.coverage import CohortTooSmall, Selection, left_out, select, select_checked
 from fl_client.egress import Egress, Outgoing
 from fl_client.group_keys import GroupKeys
+from fl_client.jobs import CodeNotAllowed, JobNotApproved
 from fl_client.lane import LaneMemory, Newest
 from fl_client.logs import event
 from fl_client.masking import Masking
 from fl_client.plans import PlanRefused, check_history, check_plan, model_of
 from fl_client.preparation import Preparation
 from fl_client.refusals import refusal
+from fl_client.sandbox import CodeChanged, SandboxUnavailable
 from fl_client.store import RoundAlreadyAnswered, SiteStore
 from fl_client.summation import Summation
 from privacy.bfv import self_test
@@ -76,6 +78,8 @@ from protocol.progress import Progress, Step, silent
 from records.dataset import Loader, Patient
 
 log = logging.getLogger("bithive.agent")
+CODE_NOT_RUN: Final = (JobNotApproved, CodeNotAllowed, CodeChanged, SandboxUnavailable)
+"""Why the code that a study brings may not be run, before it has seen all the records."""
 COHORT_MIN: Final = 5
 """Fewest patients a site trains on; below it, statistics are about persons."""
 
@@ -250,7 +254,7 @@ class Agent:
         patients = cohort.patients
         try:
             outgoing, personal = self._update(plan, model, patients)
-        except (RecordError, ValuesTooLarge):
+        except (RecordError, ValuesTooLarge, *CODE_NOT_RUN):
             # Records that could not be read were not trained on, and nothing left.
             self.budget.release(plan.study, plan.round, plan=plan_digest)
             raise

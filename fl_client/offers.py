@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from consent.purposes import purposes_in
+from fl_client.job_code import check_code
 from privacy.keys import SiteKeys
 from privacy.signatures import check_signature
 from privacy.statement import PrivacyStatement
 from protocol.errors import FederationError
 from protocol.frames import Frame
 from protocol.ids import SiteId
-from protocol.jobs import JobManifest, JobOffer
+from protocol.jobs import CODE_BLOB, DECLARATIVE, JobManifest, JobOffer
 from protocol.messages import MalformedMessage, StudyTerms, digest, read
 
 PURPOSE_BITS: Final = 0xFFFF
@@ -42,6 +43,8 @@ class Offered:
     offer: JobOffer
     manifest: JobManifest
     terms: StudyTerms
+    bundle: bytes | None = None
+    """The code that the manifest names, where it names any."""
 
 
 def read_offer(request: Frame) -> Offered:
@@ -51,6 +54,7 @@ def read_offer(request: Frame) -> Offered:
         MalformedMessage: A part is missing or is none, or a text would not be shown as it is.
         JobFalse: The manifest and the terms are not of each other.
         BadSignature: The server that the terms name signed no such offer or manifest.
+        CodeUnreadable: The code is not the manifest's, or could not be shown as it would run.
     """
     offer = read(JobOffer, request.body.get("offer"))
     manifest = read(JobManifest, request.body.get("manifest"))
@@ -64,7 +68,9 @@ def read_offer(request: Frame) -> Offered:
     check_signature(
         terms.server_key, offer.signature, offer.signed_bytes(), what="offer", who="the server"
     )
-    return Offered(offer, manifest, terms)
+    bundle = request.blobs.get(CODE_BLOB)
+    check_code(manifest, bundle)
+    return Offered(offer, manifest, terms, bundle)
 
 
 def check_manifest(manifest: JobManifest, terms: StudyTerms) -> None:
@@ -86,6 +92,7 @@ def check_manifest(manifest: JobManifest, terms: StudyTerms) -> None:
         "epsilon": (manifest.epsilon, privacy.epsilon),
         "delta": (manifest.delta, privacy.delta),
         "unit": (manifest.unit, unit_of(terms)),
+        "code": (manifest.code, code_of(terms)),
     }
     for field, (told, meant) in said.items():
         if told != meant:
@@ -109,6 +116,12 @@ def check_addressed(terms: StudyTerms, site: SiteId, keys: SiteKeys) -> None:
 def purposes_of(terms: StudyTerms) -> tuple[str, ...]:
     """Return the purposes that the study's patients must have granted, as DUO codes, sorted."""
     return tuple(sorted(one.code for one in purposes_in(terms.consent.required & PURPOSE_BITS)))
+
+
+def code_of(terms: StudyTerms) -> str:
+    """Return the hash of the code that the terms would run, or that they run none."""
+    features = terms.training.features
+    return DECLARATIVE if features is None else features.bundle
 
 
 def unit_of(terms: StudyTerms) -> Literal["patient", "site"]:

@@ -16,6 +16,8 @@ What holds, each line a test in tests/fl_client/test_sandbox.py:
 2. The code reaches no network, sees no file of the hospital, writes none, and starts no process.
 3. Whatever it does to time or memory ends it alone, with ``code-failed``.
 4. Without namespaces, nothing runs: ``sandbox-unavailable``.
+5. With ``hold_seconds`` answer or failure comes so long after the code was let go, however soon it
+   was done: how long it took says nothing.
 
 References:
     Linux manual: user_namespaces(7), mount_setattr(2), seccomp(2), capabilities(7).
@@ -32,9 +34,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from protocol.errors import ConfigurationError, FederationError
 
@@ -89,7 +92,13 @@ class CodeFailed(FederationError):
 
 
 def run_code(
-    bundle: bytes, function: str, given: bytes, *, sha256: str, limits: Limits | None = None
+    bundle: bytes,
+    function: str,
+    given: bytes,
+    *,
+    sha256: str,
+    limits: Limits | None = None,
+    hold_seconds: float = 0.0,
 ) -> bytes:
     """Return what ``function`` of ``bundle`` makes of ``given``.
 
@@ -99,6 +108,7 @@ def run_code(
         given: All that the code sees.
         sha256: What the approved manifest names.
         limits: What the code may use.
+        hold_seconds: Answer so long after the code was let go, and not before.
 
     Raises:
         CodeChanged: The bundle is another one.
@@ -111,25 +121,17 @@ def run_code(
     if not FUNCTION.fullmatch(function):
         raise CodeFailed("names no function")
     process = _start(function, limits)
-    killer = threading.Timer(START_SECONDS + limits.wall_seconds, _kill, [process])
-    killer.start()
+    feeder = threading.Thread(target=_feed, args=(process, bundle, given), daemon=True)
+    feeder.start()
     try:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        feeder = threading.Thread(target=_feed, args=(process.stdin, bundle, given), daemon=True)
-        feeder.start()
-        ready = process.stdout.read(len(READY))
-        said = process.stdout.read(limits.output_bytes + 2)
+        ready = _read(process, len(READY), START_SECONDS)
+        let_go = time.monotonic()
+        said = _read(process, limits.output_bytes + 2, limits.wall_seconds) if ready else b""
     finally:
-        killer.cancel()
-        _kill(process)
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                assert pipe is not None
-                pipe.close()
+        _end(process)
     if ready != READY:
         raise SandboxUnavailable("its namespaces or locks were refused")
+    time.sleep(max(0.0, let_go + hold_seconds - time.monotonic()))
     if not said.startswith(RETURNED):
         raise CodeFailed("raised, or met a limit of time or memory")
     if len(said) > limits.output_bytes + len(RETURNED):
@@ -159,10 +161,31 @@ def _start(function: str, limits: Limits) -> subprocess.Popen[bytes]:
         raise SandboxUnavailable(error.strerror or "no process can be started") from error
 
 
-def _feed(pipe: IO[bytes], bundle: bytes, given: bytes) -> None:
+def _feed(process: subprocess.Popen[bytes], bundle: bytes, given: bytes) -> None:
+    assert process.stdin is not None
     with contextlib.suppress(OSError, ValueError):  # it ended before it had read everything
-        pipe.write(len(bundle).to_bytes(8, "big") + bundle + given)
-        pipe.close()
+        process.stdin.write(len(bundle).to_bytes(8, "big") + bundle + given)
+        process.stdin.close()
+
+
+def _read(process: subprocess.Popen[bytes], size: int, seconds: float) -> bytes:
+    """Return what it says, at most ``size`` bytes; it ends after ``seconds``."""
+    assert process.stdout is not None
+    killer = threading.Timer(seconds, _kill, [process])
+    killer.start()
+    try:
+        return process.stdout.read(size)
+    finally:
+        killer.cancel()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _kill(process)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with contextlib.suppress(OSError):
+            pipe.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 from privacy.signatures import check_signature
 from protocol.errors import FederationError
 from protocol.frames import Frame, encode
-from protocol.jobs import JobAnswer, JobManifest, JobOffer, instant
+from protocol.jobs import CODE_BLOB, JobAnswer, JobManifest, JobOffer, instant
 from protocol.messages import StudyTerms, body, read
 
 JOB_FILE = "job.json"
+CODE_FILE = "code.zip"
+"""Beside it, where the job carries code."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Offering:
     terms: StudyTerms
     sign: Callable[[bytes], bytes]
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    bundle: bytes | None = None
+    """The code that the job names, which every hospital checks and an officer reads."""
 
     def frame(self, nonce: str) -> bytes:
         """Return the offer: signed now, with the manifest and the terms that it names."""
@@ -39,6 +43,7 @@ class Offering:
                 "manifest": body(self.job),
                 "terms": body(self.terms),
             },
+            {} if self.bundle is None else {CODE_BLOB: self.bundle},
         )
 
     def answer(self, reply: Frame, nonce: str) -> JobAnswer | None:
@@ -67,4 +72,6 @@ def read_offering(
     path = folder / JOB_FILE
     if not path.is_file():
         return None
-    return Offering(JobManifest.model_validate_json(path.read_bytes()), terms, sign)
+    job = JobManifest.model_validate_json(path.read_bytes())
+    bundle = (folder / CODE_FILE).read_bytes() if job.carries_code else None
+    return Offering(job, terms, sign, bundle=bundle)

@@ -28,6 +28,8 @@ from protocol.units import TOTAL_SUPPLY
 
 DECLARATIVE: Final = "declarative"
 """The code of a job that carries none: the site runs its own, as the study's terms say."""
+CODE_BLOB: Final = "code"
+"""The blob of an offer that holds the job's code, where it carries any."""
 INSTANT: Final = "%Y-%m-%dT%H:%M:%SZ"
 DATASETS_MAX: Final = 16
 PURPOSES_MAX: Final = 16

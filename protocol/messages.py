@@ -31,7 +31,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -210,13 +212,37 @@ class PrivacyTerms(Message):
         return math.floor(self.steps * self.sampling_rate * proven_patients)
 
 
+Shape = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=1, max_length=4)
+]
+
+
+class FeatureTerms(Message):
+    """A researcher's own step before training: code that makes one patient's features.
+
+    ``bundle`` is the SHA-256 of the code, ``function`` its ``module:function``, and ``input_shape``
+    what a hospital's loader gives of each record. What comes out has the ``input_shape`` of the
+    training terms. The function gets ``seconds`` for each patient, and each takes as long: at most
+    ``records_max`` records come of it.
+    """
+
+    bundle: Digest
+    function: Annotated[
+        str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,80}:[A-Za-z_][A-Za-z0-9_]{0,80}$")
+    ]
+    input_shape: Shape
+    records_max: Annotated[int, Field(ge=1, le=64)] = 16
+    seconds: Annotated[int, Field(ge=1, le=60)] = 2
+
+
 class TrainingTerms(Message):
     """The model and how it is trained; learning rates are per step and per round.
 
     ``views`` is how many of a drawn patient's records are averaged into her one gradient. What
     ``algorithm`` does with the fields after it is in ``models/algorithms``: ``proximal`` is
     FedProx's mu or Ditto's lambda, ``adam_*`` are FedAdam's constants, ``personal_*`` are the steps
-    of Ditto's personal model, which no one but its site sees.
+    of Ditto's personal model, which no one but its site sees. Without ``features`` the network sees
+    what the hospital's loader gives, and the field is not written at all.
     """
 
     network: Slug
@@ -237,6 +263,15 @@ class TrainingTerms(Message):
     adam_tau: Annotated[float, Field(gt=0, le=1e4)] = 1e-3
     personal_steps: Annotated[int, Field(ge=1, le=100_000)] = 20
     personal_learning_rate: Annotated[float, Field(gt=0, le=1e4)] = 0.1
+    features: FeatureTerms | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Terms from before there were features keep their bytes, and so their digests.
+        fields: dict[str, Any] = written(self)
+        if self.features is None:
+            del fields["features"]
+        return fields
 
     @property
     def parameters(self) -> int:
@@ -412,11 +447,16 @@ class Manifest(SignedMessage):
 
 
 class TrainRequest(Message):
-    """A plan, the lane of the site it is sent to, and the manifest the plan goes on from."""
+    """A plan, the lane of the site it is sent to, and the manifest the plan goes on from.
+
+    ``wait_seconds`` is how long the server waits for uploads of the round at most, 0 where it does
+    not say: a site that wants to stop does not wait for the round's sum for ever.
+    """
 
     plan: RoundPlan
     manifest: Manifest | None = None
     chunks: Annotated[tuple[ChunkState, ...], Field(max_length=4096)]
+    wait_seconds: Annotated[int, Field(ge=0, le=2**32)] = 0
 
 
 class CoverageCertificate(Message):

@@ -14,7 +14,7 @@ from identity.roles import Actor, Role
 from privacy.keys import SiteKeys
 from protocol.frames import decode, encode
 from protocol.ids import SiteId
-from protocol.jobs import JobAnswer, JobManifest, JobOffer, instant
+from protocol.jobs import CODE_BLOB, JobAnswer, JobManifest, JobOffer, instant
 from protocol.messages import (
     ConsentTerms,
     PrivacyTerms,
@@ -126,12 +126,14 @@ class World:
         }
         return JobManifest(**fields | changes).signed_by((signer or self.server).sign)
 
-    def offer(self, manifest, terms, *, signer=None, job=None, nonce=NONCE, at=NOW):
+    def offer(self, manifest, terms, *, signer=None, job=None, nonce=NONCE, at=NOW, bundle=None):
         """Return the frame that offers a job."""
         offer = JobOffer(job=job or manifest.hash, nonce=nonce, at=instant(at))
         signed = offer.signed_by((signer or self.server).sign)
         return encode(
-            "offer", {"offer": body(signed), "manifest": body(manifest), "terms": body(terms)}
+            "offer",
+            {"offer": body(signed), "manifest": body(manifest), "terms": body(terms)},
+            {} if bundle is None else {CODE_BLOB: bundle},
         )
 
     def job(self, study="lesions", **changes):
