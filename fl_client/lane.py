@@ -10,6 +10,7 @@ What holds (tests/fl_client/test_lane.py):
 1. Leaves count only if they lead to the root of an epoch that the registry signed, and once.
 2. Of each chunk the newest state seen stands, in this process and the next.
 3. A patient whose leaf is gone in the newest state is gone in every older one.
+4. A patient whose grant the hospital itself has ended is gone at once, in every state.
 """
 
 from __future__ import annotations
@@ -151,14 +152,15 @@ class LaneMemory:
             log.warning("the registry could not be asked: %s", error.code)
 
     def gone(self, chunks: Sequence[ChunkState]) -> frozenset[int]:
-        """Return the places of those leaves which the newest state no longer has."""
+        """Return the places of leaves that the newest state no longer has, or that ended here."""
+        ended = self._store.ended_leaves()
         with self._lock:
             newest = {chunk: leaves for chunk, (_, leaves) in self._chunks.items()}
         return frozenset(
             state.chunk * len(state.leaves) + offset
             for state in chunks
             for offset, leaf in enumerate(state.leaves)
-            if leaf and newest.get(state.chunk, state.leaves)[offset] != leaf
+            if leaf and (leaf in ended or newest.get(state.chunk, state.leaves)[offset] != leaf)
         )
 
     def epoch(self, chunk: int) -> int:

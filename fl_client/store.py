@@ -8,6 +8,7 @@
 * the secrets of a round's masks and the others' shares of theirs, until the next round's plan;
 * its consent certificates, which serve until their chunk changes, and the newest leaves of its
   lane that the registry signed: who withdrew stays out, whatever older state a plan may name;
+* the grants that this hospital has ended itself, which it need not be told of (``ended``);
 * the group keys of the encryption it holds, or its shares of them.
 
 The file is private: it holds a key.
@@ -17,13 +18,14 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
+from fl_client.ended import ended_leaves, keep_ended
 from fl_client.tables import (
     ANSWERS,
     CERTIFICATES,
@@ -392,6 +394,16 @@ class SiteStore:
                         leaves=json.dumps([str(leaf) for leaf in content]),
                     )
                 )
+
+    def end_leaves(self, leaves: Iterable[int]) -> None:
+        """Leave the patients of these leaves out from now on: this hospital ends their grants."""
+        with writing(self._engine) as connection:
+            keep_ended(connection, leaves)
+
+    def ended_leaves(self) -> frozenset[int]:
+        """Return the leaves whose grants this hospital has ended."""
+        with reading(self._engine) as connection:
+            return ended_leaves(connection)
 
     def group_key(self, study: str, key_id: str | None = None) -> HeldKey | None:
         """Return what is held of a group key, the newest where none is named, or None."""

@@ -22,9 +22,6 @@ What holds, each line a test in tests/portal/test_study_founding.py:
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -37,7 +34,6 @@ from consent.registry import Registry
 from fl_server.aggregation import first_state, study_algorithm
 from fl_server.store import ServerStore
 from identity.register import Register
-from identity.requests import fingerprint
 from marketplace.study import Study
 from models.algorithms.catalogue import algorithm_of, defaults_for
 from models.networks import build, tensor_sizes, to_vector
@@ -52,12 +48,12 @@ from portal.site_settings import (
     PROVING_KEY,
     TERMS,
     VERIFICATION_KEY,
-    registry_digest,
+    registry_fingerprint,
 )
 from privacy.parameters import parameter_set
 from privacy.sharing import quorum
 from privacy.signatures import signing_key
-from protocol.errors import ConfigurationError, storage_error
+from protocol.errors import ConfigurationError
 from protocol.ids import SLUG, SiteId, StudyId
 from protocol.messages import (
     SITES_MIN,
@@ -71,7 +67,7 @@ from protocol.units import EPOCH_DAY, day_number
 from records.image import INPUT_SHAPE
 from records.tables import HEART, WISCONSIN, width
 from records.volumes import GRID
-from storage.files import private_folder, write_whole
+from storage.files import link_or_copy, private_folder, write_whole
 from zk.circuit import circuit
 from zk.keys import VerificationKey
 
@@ -225,7 +221,7 @@ def found_study(home: Home, design: Design, asked: Asked, *, now: datetime) -> F
         keep_job(home, terms, price=asked.price, now=now, researcher=asked.researcher)
         folder = hand_out(home.server, terms, design.verification_key, asked.proving_key)
         home.mark_founded()
-    return Founded(terms, folder, fingerprint(registry_digest(terms.consent.registry_key)))
+    return Founded(terms, folder, registry_fingerprint(terms.consent.registry_key))
 
 
 def identities_of(register: Register, wanted: Sequence[SiteId]) -> tuple[SiteIdentity, ...]:
@@ -302,7 +298,7 @@ def hand_out(
     folder = private_folder(server / FOR_SITES)
     write_whole(folder / TERMS, canonical(terms))
     verification_key.save(folder / VERIFICATION_KEY)
-    _copy(proving_key, folder / PROVING_KEY)
+    link_or_copy(proving_key, folder / PROVING_KEY)
     return folder
 
 
@@ -458,19 +454,3 @@ def _check_free(
         differing.append("price")
     if differing:
         raise StudyFounded(home.path, kept.study, differing)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Let ``target`` be the same file as ``source``, or a copy of it; whole or not at all."""
-    temporary = target.parent / f".{target.name}.new"
-    try:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source.resolve(), temporary)
-        except OSError:  # another disk, or one without links
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise storage_error(error, target.name) from error

@@ -9,14 +9,13 @@ from consent.lanes import LanePolicy
 from consent.registry import Registry
 from fl_server.store import ServerStore
 from identity.register import RegisterUnreadable, SiteNotAdmitted
-from identity.requests import fingerprint
 from ledger.escrow import escrow_of
 from marketplace.study import StudyRefused
 from portal import study_founding
 from portal.home import Home
 from portal.jobs import price_of
 from portal.market import Market
-from portal.site_settings import PROVING_KEY, VERIFICATION_KEY, registry_digest, site_keys
+from portal.site_settings import PROVING_KEY, VERIFICATION_KEY, registry_fingerprint, site_keys
 from portal.study_founding import (
     DatasetMisnamed,
     InputShapeUnknown,
@@ -67,7 +66,7 @@ def test_what_hospitals_are_given_is_the_terms_and_both_keys(founded):
     key = VerificationKey.load(study.for_sites / VERIFICATION_KEY)
     assert key.hash == study.terms.consent.key_hash
     assert (study.for_sites / PROVING_KEY).read_bytes() == world.proving_key.read_bytes()
-    assert study.fingerprint == fingerprint(registry_digest(study.terms.consent.registry_key))
+    assert study.fingerprint == registry_fingerprint(study.terms.consent.registry_key)
 
 
 def test_the_price_is_in_escrow_and_in_the_job(founded):
