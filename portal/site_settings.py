@@ -36,6 +36,7 @@ from privacy.keys import SiteKeys
 from protocol.errors import ConfigurationError
 from protocol.ids import SiteId
 from protocol.messages import ConsentTerms, Digest, Key32, Message, Site, Slug, StudyTerms
+from records.split import SITES_MAX
 from storage.files import PRIVATE, write_whole
 
 FOR_SITES: Final = "for-sites"
@@ -88,13 +89,11 @@ class StudyNotHeld(ConfigurationError):
         )
 
 
-class Division(Message):
-    """How a demonstration divides records that belong to no hospital of its own."""
+class Packaged(Message):
+    """How a demonstration divides records that are no hospital's own."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    sites: Annotated[int, Field(ge=1, le=100)]
-    patients: Annotated[int, Field(ge=1, le=10**6)]
-    """At each site; counts for the synthetic records alone."""
+    sites: Annotated[int, Field(ge=1, le=SITES_MAX)]
 
 
 class SiteOwn(Message):
@@ -111,7 +110,6 @@ class SiteOwn(Message):
         registry_reader: The registry's database, where this machine has it.
         researcher: For whom epsilon is spent; empty for who holds the server's key.
         budget_cohort: On whom it is spent.
-        demonstration: Lets the one who runs all of a demonstration's sites check its sums.
     """
 
     format: Literal["bithive-site-1"] = "bithive-site-1"
@@ -120,7 +118,7 @@ class SiteOwn(Message):
     dataset: Slug
     modality: Literal["image", "table", "volume"]
     positive: Annotated[str, Field(min_length=1, max_length=200)] = "malignant"
-    packaged: Division | None = None
+    packaged: Packaged | None = None
     registry: Slug
     registry_key: Key32
     circuit: Literal["cover8", "cover64"]
@@ -128,7 +126,6 @@ class SiteOwn(Message):
     registry_reader: Annotated[str, Field(max_length=4096)] | None = None
     researcher: Annotated[str, Field(max_length=200)] = ""
     budget_cohort: Annotated[str, Field(max_length=200)] = EVERYONE
-    demonstration: bool = False
 
     def save(self, folder: Path) -> None:
         """Keep the settings in the hospital's folder.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +72,28 @@ def write_new(path: Path, content: bytes, *, mode: int = PUBLIC) -> bool:
     finally:
         beside.unlink(missing_ok=True)
     return True
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Let ``target`` be the same file as ``source``, or a private copy where no link can be made.
+
+    For large files that are never changed in place, such as proving keys.
+
+    Raises:
+        StorageError: The operating system refused; the old file is untouched.
+    """
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(8)}"
+    try:
+        try:
+            os.link(source.resolve(), temporary)
+        except OSError:  # another disk, another's file, or a file system without links
+            shutil.copyfile(source, temporary)
+            temporary.chmod(PRIVATE)
+        temporary.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise storage_error(error, target.name) from error
 
 
 def private_folder(path: Path) -> Path:
