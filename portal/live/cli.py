@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -19,6 +20,8 @@ app = typer.Typer(no_args_is_help=True, help="A run's live page.")
 DEFAULT_HOME: Final = Path("bithive-home")
 DEFAULT_PORT: Final = 8480
 POLL_SECONDS: Final = 0.25
+STOPPED_SECONDS: Final = 90
+"""How long a run of another machine may be stopped: its supervisor starts it again within this."""
 words = Console(stderr=True)
 
 
@@ -52,24 +55,35 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
 ) -> None:
     """Watch a run until it ends: exit code 0 if it is finished, 1 if it stopped."""
-    from contextlib import nullcontext
-    from datetime import UTC, datetime
-
-    from rich.live import Live
-
     from portal.home import Home
+    from portal.live.reader import until_reader_leaves
     from portal.live.source import HomeSource, ServerSource, follow_home
-    from portal.live.terminal import draw, is_moving, line_of
-    from portal.live.view import FINISHED, View
 
-    events: Iterator[LiveEvent | None]
     if url is None:
         events = follow_home(HomeSource(Home(home)), poll_seconds=POLL_SECONDS)
         title = str(home)
     else:
         source = ServerSource(url)
         events, title = source.follow(), source.url
-    view, console = View(), Console()
+    with until_reader_leaves():
+        finished = _show(events, title, home=home if url is None else None, as_json=as_json)
+    if not finished:
+        raise typer.Exit(1)
+
+
+def _show(
+    events: Iterator[LiveEvent | None], title: str, *, home: Path | None, as_json: bool
+) -> bool:
+    """Show events until their run ends; say whether it is finished."""
+    from contextlib import nullcontext
+    from datetime import UTC, datetime
+
+    from rich.live import Live
+
+    from portal.live.terminal import draw, is_moving, line_of
+    from portal.live.view import FINISHED, View
+
+    view, console, stopped = View(), Console(), 0.0
     moving = is_moving(console) and not as_json
     picture = Live(
         get_renderable=lambda: draw(view, title=title, now=datetime.now(UTC)), console=console
@@ -77,17 +91,21 @@ def watch(
     with picture if moving else nullcontext():
         for event in events:
             if event is None:
-                if view.outcome is not None and not (url is None and _is_kept(home)):
+                if view.outcome is not None and _is_over(home, time.monotonic() - stopped):
                     break  # it stopped, and nobody has gone on with it
                 continue
             view = view.after(event)
-            if as_json:
-                sys.stdout.write(event.text() + "\n")
+            stopped = time.monotonic()
+            line = event.text() if as_json else None if moving else line_of(event, view)
+            if line is not None:
+                sys.stdout.write(line + "\n")
                 sys.stdout.flush()
-            elif not moving and (line := line_of(event, view)):
-                console.print(line, highlight=False, soft_wrap=True, markup=False)
-    if view.outcome != FINISHED:
-        raise typer.Exit(1)
+    return view.outcome == FINISHED
+
+
+def _is_over(home: Path | None, seconds: float) -> bool:
+    """Say whether nobody goes on with a run that stopped so long ago."""
+    return seconds >= STOPPED_SECONDS if home is None else not _is_kept(home)
 
 
 def _is_kept(home: Path) -> bool:

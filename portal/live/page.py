@@ -44,6 +44,7 @@ TONES: Final = {
     "unmasked": "good",
     "opened": "good",
     "answered": "good",
+    "done": "good",
     "refused": "bad",
     "late": "bad",
 }
@@ -213,7 +214,7 @@ def _site(view: View, site: SiteId, language: str) -> dict[str, str]:
         "tone": TONES.get(state, "idle"),
         "bytes": size_text(row.bytes),
         "took": none if row.seconds is None else duration_text(row.seconds, language),
-        "code": row.code or "",
+        "code": view.refusal(site) or "",
     }
 
 

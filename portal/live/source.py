@@ -8,7 +8,8 @@ What holds (tests/portal/test_live_source.py):
 
 1. A home is watched from before its run is founded until after it ended, and no byte of it changes.
 2. What is read while the engine writes is a beginning of all events, never one with a gap.
-3. A reader of a server whose connection breaks gets every event once, in order.
+3. A reader of a server whose connection breaks gets every event once, in order, also where the
+   server is away for minutes: it asks again, each time later, from the last event that it saw.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from storage.database import name_of
 WAIT_SECONDS: Final = 5.0
 SILENT_SECONDS: Final = 3 * HEARTBEAT_SECONDS
 """A connection without even a heartbeat for so long is dead."""
+TRIES_AGAIN: Final = 120
+"""In a row, once a server has answered: some ten minutes."""
 RUN_DIGITS: Final = 16
 
 
@@ -159,7 +162,8 @@ class ServerSource:
 
         Args:
             url: Of the server (its first run is watched), or of a run's page.
-            tries: How often in a row to connect in vain.
+            tries: How often in a row to connect in vain, before anything was heard; a server that
+                was there is given ``TRIES_AGAIN``, as a machine takes to start anew.
             sleep: Waits so many seconds.
 
         Raises:
@@ -180,12 +184,12 @@ class ServerSource:
             LiveServerSilent: It does not answer.
             LiveEventUnreadable: What came is no event.
         """
-        position, failed = 0, 0
+        position, failed, tries = 0, 0, self._tries
         while True:
             reason = "the connection broke"
             try:
                 for event in self._read(position):
-                    failed = 0
+                    failed, tries = 0, max(self._tries, TRIES_AGAIN)
                     yield event
                     if event is None:
                         continue
@@ -195,7 +199,7 @@ class ServerSource:
             except OSError as error:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
             failed += 1
-            if failed >= self._tries:
+            if failed >= tries:
                 raise LiveServerSilent(self.url, reason)
             self._sleep(min(0.25 * 2**failed, WAIT_SECONDS))
 

@@ -28,6 +28,7 @@ TONES: Final = {
     "accepted": "green",
     "unmasked": "green",
     "opened": "green",
+    "done": "green",
     "refused": "bold red",
     "late": "yellow",
     "absent": "dim",
@@ -136,7 +137,7 @@ def _sites(view: View) -> Table:
             Text(words, style=TONES.get(state, "")),
             size_text(row.bytes),
             "" if row.seconds is None else duration_text(row.seconds, LANGUAGE),
-            Text(row.code or "", style="red"),
+            Text(view.refusal(site) or "", style="red"),
         )
     return table
 

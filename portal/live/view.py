@@ -21,6 +21,7 @@ What holds (tests/portal/test_live_view.py):
 1. An event that was folded before changes nothing: a reader that resumes may see one twice.
 2. Folding a then b equals folding both.
 3. The time left is never negative, and known as soon as one round was closed.
+4. After the last round no hospital stands as refused: how it fared is in the rounds and the report.
 
 The time left: a round takes as long as the median of the last ``RECENT`` closed ones.
 """
@@ -47,6 +48,7 @@ ANSWERED: Final = {
 }
 COUNTED: Final = (*ANSWERED.values(), "answered", "refused")
 STARTED: Final = "started"
+DONE: Final = "done"
 FINISHED: Final = "finished"
 """The outcome after which nothing follows; a run that failed may be gone on with."""
 
@@ -124,13 +126,22 @@ class View:
         return [(n, one.measures[name]) for n, one in found.items() if name in one.measures]
 
     def state(self, site: SiteId) -> str:
-        """Return how a site stands: its last word, or that an answer of it is awaited."""
+        """Return how a site stands: its last word, or that an answer of it is awaited.
+
+        Once the run is finished nothing is wrong with anybody: who took part is ``done``.
+        """
         row = self.sites[site]
+        if self.outcome == FINISHED and row.state != "absent":
+            return DONE
         here = (row.round, row.phase) == (self.round, self.phase)
         awaited = self.phase in ASKING and self.outcome is None and not here
         if awaited and row.state != "absent":
             return "training" if self.phase == "uploads" else "asked"
         return row.state
+
+    def refusal(self, site: SiteId) -> str | None:
+        """Return the code of a site's refusal in this round; None once the run is finished."""
+        return None if self.outcome == FINISHED else self.sites[site].code
 
     def round_seconds(self) -> float | None:
         """Return how long a round takes, None before one was closed."""

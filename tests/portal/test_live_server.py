@@ -1,5 +1,6 @@
 """The live server only reads, answers only to its own names, and a real reader loses nothing."""
 
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from portal.cli import app as command
 from portal.deployment.hold import hold
 from portal.home import Home
+from portal.live import cli as live_cli
 from portal.live.server import READERS_MAX, Watched, create_app
 from portal.live.source import HomeSource, ServerSource
 from portal.live.stream import events_of
@@ -199,6 +201,40 @@ def test_watching_a_stopped_run_waits_while_a_supervisor_is_there_to_start_it_ag
         later.join()
     assert found.exit_code == 0
     assert "the run stopped: too-few-sites" in found.output
+
+
+def test_over_an_address_a_stopped_run_is_waited_for(run, monkeypatch):
+    run.write("run", code="too-few-sites")
+    stopped = [*HomeSource(run.home).since(0, limit=10_000), None, None]
+    run.write("run", code="started")
+    run.finish()
+    again = HomeSource(run.home).since(0, limit=10_000)[len(stopped) - 2 :]
+    for events, code in ((stopped + again, 0), (stopped, 1)):
+        monkeypatch.setattr(ServerSource, "follow", lambda _self, told=events: iter(told))
+        found = CliRunner().invoke(command, ["watch", "--url", "http://127.0.0.1:1"])
+        assert found.exit_code == code
+        assert "the run stopped: too-few-sites" in found.output
+    clock = itertools.count(0, live_cli.STOPPED_SECONDS)
+    monkeypatch.setattr(live_cli.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(
+        ServerSource, "follow", lambda _self: itertools.chain(stopped, itertools.repeat(None))
+    )
+    assert CliRunner().invoke(command, ["watch", "--url", "http://127.0.0.1:1"]).exit_code == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("--json",), ()])
+def test_a_watcher_ends_as_soon_as_nobody_reads(run, words):
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "portal", "watch", "--home", str(run.home.path), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert watcher.stdout.readline()
+    watcher.stdout.close()  # and no event comes any more
+    assert watcher.wait(60) == 0
+    assert watcher.stderr.read() == b""
+    watcher.stderr.close()
 
 
 # A real server.

@@ -12,6 +12,7 @@ from portal.books import NoRunHere
 from portal.home import Home
 from portal.live.events import LiveEventUnreadable
 from portal.live.source import (
+    TRIES_AGAIN,
     HomeSource,
     LiveAddressInvalid,
     LiveServerSilent,
@@ -214,3 +215,25 @@ def test_a_server_that_sends_something_else_is_refused():
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(LiveAddressInvalid):
         ServerSource(url)
+
+
+def test_a_server_that_was_there_is_waited_for_and_one_that_never_was_is_not(run):
+    run.begin()
+    events = all_of(HomeSource(run.home))
+    server = Breaking(events, [len(frame(events[0]))] * 2)
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 1:
+            server.close()
+
+    with pytest.raises(LiveServerSilent):
+        list(ServerSource(server.url, tries=3, sleep=sleep).follow())
+    assert len(waits) == TRIES_AGAIN - 1
+    assert waits == sorted(waits)
+    assert sum(waits) >= 500
+    waits.clear()
+    with pytest.raises(LiveServerSilent):
+        list(ServerSource(server.url, tries=3, sleep=waits.append).follow())
+    assert len(waits) == 2

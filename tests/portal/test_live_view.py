@@ -37,6 +37,7 @@ console.log(JSON.stringify(cases.map(({ view, events, now }) => {
   return {
     view: after, measure: name, left: left === null ? null : run.durationText(left, say),
     states: Object.keys(after.sites).sort().map((site) => run.stateOf(after, site)),
+    codes: Object.keys(after.sites).sort().map((site) => run.refusalOf(after, site)),
     closed: run.closed(after), sent: run.sizeText(run.sent(after)),
     charts: [name, "seconds"].map((one) => {
       const points = one === null ? [] : run.curve(after, one)
@@ -112,6 +113,20 @@ def test_a_refusal_is_shown_until_the_next_round():
     assert history(begun, refused, lifted, called).sites["lakeside"].code is None
 
 
+def test_after_the_last_round_nobody_stands_as_refused():
+    begun = (0, {"kind": "run", "code": "started"})
+    joined = (1, {"kind": "joined", "site": "lakeside"})
+    refused = (2, {"kind": "refused", "round": 10, "phase": "closing", "code": "quorum-missing"})
+    refused = (2, refused[1] | {"site": "lakeside"})
+    view = history(begun, joined, refused)
+    assert (view.state("lakeside"), view.refusal("lakeside")) == ("refused", "quorum-missing")
+    ended = history(begun, joined, refused, (3, {"kind": "run", "round": 10, "code": "finished"}))
+    assert (ended.state("lakeside"), ended.refusal("lakeside")) == ("done", None)
+    assert ended.state("meadow") == "absent"
+    stopped = history(begun, joined, refused, (3, {"kind": "run", "code": "too-few-sites"}))
+    assert stopped.state("lakeside") == "refused"
+
+
 def test_a_site_is_training_until_its_update_came():
     begun = (0, {"kind": "run", "code": "started"})
     joined = (1, {"kind": "joined", "site": "meadow"})
@@ -184,6 +199,7 @@ def _seen_here(view, now):
         "measure": view.measure,
         "left": None if left is None else duration_text(left, "en"),
         "states": [view.state(site) for site in sorted(view.sites)],
+        "codes": [view.refusal(site) for site in sorted(view.sites)],
         "closed": view.closed,
         "sent": size_text(view.bytes),
         "charts": [_chart(view, name) for name in (view.measure, "seconds")],

@@ -77,12 +77,15 @@ export const curve = (view, name) =>
 
 export function stateOf(view, name) {
   const row = view.sites[name]
+  if (view.outcome === "finished" && row.state !== "absent") return "done"
   const here = row.round === view.round && row.phase === view.phase
   if (ASKING.includes(view.phase) && view.outcome === null && !here && row.state !== "absent") {
     return view.phase === "uploads" ? "training" : "asked"
   }
   return row.state
 }
+
+export const refusalOf = (view, name) => (view.outcome === "finished" ? null : view.sites[name].code)
 
 export function roundSeconds(view) {
   const known = curve(view, "seconds").map(([, value]) => value).slice(-RECENT).sort((a, b) => a - b)

@@ -113,6 +113,7 @@ function showCurve(place, name) {
 function siteRow(name) {
   const row = view.sites[name]
   const state = run.stateOf(view, name)
+  const code = run.refusalOf(view, name)
   const cell = (key, ...content) => make("td", { "data-label": say(key) }, ...content)
   return make(
     "tr",
@@ -121,7 +122,7 @@ function siteRow(name) {
     cell("state", make("span", { class: `state ${tones[state] ?? "idle"}` }, stateText(state))),
     cell("bytes", run.sizeText(row.bytes)),
     cell("took", row.seconds === null ? none : long(row.seconds)),
-    cell("code", ...(row.code ? [make("code", {}, row.code)] : [])),
+    cell("code", ...(code ? [make("code", {}, code)] : [])),
   )
 }
 
