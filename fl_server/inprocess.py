@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Final
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -21,8 +21,6 @@ from flwr.supercore.task_identity import TaskIdentity
 RUN_ID: Final = 1
 SERVER_NODE_ID: Final = 1
 FIRST_NODE_ID: Final = 1000
-WAIT_SECONDS: Final = 0.02
-"""How long a look for replies waits for those that are on their way: most steps take less."""
 CLIENT_APP_FAILED: Final = 2
 """Flower's error code for a ClientApp that raised."""
 
@@ -94,11 +92,15 @@ class InProcessGrid(Grid):
         return numbers
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that are ready, each once; wait a moment for all of them."""
+        """Return the replies that are ready, each once."""
         asked = [number for number in message_ids if number in self._pending]
-        wait([self._pending[number] for number in asked], timeout=WAIT_SECONDS)
         ready = [number for number in asked if self._pending[number].done()]
         return [self._pending.pop(number).result() for number in ready]
+
+    def wait_for_reply(self, message_ids: Iterable[str], seconds: float) -> None:
+        """Return when one of the messages is answered, or after ``seconds``."""
+        asked = [self._pending[number] for number in message_ids if number in self._pending]
+        wait(asked, timeout=seconds, return_when=FIRST_COMPLETED)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

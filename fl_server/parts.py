@@ -24,7 +24,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import sqlalchemy as sa
@@ -47,11 +47,14 @@ _WRITTEN: Final = "bithive written"
 _DROPPED: Final = "bithive dropped"
 
 
-def cut(blob: bytes | memoryview) -> Iterator[bytes]:
-    """Yield a blob in pieces of at most ``PART_BYTES``."""
+Piece: TypeAlias = bytes | memoryview
+
+
+def cut(blob: Piece) -> Iterator[memoryview]:
+    """Yield a blob in pieces of at most ``PART_BYTES``, none of them copied."""
     view = memoryview(blob)
     for start in range(0, len(view), PART_BYTES):
-        yield bytes(view[start : start + PART_BYTES])
+        yield view[start : start + PART_BYTES]
 
 
 def in_form(vector: NDArray[Any], form: str) -> Iterator[bytes]:
@@ -80,6 +83,8 @@ class Parts:
         connection.info[_WRITTEN], connection.info[_DROPPED] = [], []
         try:
             yield
+            if connection.info[_WRITTEN]:
+                _sync_folder(self._folder)
         except BaseException:
             self._remove(connection.info[_WRITTEN])
             raise
@@ -93,7 +98,7 @@ class Parts:
         return list(connection.info[_DROPPED])
 
     def keep(
-        self, connection: sa.Connection, number: int, kind: str, site: str, pieces: Iterable[bytes]
+        self, connection: sa.Connection, number: int, kind: str, site: str, pieces: Iterable[Piece]
     ) -> None:
         """Write a new blob's pieces; an empty one leaves no row.
 
@@ -184,12 +189,21 @@ class Writer:
         self._name = ""
         self._part = 0
 
-    def write(self, piece: bytes) -> None:
-        """Write what comes next."""
-        self._waiting += piece
-        while len(self._waiting) >= PART_BYTES:
-            self._put(bytes(self._waiting[:PART_BYTES]))
-            del self._waiting[:PART_BYTES]
+    def write(self, piece: Piece) -> None:
+        """Write what comes next; whole parts of it are not copied."""
+        view = memoryview(piece)
+        if self._waiting:
+            lacking = PART_BYTES - len(self._waiting)
+            self._waiting += view[:lacking]
+            view = view[lacking:]
+            if len(self._waiting) < PART_BYTES:
+                return
+            self._put(bytes(self._waiting))
+            self._waiting.clear()
+        while len(view) >= PART_BYTES:
+            self._put(view[:PART_BYTES])
+            view = view[PART_BYTES:]
+        self._waiting += view
 
     def close(self) -> None:
         """Have it whole on the disk, and its row in the transaction."""
@@ -203,12 +217,11 @@ class Writer:
             with _named_errors():
                 os.fsync(self._file.fileno())
                 self._file.close()
-                _sync_folder(self._folder)
             self._row(None)
 
-    def _put(self, piece: bytes) -> None:
+    def _put(self, piece: Piece) -> None:
         if self._folder is None:
-            self._row(piece)
+            self._row(bytes(piece))
             return
         with _named_errors():
             if self._file is None:
@@ -235,14 +248,15 @@ def _named_errors() -> Iterator[None]:
 
 def _sync_folder(folder: Path | None) -> None:
     assert folder is not None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _named_errors():
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def _write_all(file: Any, piece: bytes) -> None:
+def _write_all(file: Any, piece: Piece) -> None:
     view = memoryview(piece)
     while view:
         view = view[file.write(view) :]

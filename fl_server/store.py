@@ -189,6 +189,7 @@ class ServerStore:
         self.events = RunEvents(self.database)
         self.answers = StoredAnswers(self.database)
         self._engine = self.database.engine
+        self._terms: StudyTerms | None = None  # once there, they never change
 
     def found(self, terms: StudyTerms, initial: ModelState) -> None:
         """Keep the study and the model it starts from; a second call changes nothing."""
@@ -202,9 +203,11 @@ class ServerStore:
 
     def terms(self) -> StudyTerms | None:
         """Return the study's terms, or None in an empty store."""
-        with self.database.reading() as connection:
-            text = connection.execute(sa.select(STUDY.c.terms)).scalar_one_or_none()
-        return None if text is None else StudyTerms.model_validate_json(text)
+        if self._terms is None:
+            with self.database.reading() as connection:
+                text = connection.execute(sa.select(STUDY.c.terms)).scalar_one_or_none()
+            self._terms = None if text is None else StudyTerms.model_validate_json(text)
+        return self._terms
 
     def run(self) -> str:
         """Return the id of the run kept here, empty in an empty store."""

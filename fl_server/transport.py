@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -111,6 +111,15 @@ class Transport(Protocol):
         ...
 
 
+@runtime_checkable
+class WaitingGrid(Protocol):
+    """A grid that knows when a reply is there: nobody needs to look for it again and again."""
+
+    def wait_for_reply(self, message_ids: Iterable[str], seconds: float) -> None:
+        """Return when one of the messages is answered, or after ``seconds``."""
+        ...
+
+
 class GridTransport:
     """Frames over a Flower grid, in this process or a SuperLink's.
 
@@ -129,6 +138,7 @@ class GridTransport:
         self._left: dict[str, tuple[str, str, int]] = {}
         self._took: dict[str, float] = {}  # how long the first answer of each kind took last time
         self._pause = FIRST_PAUSE_SECONDS
+        self._waiting_grid = grid if isinstance(grid, WaitingGrid) else None
         if isinstance(grid, http_grid.HttpGrid):
             self._pause = REMOTE_PAUSE_SECONDS
             look_again_soon()
@@ -166,7 +176,7 @@ class GridTransport:
         started = heard = time.monotonic()
         deadline = started + deadline_seconds
         expected = EXPECTED_SHARE * self._took.get(kind, 0.0)
-        time.sleep(min(expected, EXPECTED_SECONDS_MAX, deadline_seconds))
+        self._pass(waiting, min(expected, EXPECTED_SECONDS_MAX, deadline_seconds))
         try:
             while waiting or due:
                 for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
@@ -189,12 +199,20 @@ class GridTransport:
                     waiting[send(node)] = node
                 if waiting or due:
                     silence = time.monotonic() - heard
-                    time.sleep(min(max(silence / PAUSE_SHARE, self._pause), self._poll_seconds))
+                    pause = max(silence / PAUSE_SHARE, self._pause)
+                    self._pass(waiting, min(pause, self._poll_seconds))
         finally:
             self._took.update(took)
             self._left.update({number: (kind, group, node) for number, node in waiting.items()})
             while len(self._left) > LEFT_MAX:
                 self._left.pop(next(iter(self._left)))
+
+    def _pass(self, waiting: Iterable[str], seconds: float) -> None:
+        """Let ``seconds`` pass, or less where the grid says that a reply is there."""
+        if self._waiting_grid is None or not waiting:
+            time.sleep(seconds)
+        else:
+            self._waiting_grid.wait_for_reply(list(waiting), max(seconds, self._poll_seconds))
 
     def late(self) -> list[Late]:
         """Look once for replies to messages of exchanges that have ended."""
