@@ -10,10 +10,10 @@ Where server and hospital share no disk, four kinds of file are carried between 
 None is secret and none names a patient: a leaf is a commitment that only the hospital can open.
 Each is canonical JSON, so that asking again for the same gives the same file.
 
-What holds, each line a test in tests/portal/test_consent_files.py:
+What holds, each line a test in tests/portal/test_admitting.py:
 
 1. A file of which a byte was changed, cut or added is refused, or says the same.
-2. A file beyond its bound is not parsed, and none names what it was given in its refusal.
+2. A file beyond its bound is not parsed.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from identity.roles import Actor, Role
 from identity.site_folder import SiteFolder
 from portal.demo import settings_for
 from portal.home import Home
+from portal.site_grants import GrantDesk
+from portal.site_settings import SiteOwn
 from portal.study_founding import Asked, Design, found_study, input_shape_of, recipe_of
 from protocol.messages import canonical
 from protocol.units import BASE_UNITS_PER_BTT
@@ -95,6 +97,22 @@ class Apart:
         )
         operator = fingerprint(self.consortium.operator_digest)
         install(SiteFolder.of(self.folder(site)), admission, operator=operator, now=NOW)
+
+    def set_up(self, site, study):
+        """Say what a hospital holds and trusts, as ``bithive site setup`` does."""
+        consent = study.terms.consent
+        own = SiteOwn(
+            site=site,
+            records="wisconsin",
+            dataset=consent.dataset,
+            modality="table",
+            registry=consent.registry,
+            registry_key=consent.registry_key,
+            circuit=consent.circuit,
+            key_hash=consent.key_hash,
+        )
+        own.save(self.folder(site))
+        return GrantDesk(self.folder(site), own)
 
     def asked(self, **changes):
         made = Asked((), 16, 30 * BASE_UNITS_PER_BTT, "Institute of Cells", self.proving_key)

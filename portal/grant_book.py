@@ -1,0 +1,177 @@
+"""A hospital's book of grants on their way: asked for and not published, ended and not confirmed.
+
+Between the file that asks for grants and the file that brings their receipts lies somebody's walk
+with both. What opens a grant must not be lost meanwhile, nor made twice, nor used before it is
+published. So it waits here, and moves to the openings when its receipt has come. What was ended
+waits here too, until the registry has confirmed it.
+
+The file is readable by its owner alone: it names patients. Nothing in it is printed or logged.
+
+What holds, each line a test in tests/portal/test_site_grants.py:
+
+1. A patient has one grant on its way in a study at most.
+2. What moved to the openings, or was ended before it was published, is not kept here any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Boolean, Column, LargeBinary, MetaData, String, Table, UniqueConstraint
+
+from consent.grant import Opening, WithdrawalCode
+from consent.store import Element
+from consent.terms import Terms
+from consent.withdrawal import SiteWithdrawal
+from protocol.ids import GrantId, PatientId, SiteId, StudyId
+from storage.database import open_database, reading, writing
+
+BOOK = "grants.db"
+METADATA = MetaData()
+WAITING = Table(
+    "waiting",
+    METADATA,
+    Column("leaf", Element, primary_key=True),
+    Column("grant", String, nullable=False, unique=True),
+    Column("study", String, nullable=False),
+    Column("patient", String, nullable=False),
+    Column("subject", Element, nullable=False),
+    Column("salt", Element, nullable=False),
+    Column("terms", Element, nullable=False),  # packed
+    Column("randomness", Element, nullable=False),
+    Column("code", LargeBinary, nullable=False),  # the patient's, for her paper
+    UniqueConstraint("study", "patient"),
+)
+ENDED = Table(
+    "ended",
+    METADATA,
+    Column("grant", String, primary_key=True),
+    Column("site", String, nullable=False),
+    Column("at", String, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("confirmed", Boolean, nullable=False),
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Waiting:
+    """A grant that waits for its receipt."""
+
+    grant: GrantId
+    study: StudyId
+    patient: PatientId
+    opening: Opening
+    code: WithdrawalCode
+
+    def __repr__(self) -> str:
+        return f"Waiting({self.grant})"
+
+
+class GrantBook:
+    """One hospital's grants on their way; every method is one transaction."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the book in a hospital's folder, making it where there is none.
+
+        Raises:
+            StorageError: It cannot be used.
+        """
+        self._engine = open_database(folder / BOOK, METADATA, private=True)
+        self._engine.hide_parameters = True  # statements carry patients' numbers
+
+    def __repr__(self) -> str:
+        return "GrantBook(hidden)"
+
+    def close(self) -> None:
+        """Close the file."""
+        self._engine.dispose()
+
+    def add(self, grants: Iterable[Waiting]) -> None:
+        """Let grants wait, all of them or none; a patient who has one in the study keeps it."""
+        rows = [_row(one) for one in grants]
+        with writing(self._engine) as connection:
+            if rows:
+                connection.execute(sa.insert(WAITING).prefix_with("OR IGNORE"), rows)
+
+    def waiting(self, study: StudyId | None = None) -> list[Waiting]:
+        """Return what waits, of one study or of all, by leaf: an order that says nothing."""
+        query = sa.select(WAITING)
+        if study is not None:
+            query = query.where(WAITING.c.study == study)
+        with reading(self._engine) as connection:
+            found = [_waiting(row) for row in connection.execute(query)]
+        return sorted(found, key=lambda one: one.opening.leaf())
+
+    def moved(self, grants: Collection[GrantId]) -> None:
+        """Forget grants whose openings are kept elsewhere now."""
+        with writing(self._engine) as connection:
+            for grant in grants:
+                connection.execute(sa.delete(WAITING).where(WAITING.c.grant == grant))
+
+    def end(self, statements: Sequence[SiteWithdrawal]) -> None:
+        """Keep the hospital's word that grants end, and forget those that still wait."""
+        with writing(self._engine) as connection:
+            for one in statements:
+                connection.execute(
+                    sa.insert(ENDED)
+                    .prefix_with("OR IGNORE")
+                    .values(
+                        grant=one.grant,
+                        site=one.site,
+                        at=one.at,
+                        signature=one.signature,
+                        confirmed=False,
+                    )
+                )
+                connection.execute(sa.delete(WAITING).where(WAITING.c.grant == one.grant))
+
+    def ended(self) -> dict[GrantId, bool]:
+        """Return every grant that was ended, and whether the registry has confirmed it."""
+        query = sa.select(ENDED.c.grant, ENDED.c.confirmed)
+        with reading(self._engine) as connection:
+            return {GrantId(row.grant): row.confirmed for row in connection.execute(query)}
+
+    def unconfirmed(self) -> list[SiteWithdrawal]:
+        """Return what ended and the registry has not confirmed, in the order of its grants."""
+        query = sa.select(ENDED).where(~ENDED.c.confirmed).order_by(ENDED.c.grant)
+        with reading(self._engine) as connection:
+            return [
+                SiteWithdrawal(SiteId(row.site), GrantId(row.grant), row.at, row.signature)
+                for row in connection.execute(query)
+            ]
+
+    def confirm(self, grants: Collection[GrantId]) -> None:
+        """Note that the registry has ended these."""
+        with writing(self._engine) as connection:
+            for grant in grants:
+                done = sa.update(ENDED).where(ENDED.c.grant == grant).values(confirmed=True)
+                connection.execute(done)
+
+
+def _row(one: Waiting) -> dict[str, Any]:
+    return {
+        "leaf": one.opening.leaf(),
+        "grant": one.grant,
+        "study": one.study,
+        "patient": one.patient,
+        "subject": one.opening.subject,
+        "salt": one.opening.salt,
+        "terms": one.opening.terms.packed(),
+        "randomness": one.opening.randomness,
+        "code": one.code.secret,
+    }
+
+
+def _waiting(row: sa.Row[Any]) -> Waiting:
+    opening = Opening(row.subject, row.salt, Terms.unpacked(row.terms), row.randomness)
+    return Waiting(
+        GrantId(row.grant),
+        StudyId(row.study),
+        PatientId(row.patient),
+        opening,
+        WithdrawalCode(row.code),
+    )
