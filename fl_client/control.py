@@ -6,12 +6,16 @@ pause the agent, and what is asked here waits for no training.
 ::
 
     status  ─▶ one JSON object          metrics ─▶ Prometheus' text
-    pause, resume, drain, leave ─▶ the state after it
+    pause, resume, drain, leave {"actor", "reason"} ─▶ the state after it
 
 What holds, each line a test in tests/fl_client/test_control.py:
 
 1. No answer holds a patient's number, or how many patients there are.
 2. The agent is ready when it is on duty and every approved study has its agent.
+3. An order names who gives it, and is obeyed only if that one may.
+
+Who holds this door's token is believed when it says who asks: a command, which was started by a
+user of this machine, or the officer's page, where somebody has signed in.
 """
 
 from __future__ import annotations
@@ -20,18 +24,44 @@ import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Annotated, Any, Final, cast, get_args
 
+from pydantic import Field
+
+from fl_client.decisions import WHO_MAX
 from fl_client.duty import DutyState, Order
 from fl_client.logs import event
 from fl_client.refusals import refusal
 from fl_client.resident import Resident
+from identity.roles import Actor, Role
 from protocol.errors import BitHiveError, PrivacyError
 from protocol.frames import MalformedFrame, decode, encode
+from protocol.jobs import REASON_MAX
+from protocol.messages import Message, Site, read
 
 log = logging.getLogger("bithive.resident")
 DISK_LOW_BYTES: Final = 2**30
 ORDERS: Final = frozenset(get_args(Order))
+
+
+class Ordered(Message):
+    """Who gives an order, and why."""
+
+    actor: Annotated[str, Field(min_length=1, max_length=WHO_MAX)]
+    roles: Annotated[tuple[Role, ...], Field(max_length=len(Role))]
+    site: Site
+    reason: Annotated[str, Field(max_length=REASON_MAX)] = ""
+
+    def by(self) -> Actor:
+        """Return who gives it."""
+        return Actor(self.actor, frozenset(self.roles), site=self.site)
+
+
+def ordered(actor: Actor, reason: str = "") -> dict[str, Any]:
+    """Return the body of an order's frame."""
+    assert actor.site is not None
+    roles = sorted(map(str, actor.roles))
+    return {"actor": actor.shown, "roles": roles, "site": actor.site, "reason": reason}
 
 
 class Control:
@@ -49,7 +79,8 @@ class Control:
             if request.kind == "metrics":
                 return encode("metrics", {"text": self.metrics()})
             if request.kind in ORDERS:
-                standing = self._resident.duty.order(cast("Order", request.kind))
+                order, given = cast("Order", request.kind), read(Ordered, request.body)
+                standing = self._resident.duty.order(order, given.by(), reason=given.reason)
                 event(log, "ordered", kind=request.kind, state=standing.state)
                 return encode("duty", asdict(standing))
             raise MalformedFrame(f"there is no {request.kind!r}")

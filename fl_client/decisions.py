@@ -1,35 +1,66 @@
-"""What officers decided at this hospital, in order, so that nothing of it can be changed unseen.
+"""What officers decided at this hospital: records in the site's own audit log, and nowhere else.
 
-Rows are only ever added. Each carries a link, the SHA-256 of itself and the link before it, so that
-a row that was changed, dropped from the middle or moved breaks the chain; whoever wrote down a
-number and its link finds a shortened or rewritten one too.
+The log (``audit.log``, in ``audit.db`` of the site's folder) is what counts, so nothing has to be
+kept the same as it. Each record is a leaf of its Merkle tree under a head that the site's log key
+signs. A record that was changed, dropped or moved is found by every reading here, and offline by
+``bithive audit verify --folder SITE``; a log that was cut short is found with a head kept elsewhere
+(``bithive audit head``).
 
 What holds, each line a test in tests/fl_client/test_decisions.py:
 
 1. The newest decision on a subject is the one that counts; the earlier ones stay.
-2. Any change of any field of any row is found.
+2. Any change of any record of the log is found, by whatever else it was made.
+3. A decision that was returned is on the disk, under a signature.
+4. Whoever may not decide is refused, and that is recorded before it is said.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
-import sqlalchemy as sa
-
-from fl_client.tables import DECISIONS
+from audit.checkpoints import AuditDamaged, SignedHead
+from audit.log import AuditLog
+from audit.records import Event
+from identity.roles import About, Actor, Permission, check
+from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError, StorageError
+from protocol.ids import SiteId
 from protocol.jobs import REASON_MAX, instant
-from storage.database import reading, writing
+from storage.files import private_folder
+from storage.merkle import Frontier, leaf_hash
 
-Kind = Literal["approved", "refused", "code-allowed", "code-forbidden", "permission-denied"]
+Kind = Literal[
+    "approved",
+    "refused",
+    "code-allowed",
+    "code-forbidden",
+    "paused",
+    "resumed",
+    "draining",
+    "leaving",
+    "permission-denied",
+]
+LOGGED: Final[Mapping[Kind, str]] = {
+    "approved": "job-approved",
+    "refused": "job-refused",
+    "code-allowed": "code-allowed",
+    "code-forbidden": "code-forbidden",
+    "paused": "site-paused",
+    "resumed": "site-resumed",
+    "draining": "site-draining",
+    "leaving": "site-leaving",
+    "permission-denied": "permission-denied",
+}
+"""What each is called in the log, where other things are logged too."""
+KINDS: Final[Mapping[str, Kind]] = {logged: kind for kind, logged in LOGGED.items()}
 CODE: Final = "code"
 """The subject of decisions on the right to run jobs that carry Python."""
-FIRST_LINK: Final = "0" * 64
+DUTY: Final = "duty"
+"""The subject of orders to stop and to go on."""
 WHO_MAX: Final = 80
 
 
@@ -42,7 +73,7 @@ class DecisionIncomplete(ConfigurationError):
         self.lacking = lacking
         super().__init__(
             f"a decision is recorded with {lacking}, and neither may be empty or longer than a "
-            "few lines; give --officer and --reason"
+            "few lines; say who decides, and why"
         )
 
 
@@ -51,86 +82,110 @@ class DecisionsDamaged(StorageError):
 
     code = "decisions-damaged"
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, finding: str) -> None:
+        self.finding = finding
         super().__init__(
-            f"decision {number} at this hospital is not what was recorded; no job is run until "
-            "the record is restored from its last backup"
+            f"what was decided at this hospital is not what was recorded: {finding}; no job is run "
+            "until its audit log is restored from the last backup"
         )
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One row: who decided what, when and why."""
+    """One record: who decided what, when and why; ``number`` is its position in the log."""
 
     number: int
-    kind: str
+    kind: Kind
     subject: str
     who: str
     reason: str
     at: str
-    link: str = ""
-
-    def linked(self, before: str) -> str:
-        """Return the link of this row after the link ``before``."""
-        fields = asdict(self) | {"link": before}
-        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(b"bithive decision\n" + text.encode()).hexdigest()
 
 
 class Decisions:
-    """The record in the site's database."""
+    """The decisions in a site's folder; safe for threads and processes.
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    Args:
+        folder: The site's own, with ``audit.db`` and ``audit.key``; both are made if need be.
+
+    Raises:
+        StorageError: The disk refused; so may every method.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        private_folder(folder)
+        self.log = AuditLog(folder / "audit.db", signing_key(folder / "audit.key"))
 
     def add(self, kind: Kind, subject: str, *, who: str, reason: str, now: datetime) -> Decision:
-        """Add a row.
+        """Record a decision.
 
         Raises:
             DecisionIncomplete: Nobody is named, or no reason where one is due.
+            AuditDamaged: The log was changed, and grows no more.
         """
         who, reason = " ".join(who.split()), " ".join(reason.split())
         if not who or len(who) > WHO_MAX:
             raise DecisionIncomplete("who decided")
         if len(reason) > REASON_MAX or (kind == "refused" and not reason):
             raise DecisionIncomplete("a reason")
-        with writing(self._engine) as connection:
-            last = connection.execute(
-                sa.select(DECISIONS).order_by(DECISIONS.c.number.desc()).limit(1)
-            ).first()
-            number, before = (1, FIRST_LINK) if last is None else (last.number + 1, last.link)
-            row = Decision(number, kind, subject, who, reason, instant(now))
-            row = Decision(**asdict(row) | {"link": row.linked(before)})
-            connection.execute(DECISIONS.insert().values(**asdict(row)))
-        return row
+        facts = {"subject": subject, "actor": who, "reason": reason, "at": instant(now)}
+        number = self.log.append(LOGGED[kind], facts)
+        return Decision(number, kind, subject, who, reason, facts["at"])
+
+    def check(self, actor: Actor, permission: Permission, site: SiteId, now: datetime) -> None:
+        """Return if ``actor`` has the right at this site.
+
+        Raises:
+            PermissionMissing: She has not; it is recorded.
+        """
+
+        def denied(kind: str, _facts: Mapping[str, Any]) -> None:
+            assert kind == "permission-denied"
+            self.add("permission-denied", str(permission), who=actor.shown, reason="", now=now)
+
+        check(actor, permission, about=About(site=site), audit=denied)
 
     def latest(self) -> int:
-        """Return the number of the newest row, 0 before the first; every decision raises it."""
-        with reading(self._engine) as connection:
-            return connection.execute(sa.select(sa.func.max(DECISIONS.c.number))).scalar_one() or 0
+        """Return how long the log is; every decision raises it."""
+        return self.log.head().size
 
     def all(self) -> list[Decision]:
-        """Return every row, in order, after checking the chain.
+        """Return every decision, in order, after checking the log against its newest head.
 
         Raises:
             DecisionsDamaged: It was changed.
         """
-        with reading(self._engine) as connection:
-            rows = connection.execute(sa.select(DECISIONS).order_by(DECISIONS.c.number)).all()
-        found = [Decision(**row._mapping) for row in rows]  # noqa: SLF001  # SQLAlchemy's public name for it
-        check_chain(found)
-        return found
+        try:
+            head = self.log.head()
+            events = self.log.events(0, head.size)
+            self._check_under(head, events)
+            return [_decision(one) for one in events if _is_decision(one)]
+        except (AuditDamaged, ValueError, TypeError, LookupError) as error:
+            # A record that cannot even be read was not written here.
+            raise DecisionsDamaged(getattr(error, "finding", "it cannot be read")) from error
+
+    def _check_under(self, head: SignedHead, events: list[Event]) -> None:
+        head.check(self.log.public_key)
+        leaves = [leaf_hash(one.record.encode()) for one in events]
+        tree, _ = Frontier().extend(leaves)
+        if [one.position for one in events] != list(range(head.size)):
+            raise AuditDamaged(f"it has lost or gained records before event {head.size}")
+        if head.size and tree.root() != head.root:
+            raise AuditDamaged("its records are not those that were signed")
 
 
-def check_chain(rows: Iterable[Decision]) -> None:
-    """Return if each row has the number and the link that follow from those before it.
+def _is_decision(event: Event) -> bool:
+    # Refusals that other doors of this site recorded have facts of their own.
+    return event.kind in KINDS and {"subject", "at"} <= event.facts.keys()
 
-    Raises:
-        DecisionsDamaged: One has not.
-    """
-    before = FIRST_LINK
-    for number, row in enumerate(rows, start=1):
-        if row.number != number or row.link != row.linked(before):
-            raise DecisionsDamaged(number)
-        before = row.link
+
+def _decision(event: Event) -> Decision:
+    facts = event.facts
+    return Decision(
+        number=event.position,
+        kind=KINDS[event.kind],
+        subject=str(facts["subject"]),
+        who=str(facts["actor"]),
+        reason=str(facts["reason"]),
+        at=str(facts["at"]),
+    )

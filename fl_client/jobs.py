@@ -27,10 +27,10 @@ from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
-from fl_client.decisions import CODE, Decision, Decisions
+from fl_client.decisions import CODE, Decision, Decisions, Kind
 from fl_client.offers import asked_of
 from fl_client.tables import JOBS, METADATA
-from identity.roles import About, Actor, Permission, check
+from identity.roles import Actor, Permission
 from privacy.statement import PrivacyStatement
 from protocol.errors import ConfigurationError, FederationError, PrivacyError
 from protocol.ids import SiteId
@@ -160,7 +160,7 @@ class JobBook:
         self._engine = open_database(path, METADATA, private=True)
         self._clock = clock
         self.site = site
-        self.decisions = Decisions(self._engine)
+        self.decisions = Decisions(path.parent)
 
     # What is offered
 
@@ -332,13 +332,9 @@ class JobBook:
         counted = [one for one in self.decisions.all() if one.kind != "permission-denied"]
         return {one.subject: one for one in counted}
 
-    def _decide(self, kind: Any, subject: str, officer: Actor, reason: str) -> Decision:
+    def _decide(self, kind: Kind, subject: str, officer: Actor, reason: str) -> Decision:
         now = self._clock()
         return self.decisions.add(kind, subject, who=officer.shown, reason=reason, now=now)
 
     def _check(self, officer: Actor, permission: Permission) -> None:
-        def denied(kind: str, _facts: object) -> None:
-            assert kind == "permission-denied"
-            self._decide("permission-denied", str(permission), officer, "")
-
-        check(officer, permission, about=About(site=self.site), audit=denied)
+        self.decisions.check(officer, permission, self.site, self._clock())

@@ -30,8 +30,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from fl_client.duty import Duty, SiteLeft
+from fl_client.duty import FINISHING, Duty, SiteLeft
 from fl_client.epsilon import Epsilon
+from fl_client.job_code import JobCode
 from fl_client.jobs import CodeNotAllowed, Job, JobBook, JobNotApproved
 from fl_client.logs import event
 from fl_client.offers import check_addressed, read_offer
@@ -39,6 +40,7 @@ from fl_client.refusals import refusal
 from fl_client.routing import KINDS, Route, route
 from fl_client.store import SiteStore
 from fl_client.telemetry import OTHER, Telemetry
+from fl_client.under_way import UnderWay
 from privacy.keys import SiteKeys
 from protocol.errors import BitHiveError, FederationError
 from protocol.frames import Frame, decode, encode
@@ -106,8 +108,6 @@ class Resident:
     """The code with which an agent could not be made, by study."""
     clock_ahead_seconds: float | None = None
     """This clock minus the server's signed time, when an offer last came; its way counts too."""
-    _training: set[tuple[str, int]] = field(default_factory=set)
-    """What is being trained now: its update has not left, and its round is under way."""
     _refreshed: tuple[int, datetime] | None = None
     _serving: dict[str, Serving] = field(default_factory=dict)
     _making: threading.Lock = field(default_factory=threading.Lock)
@@ -116,12 +116,20 @@ class Resident:
         path = self.home / "site.db"
         self.store = SiteStore(path)
         self.book = JobBook(path, self.identity.site, clock=self.clock)
-        self.duty = Duty(path, clock=self.clock, under_way=self.under_way)
+        self.code = JobCode(path)
+        self.rounds = UnderWay(path, answered=self.store.under_way, clock=self.clock)
+        self.duty = Duty(
+            path,
+            self.identity.site,
+            self.book.decisions,
+            clock=self.clock,
+            under_way=self.under_way,
+        )
         self.epsilon = Epsilon(self.home / "budget.db")
 
     def under_way(self) -> list[tuple[str, int]]:
         """Return the studies and rounds that this site is in the middle of."""
-        return [*self.store.under_way(), *self._training]
+        return self.rounds.rounds()
 
     def answer(self, frame: bytes) -> bytes:
         """Answer one frame; a refusal is an answer too."""
@@ -185,6 +193,9 @@ class Resident:
         now = self.clock()
         self.clock_ahead_seconds = (now - moment_of(found.offer.at)).total_seconds()
         job = self.book.keep(found.manifest, found.terms)
+        if found.bundle is not None and self.book.find(job.hash) is not None:
+            named = {one.manifest.code for one in self.book.jobs()}
+            self.code.keep(found.bundle, named=named)
         state = job.state(now)
         reason = job.decision.reason if job.decision is not None and state == "refused" else ""
         if state == "expired":
@@ -210,18 +221,16 @@ class Resident:
         if request.kind == "join" and request.body.get("job") != job.hash:
             raise JobNotApproved(going.study, "another job of it is approved")
         agent = self._agent(job)
-        training = (going.study, going.round or 0) if request.kind == "train" else None
-        if training is not None:
-            self._training.add(training)
-        try:
-            reply = agent.answer(frame)
-            if training is not None:
+        if request.kind == "train":
+            waits = request.body.get("wait_seconds")
+            with self.rounds.training(going.study, going.round or 0, waits):
+                reply = agent.answer(frame)
                 self._check_still(job, request, going)
-        finally:
-            if training is not None:
-                self._training.discard(training)
-        self._trained(request, going, reply)
-        return reply
+            self._trained(request, going, reply)
+            return reply
+        if request.kind in FINISHING and going.round is not None:
+            self.rounds.heard(going.study, going.round)
+        return agent.answer(frame)
 
     def _check_still(self, job: Job, request: Frame, going: Route) -> None:
         """Return if what was trained, for hours perhaps, may leave.

@@ -104,16 +104,12 @@ JOBS = sa.Table(
     sa.Column("terms", sa.Text, nullable=False),
     sa.Column("offered_at", sa.Text, nullable=False),
 )
-DECISIONS = sa.Table(
-    "decisions",
+UNDER_WAY = sa.Table(
+    "rounds_under_way",
     METADATA,
-    sa.Column("number", sa.Integer, primary_key=True),  # from 1, without gaps
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),  # a job's hash, or what else was decided on
-    sa.Column("who", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("at", sa.Text, nullable=False),
-    sa.Column("link", sa.Text, nullable=False),  # over all of it and the link before
+    sa.Column("study", sa.Text, primary_key=True),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("until", sa.Text, nullable=False),  # when its server will have given it up
 )
 DUTY = sa.Table(
     "duty",

@@ -12,6 +12,7 @@ What holds, each a test in tests/fl_server/test_faults.py or test_engine.py:
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -98,7 +99,8 @@ class Intake:
 
     def _asking(self, stored: StoredRound) -> _Asking:
         number = stored.plan.round
-        return _Asking(self.store, stored, self.store.manifest(number - 1))
+        manifest = self.store.manifest(number - 1)
+        return _Asking(self.store, stored, manifest, math.ceil(self.deadlines.train))
 
     def _consider(self, site: SiteId, reply: Frame, stored: StoredRound) -> bool:
         """Let one answer through the gate, or record why not; say whether it is new and counts."""
@@ -165,6 +167,7 @@ class _Asking:
     store: ServerStore
     stored: StoredRound
     manifest: Manifest | None
+    wait_seconds: int
 
     def __call__(self, site: SiteId) -> bytes:
         plan = self.stored.plan
@@ -173,7 +176,14 @@ class _Asking:
         before = plan.round - 1
         return encode_pieces(
             "train",
-            body(TrainRequest(plan=plan, manifest=self.manifest, chunks=chunks)),
+            body(
+                TrainRequest(
+                    plan=plan,
+                    manifest=self.manifest,
+                    chunks=chunks,
+                    wait_seconds=self.wait_seconds,
+                )
+            ),
             {
                 "model": (self.store.sent_bytes(before), self.store.sent_model(before)),
                 "shares": (len(shares), [shares]),

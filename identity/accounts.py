@@ -22,6 +22,8 @@ What holds, each line a test in tests/identity/test_accounts.py:
    when the account is disabled.
 3. The database holds no password and no token.
 4. Nobody signs in faster than the throttle allows, from many threads either.
+5. Whoever manages the accounts of a site alone gives no role that she has not herself, and touches
+   nobody who has more.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from identity.passwords import (
     hash_password,
     verify_password,
 )
-from identity.roles import Actor, Denied, Permission, Role, check
+from identity.roles import About, Actor, Denied, Permission, Role, check
 from identity.throttle import count_attempt, forgive
 from protocol.errors import IdentityError
 from protocol.ids import AccountId, SiteId
@@ -94,6 +96,16 @@ class Session:
 
     token: str = field(repr=False)
     ends_at: float
+
+
+@dataclass(frozen=True)
+class Person:
+    """One account, without its secrets."""
+
+    name: str
+    roles: frozenset[Role]
+    site: SiteId | None
+    disabled: bool
 
 
 class Accounts:
@@ -153,8 +165,8 @@ class Accounts:
             AccountUnfit: The name is taken or none, or a role lacks what it is for.
             PasswordUnfit: The password would be guessed.
         """
-        check(actor, Permission.MANAGE_ACCOUNTS, audit=self._audit)
         given = frozenset(roles)
+        self._may(actor, given, site)
         _check_fit(name, given, site)
         check_password(password, name=name)
         kept = hash_password(password, cost=self._cost, entropy=self._entropy)
@@ -181,9 +193,9 @@ class Accounts:
             AccountUnfit: There is no such account.
             PasswordUnfit: The password would be guessed.
         """
-        check(actor, Permission.MANAGE_ACCOUNTS, audit=self._audit)
+        roles = self._may_change(name, actor)
         self._change_password(name, password)
-        self._audit("password-reset", _facts(name, self._roles(name), actor))
+        self._audit("password-reset", _facts(name, roles, actor))
 
     def change_password(self, name: str, old: str, new: str, *, address: str, now: float) -> None:
         """Let somebody change her own password; all of her sessions end.
@@ -202,12 +214,24 @@ class Accounts:
             PermissionMissing: The actor may not.
             AccountUnfit: There is no such account.
         """
-        check(actor, Permission.MANAGE_ACCOUNTS, audit=self._audit)
-        roles = self._roles(name)
+        roles = self._may_change(name, actor)
         with deciding(self._engine, PEOPLE) as connection:
             connection.execute(update(PEOPLE).where(PEOPLE.c.name == name).values(disabled=1))
             connection.execute(delete(SESSIONS).where(SESSIONS.c.name == name))
         self._audit("account-disabled", _facts(name, roles, actor))
+
+    def people(self, actor: Actor, *, site: SiteId | None = None) -> list[Person]:
+        """Return the accounts of one site, or all of them, by name.
+
+        Raises:
+            PermissionMissing: The actor may not.
+        """
+        check(actor, Permission.MANAGE_ACCOUNTS, about=About(site=site), audit=self._audit)
+        wanted = select(PEOPLE).order_by(PEOPLE.c.name)
+        if site is not None:
+            wanted = wanted.where(PEOPLE.c.site == site)
+        with reading(self._engine) as connection:
+            return [_person(row) for row in connection.execute(wanted)]
 
     def sign_in(self, name: str, password: str, *, address: str, now: float) -> Session:
         """Begin a session of twelve hours.
@@ -259,8 +283,7 @@ class Accounts:
             with deciding(self._engine, SESSIONS) as connection:
                 own = update(SESSIONS).where(SESSIONS.c.token == key)
                 connection.execute(own.values(used_at=now))
-        roles = frozenset(Role(one) for one in row.roles.split())
-        return Actor(row.name, roles, site=row.site, account=row.account)
+        return Actor(row.name, _person(row).roles, site=row.site, account=row.account)
 
     def sign_out(self, token: str) -> None:
         """End a session, if there is one."""
@@ -288,18 +311,29 @@ class Accounts:
         return renewed
 
     def _change_password(self, name: str, password: str) -> None:
-        self._roles(name)
         check_password(password, name=name)
         kept = hash_password(password, cost=self._cost, entropy=self._entropy)
         with deciding(self._engine, PEOPLE) as connection:
             connection.execute(update(PEOPLE).where(PEOPLE.c.name == name).values(password=kept))
             connection.execute(delete(SESSIONS).where(SESSIONS.c.name == name))
 
-    def _roles(self, name: str) -> frozenset[Role]:
+    def _may(self, actor: Actor, roles: frozenset[Role], site: SiteId | None) -> None:
+        """Return if ``actor`` may give, or take, these roles at this site."""
+        everywhere = Role.OPERATOR in actor.roles
+        # Who manages one site's accounts must not make a colleague with rights of which she has
+        # none; such a colleague would be somebody of no site to her.
+        of = site if everywhere or roles <= actor.roles else None
+        check(actor, Permission.MANAGE_ACCOUNTS, about=About(site=of), audit=self._audit)
+
+    def _may_change(self, name: str, actor: Actor) -> frozenset[Role]:
         row = self._row(name)
         if row is None:
+            # Who may manage nothing learns nothing of names, either.
+            check(actor, Permission.MANAGE_ACCOUNTS, about=About(actor.site), audit=self._audit)
             raise AccountUnfit("nobody has this name; see how it is written")
-        return frozenset(Role(one) for one in row.roles.split())
+        person = _person(row)
+        self._may(actor, person.roles, person.site)
+        return person.roles
 
     def _row(self, name: str) -> Any:
         with reading(self._engine) as connection:
@@ -314,6 +348,11 @@ def _check_fit(name: str, roles: frozenset[Role], site: SiteId | None) -> None:
         raise AccountUnfit("an account has a person's role; machines have certificates")
     if roles & {Role.STEWARD, Role.OFFICER} and site is None:
         raise AccountUnfit("a steward or officer is one of a site; name it")
+
+
+def _person(row: Any) -> Person:
+    roles = frozenset(Role(one) for one in row.roles.split())
+    return Person(row.name, roles, row.site, bool(row.disabled))
 
 
 def _facts(name: str, roles: frozenset[Role], actor: Actor) -> dict[str, Any]:

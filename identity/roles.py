@@ -126,6 +126,7 @@ MATRIX: Final[Mapping[Role, Mapping[Permission, Reach]]] = {
         Permission.REMOVE_PATIENT: Reach.OWN_SITE,
         Permission.PUBLISH_GRANT: Reach.OWN_SITE,
         Permission.PAY_PATIENT: Reach.OWN_SITE,
+        Permission.MANAGE_ACCOUNTS: Reach.OWN_SITE,
     },
     Role.OFFICER: {
         Permission.READ_TERMS: Reach.EVERYWHERE,
@@ -134,6 +135,7 @@ MATRIX: Final[Mapping[Role, Mapping[Permission, Reach]]] = {
         Permission.ALLOW_CODE: Reach.OWN_SITE,
         Permission.PAUSE_SITE: Reach.OWN_SITE,
         Permission.LEAVE_FEDERATION: Reach.OWN_SITE,
+        Permission.MANAGE_ACCOUNTS: Reach.OWN_SITE,
         Permission.WATCH_RUN: Reach.OWN_SITE,
         Permission.READ_BUDGET: Reach.OWN_SITE,
         Permission.READ_STATEMENT: Reach.OWN_ACCOUNT,

@@ -2,11 +2,14 @@
 """``bithive site jobs | approve | refuse | ...``: what officer and operator say to their agent.
 
 Jobs are decided on in the site's folder, whether its agent runs or not. Pausing, draining and
-leaving are said to the running agent over its operator's socket.
+leaving are said to the running agent over its operator's socket. Whoever runs a command is the
+user that the operating system signed in, with the roles that the site gives her
+(``portal.local_actor``); what she may not do is refused, and recorded.
 """
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from pathlib import Path
@@ -16,10 +19,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from portal.account_cli import app as accounts
+
 if TYPE_CHECKING:  # a command loads only what it needs
     from identity.roles import Actor
     from portal.officer.desk import OfficerDesk
-    from portal.officer.signin import OfficerTokens
 
 DEFAULT_HOME: Final = Path("bithive-home")
 CODES: Final = "     Exit code: 0 done, 1 refused with a code, 2 misused."
@@ -28,13 +32,17 @@ Job = Annotated[str, typer.Argument(help="The job's hash, or its first eight dig
 HomePath = Annotated[
     Path, typer.Option("--home", help="The run's folder.", file_okay=False, show_default=True)
 ]
-Officer = Annotated[str, typer.Option(help="Who decides; it is recorded.")]
+Officer = Annotated[
+    str, typer.Option(help="Who decided, where somebody else types it in. [the system's user]")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Reason = Annotated[str, typer.Option(help="Why; it is recorded.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``bithive site``."""
+    app.add_typer(accounts, name="account")
     app.command(
         "jobs", epilog="Examples:  bithive site jobs north  |  bithive site jobs north --json"
     )(jobs)
@@ -53,9 +61,6 @@ def register(app: typer.Typer) -> None:
         epilog="Examples:  bithive site allow-code north --officer 'h.meier'  |"
         "  bithive site allow-code north --officer 'h.meier' --forbid" + CODES,
     )(allow_code)
-    app.command(
-        "officer-token", epilog="Example:  bithive site officer-token north --officer 'h.meier'"
-    )(officer_token)
     app.command("officer", epilog="Example:  bithive site officer north --port 8090" + CODES)(page)
     for order, words in ORDERS.items():
         app.command(order, help=words, epilog=f"Example:  bithive site {order} north" + CODES)(
@@ -77,7 +82,7 @@ ORDERS: Final = {
 
 def jobs(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Show the jobs that were offered to this site, and how each stands."""
-    found = _desk(home, name).jobs()
+    found = _desk(home, name).jobs(_user(home, name))
     if as_json:
         sys.stdout.write(json.dumps({"site": name, "jobs": found}) + "\n")
         return
@@ -97,35 +102,37 @@ def approve(
     name: Name,
     job: Job,
     *,
-    officer: Officer,
+    officer: Officer = "",
     reason: Reason = "",
     home: HomePath = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
     """Approve a job; the running agent serves it from its next frame on."""
     desk = _desk(home, name)
-    _decided(desk.approve(job, _officer(name, officer), reason), as_json=as_json)
+    _decided(desk.approve(job, _user(home, name, officer), reason), as_json=as_json)
 
 
 def refuse(
     name: Name,
     job: Job,
     *,
-    officer: Officer,
+    officer: Officer = "",
     reason: Reason,
     home: HomePath = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
     """Refuse a job, or revoke its approval; the reason is told to whoever offered it."""
     desk = _desk(home, name)
-    _decided(desk.refuse(job, _officer(name, officer), reason), as_json=as_json)
+    _decided(desk.refuse(job, _user(home, name, officer), reason), as_json=as_json)
 
 
 def decisions(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Show all that officers decided here, after checking that nothing of it was changed."""
-    found = _desk(home, name).decisions()
+    desk = _desk(home, name)
+    found, head = desk.decisions(_user(home, name)), desk.checkpoint()
     if as_json:
-        sys.stdout.write(json.dumps({"site": name, "decisions": found}) + "\n")
+        shown = {"site": name, "decisions": found, "checkpoint": head}
+        sys.stdout.write(json.dumps(shown) + "\n")
         return
     out = Console()
     for one in found:
@@ -134,13 +141,13 @@ def decisions(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = Fa
         )
         why = f": {one['reason']}" if one["reason"] else ""
         out.print(escape(line + why), highlight=False, soft_wrap=True)
-    out.print(f"[green]sound[/]: {len(found)} decisions", highlight=False)
+    out.print(f"[green]sound[/]: {len(found)} decisions, under {head}", soft_wrap=True)
 
 
 def allow_code(
     name: Name,
     *,
-    officer: Officer,
+    officer: Officer = "",
     reason: Reason = "",
     forbid: Annotated[bool, typer.Option("--forbid", help="Take the right away again.")] = False,
     home: HomePath = DEFAULT_HOME,
@@ -148,32 +155,24 @@ def allow_code(
 ) -> None:
     """Let jobs that carry Python be approved; by default none can."""
     book = _desk(home, name).book
-    made = book.allow_code(_officer(name, officer), reason=reason, allowed=not forbid)
+    made = book.allow_code(_user(home, name, officer), reason=reason, allowed=not forbid)
     _decided(made, as_json=as_json)
 
 
-def officer_token(name: Name, *, officer: Officer, home: HomePath = DEFAULT_HOME) -> None:
-    """Make a token with which an officer signs in to her page; it is shown once."""
-    from datetime import UTC, datetime
-
-    made = _tokens(home, name).make(officer, now=datetime.now(UTC))
-    sys.stdout.write(made + "\n")
-
-
-def page(
-    name: Name,
-    *,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 8090,
-    home: HomePath = DEFAULT_HOME,
-) -> None:
+def page(name: Name, *, port: Port = 8090, home: HomePath = DEFAULT_HOME) -> None:
     """Serve the officer's page on this machine, until interrupted."""
     from portal.officer.server import serve
-    from portal.officer.signin import Sessions
+    from portal.officer.signin import Sessions, site_accounts
 
     desk = _desk(home, name)
-    where = f"http://127.0.0.1:{port}/"
-    Console(stderr=True).print(f"the officer's page: {where}", highlight=False)
-    serve(desk, Sessions(_tokens(home, name), desk.clock), port=port)
+    words = Console(stderr=True)
+    words.print(f"the officer's page: http://127.0.0.1:{port}/", highlight=False)
+    words.print(f"who may sign in: `bithive site account list {escape(name)}`", highlight=False)
+    accounts = site_accounts(desk.folder, desk.book.decisions.log.append)
+    try:
+        serve(desk, Sessions(accounts, desk.site, desk.clock), port=port)
+    finally:
+        accounts.close()
 
 
 def status(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
@@ -211,11 +210,14 @@ def metrics(name: Name, *, home: HomePath = DEFAULT_HOME) -> None:
 
 
 def _ordering(order: str) -> Any:
-    def say(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    def say(
+        name: Name, *, reason: Reason = "", home: HomePath = DEFAULT_HOME, as_json: AsJson = False
+    ) -> None:
+        from fl_client.control import ordered
         from portal.site_control import ask_agent
         from protocol.ids import SiteId
 
-        found = ask_agent(home, SiteId(name), order)
+        found = ask_agent(home, SiteId(name), order, ordered(_user(home, name), reason))
         if as_json:
             sys.stdout.write(json.dumps(found) + "\n")
         else:
@@ -225,28 +227,24 @@ def _ordering(order: str) -> Any:
 
 
 def _desk(home: Path, name: str) -> OfficerDesk:
-    from portal.officer.desk import OfficerDesk, SiteFolderMissing
+    from portal.officer.desk import OfficerDesk, site_folder
     from protocol.ids import SiteId
 
-    folder = home / "sites" / name
-    if not folder.is_dir():
-        raise SiteFolderMissing(name, home)
-    return OfficerDesk(folder, SiteId(name))
+    return OfficerDesk(site_folder(home, SiteId(name)), SiteId(name))
 
 
-def _tokens(home: Path, name: str) -> OfficerTokens:
-    from portal.officer.signin import OfficerTokens
+def _user(home: Path, name: str, officer: str = "") -> Actor:
+    """Return who runs this command; ``officer`` is for whom, where she typed another's decision."""
+    from dataclasses import replace
 
-    desk = _desk(home, name)
-    return OfficerTokens(desk.folder / "officers.json", desk.site)
-
-
-def _officer(site: str, who: str) -> Actor:
-    """Return who decides: whoever may write the site's folder is believed to be her."""
-    from identity.roles import Actor, Role
+    from portal.local_actor import at_site
+    from portal.officer.desk import site_folder
     from protocol.ids import SiteId
 
-    return Actor(who, frozenset({Role.OFFICER}), site=SiteId(site))
+    user = getpass.getuser()
+    actor = at_site(site_folder(home, SiteId(name)), SiteId(name), user)
+    said = " ".join(officer.split())
+    return replace(actor, name=f"{said}, typed by {user}") if said not in {"", user} else actor
 
 
 def _decided(decision: Any, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,15 +42,26 @@ def keep_places(folder: Path, *, frames: Path, control: Path) -> None:
     write_whole(folder / PLACES, json.dumps(places, indent=2).encode())
 
 
-def ask_agent(home: Path, site: SiteId, kind: str) -> dict[str, Any]:
+def ask_agent(
+    home: Path, site: SiteId, kind: str, asked: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what the agent of a site of ``home`` answers its operator; as ``ask_agent_of``."""
+    return ask_agent_of(home / "sites" / site, kind, asked)
+
+
+def ask_agent_of(folder: Path, kind: str, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what a site's agent answers its operator.
+
+    Args:
+        folder: The site's own.
+        kind: What is asked or ordered.
+        asked: An order says who gives it: ``fl_client.control.ordered``.
 
     Raises:
         AgentUnreachable: None is running.
         TokenRefused: The token beside it is another agent's.
         AgentRefused: It says no.
     """
-    folder = home / "sites" / site
     places = folder / PLACES
     if not places.is_file():
         raise AgentUnreachable(str(places), "it has not run here")
@@ -57,7 +69,8 @@ def ask_agent(home: Path, site: SiteId, kind: str) -> dict[str, Any]:
         control = str(json.loads(places.read_text())["control"])
     except OSError as error:
         raise storage_error(error, places.name) from error
-    answer = decode(ask(f"unix:{control}", encode(kind, {}), control_token_at(folder)))
+    frame = encode(kind, dict(asked or {}))
+    answer = decode(ask(f"unix:{control}", frame, control_token_at(folder)))
     if answer.kind == "refused":
         raise AgentRefused(str(answer.body.get("code")), str(answer.body.get("reason")))
     return answer.body

@@ -1,7 +1,8 @@
-"""An officer's desk: each job in words she can decide on, and her decision.
+"""An officer's desk: each job in words she can decide on, her decisions, and whether the site runs.
 
 It reads and writes one hospital's folder, beside a running agent, which learns of a decision from
-the same database with its next frame.
+the same folder with its next frame. To stop and to go on is said to the agent itself. Whoever asks
+is an ``Actor``, whose right is checked here or by what is called, and a refusal recorded.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from consent.purposes import PURPOSES, categories_in
+from fl_client.control import ordered
 from fl_client.decisions import Decision
+from fl_client.duty import Order
 from fl_client.epsilon import Epsilon
 from fl_client.jobs import ROUNDING, Job, JobBook
+from fl_client.link import AgentUnreachable
 from fl_client.offers import asked_of
-from identity.roles import Actor
+from identity.roles import Actor, Permission
+from portal.site_control import ask_agent_of
 from protocol.errors import ConfigurationError, PrivacyError
 from protocol.ids import SiteId
 from protocol.jobs import DECLARATIVE
@@ -37,6 +42,18 @@ class SiteFolderMissing(ConfigurationError):
             f"{home} holds no site {site}; give the --home of the run, and the name of one of its "
             "sites"
         )
+
+
+def site_folder(home: Path, site: SiteId) -> Path:
+    """Return a site's folder in a run's home.
+
+    Raises:
+        SiteFolderMissing: There is none.
+    """
+    folder = home / "sites" / site
+    if not folder.is_dir():
+        raise SiteFolderMissing(site, home)
+    return folder
 
 
 @dataclass
@@ -64,11 +81,26 @@ class OfficerDesk:
         """Refuse or revoke a job; see ``JobBook.refuse``."""
         return self.book.refuse(job, officer, reason=reason)
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """Return every job in words, the undecided first and then the newest."""
+    def jobs(self, actor: Actor) -> list[dict[str, Any]]:
+        """Return every job in words, the undecided first and then the newest.
+
+        Raises:
+            PermissionMissing: She may not read them.
+        """
+        self._check(actor, Permission.READ_JOBS)
         order = {"pending": 0, "approved": 1, "refused": 2, "expired": 3}
         shown = [self.shown(job) for job in reversed(self.book.jobs())]
         return sorted(shown, key=lambda one: order[one["state"]])
+
+    def job(self, job: str, actor: Actor) -> dict[str, Any]:
+        """Return the job whose hash begins so, in words.
+
+        Raises:
+            PermissionMissing: She may not read it.
+            JobUnknown: There is none.
+        """
+        self._check(actor, Permission.READ_JOBS)
+        return self.shown(self.book.named(job))
 
     def shown(self, job: Job) -> dict[str, Any]:
         """Return one job in words: what it asks, what is left, and what was decided."""
@@ -109,13 +141,48 @@ class OfficerDesk:
             "decision": None if job.decision is None else _decided(job.decision),
         }
 
-    def decisions(self) -> list[dict[str, Any]]:
-        """Return the whole record, oldest first, after checking its chain.
+    def decisions(self, actor: Actor) -> list[dict[str, Any]]:
+        """Return the whole record, oldest first, after checking it against the log's signed head.
 
         Raises:
+            PermissionMissing: She may not read it.
             DecisionsDamaged: It was changed.
         """
-        return [_decided(one) | {"link": one.link} for one in self.book.decisions.all()]
+        self._check(actor, Permission.READ_JOBS)
+        return [_decided(one) for one in self.book.decisions.all()]
+
+    def checkpoint(self) -> str:
+        """Return the log's newest head in one line, to be kept elsewhere."""
+        head = self.book.decisions.log.head()
+        return f"{head.size} {head.root.hex()}"
+
+    def standing(self, actor: Actor) -> dict[str, Any]:
+        """Return what the site's agent says of itself; its state is ``down`` where none runs.
+
+        Raises:
+            PermissionMissing: She may not see it.
+        """
+        self._check(actor, Permission.WATCH_RUN)
+        try:
+            return ask_agent_of(self.folder, "status")
+        except AgentUnreachable:
+            return {"state": "down", "since": "", "ready": False, "studies": []}
+
+    def order(self, order: Order, actor: Actor, reason: str = "") -> str:
+        """Tell the agent to stop or to go on; return the state after it.
+
+        Raises:
+            PermissionMissing: She may not.
+            AgentUnreachable: None is running.
+            AgentRefused: It says no.
+        """
+        # The agent checks her right again: it is not this page alone that can reach it.
+        leaves = order == "leave"
+        self._check(actor, Permission.LEAVE_FEDERATION if leaves else Permission.PAUSE_SITE)
+        return str(ask_agent_of(self.folder, order, ordered(actor, reason))["state"])
+
+    def _check(self, actor: Actor, permission: Permission) -> None:
+        self.book.decisions.check(actor, permission, self.site, self.clock())
 
     def _left(self, job: Job) -> tuple[float | None, str]:
         """Return what the cap leaves, and in words; nothing where no cap can be relied on."""

@@ -4,9 +4,14 @@
 ``GET /``                     the jobs, those that wait first
 ``GET /jobs/{job}``           one job with everything she decides on, and the buttons
 ``POST /jobs/{job}/approve``  approve; ``/refuse`` with a reason refuses or revokes
-``GET /decisions``            the record of decisions, its chain checked
-``GET /sign-in``, ``POST``    with a token; ``POST /sign-out``
+``GET /decisions``            the record of decisions, checked under the log's signed head
+``GET /duty``                 whether the site takes part
+``POST /duty/{order}``        pause, resume, drain; leave, after the site's name was typed
+``GET /sign-in``, ``POST``    with name and password; ``POST /sign-out``
 ============================  ==================================================================
+
+Who may do what is decided in the desk and below it; a page leaves out the buttons of acts that are
+not hers only so that she is not led on.
 """
 
 from __future__ import annotations
@@ -21,13 +26,17 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from identity.roles import PermissionMissing
+from fl_client.duty import Order
+from identity.accounts import SignInRefused
+from identity.roles import PermissionMissing, Role
+from identity.throttle import SignInThrottled
 from portal.officer.desk import OfficerDesk
-from portal.officer.signin import FormNotOurs, OfficerTokenRefused, Session, Sessions
-from protocol.errors import BitHiveError
+from portal.officer.signin import FormNotOurs, Session, Sessions
+from protocol.errors import BitHiveError, ConfigurationError
 from protocol.jobs import moment_of
 
 HERE: Final = Path(__file__).parent
@@ -50,7 +59,24 @@ TEMPLATES: Final = Environment(
     lstrip_blocks=True,
 )
 TEMPLATES.filters["time"] = lambda text: moment_of(text).strftime("%Y-%m-%d %H:%M UTC")
-FORBIDDEN: Final = (PermissionMissing, FormNotOurs, OfficerTokenRefused)
+STATUS: Final[Mapping[type[BitHiveError], HTTPStatus]] = {
+    PermissionMissing: HTTPStatus.FORBIDDEN,
+    FormNotOurs: HTTPStatus.FORBIDDEN,
+    SignInRefused: HTTPStatus.FORBIDDEN,
+    SignInThrottled: HTTPStatus.TOO_MANY_REQUESTS,
+    BitHiveError: HTTPStatus.CONFLICT,
+}
+
+
+class LeaveUnconfirmed(ConfigurationError):
+    """The site was to leave, and its name was not typed to confirm it."""
+
+    code = "leave-unconfirmed"
+
+    def __init__(self, site: str) -> None:
+        super().__init__(
+            f"the hospital leaves only when its name is typed as it is written here: {site}"
+        )
 
 
 def create_app(desk: OfficerDesk, sessions: Sessions) -> FastAPI:
@@ -60,6 +86,7 @@ def create_app(desk: OfficerDesk, sessions: Sessions) -> FastAPI:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
     _reading(app, desk, sessions)
     _deciding(app, desk, sessions)
+    _stopping(app, desk, sessions)
     _signing_in(app, desk, sessions)
 
     @app.middleware("http")
@@ -75,7 +102,9 @@ def create_app(desk: OfficerDesk, sessions: Sessions) -> FastAPI:
         """Answer an expected error with a page that says it."""
         assert isinstance(error, BitHiveError)
         session = _session(request, sessions)
-        status = HTTPStatus.FORBIDDEN if isinstance(error, FORBIDDEN) else HTTPStatus.CONFLICT
+        status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+        if isinstance(error, SignInRefused | SignInThrottled):
+            return _page("sign-in.html", desk, session, status=status, problem=str(error))
         shown = {"code": error.code, "words": str(error)}
         return _page("refused.html", desk, session, status=status, **shown)
 
@@ -88,21 +117,31 @@ def _reading(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
         session = _session(request, sessions)
         if session is None:
             return _sign_in_first()
-        return _page("jobs.html", desk, session, jobs=desk.jobs())
+        jobs, standing = desk.jobs(session.actor), desk.standing(session.actor)
+        return _page("jobs.html", desk, session, jobs=jobs, standing=standing)
 
     @app.get("/jobs/{job}")
     def job(request: Request, job: str) -> Response:
         session = _session(request, sessions)
         if session is None:
             return _sign_in_first()
-        return _page("job.html", desk, session, job=desk.shown(desk.book.named(job)))
+        return _page("job.html", desk, session, job=desk.job(job, session.actor))
 
     @app.get("/decisions")
     def decisions(request: Request) -> Response:
         session = _session(request, sessions)
         if session is None:
             return _sign_in_first()
-        return _page("decisions.html", desk, session, decisions=desk.decisions())
+        found = desk.decisions(session.actor)
+        head = desk.checkpoint()
+        return _page("decisions.html", desk, session, decisions=found, checkpoint=head)
+
+    @app.get("/duty")
+    def duty(request: Request) -> Response:
+        session = _session(request, sessions)
+        if session is None:
+            return _sign_in_first()
+        return _page("duty.html", desk, session, standing=desk.standing(session.actor))
 
     @app.get("/static/officer.css")
     def style() -> Response:
@@ -115,7 +154,7 @@ def _deciding(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
         session, form = await _form(request, sessions)
         if session is None:
             return _sign_in_first()
-        desk.approve(job, session.officer, form.get("reason", ""))
+        desk.approve(job, session.actor, form.get("reason", ""))
         return _see(f"/jobs/{desk.book.named(job).hash}")
 
     @app.post("/jobs/{job}/refuse")
@@ -123,22 +162,37 @@ def _deciding(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
         session, form = await _form(request, sessions)
         if session is None:
             return _sign_in_first()
-        desk.refuse(job, session.officer, form.get("reason", ""))
+        desk.refuse(job, session.actor, form.get("reason", ""))
         return _see(f"/jobs/{desk.book.named(job).hash}")
+
+
+def _stopping(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
+    @app.post("/duty/{order}")
+    async def say(request: Request, order: Order) -> Response:
+        session, form = await _form(request, sessions)
+        if session is None:
+            return _sign_in_first()
+        if order == "leave" and form.get("site", "").strip() != desk.site:
+            raise LeaveUnconfirmed(desk.site)
+        reason = form.get("reason", "")
+        await run_in_threadpool(desk.order, order, session.actor, reason)
+        return _see("/duty")
 
 
 def _signing_in(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
     @app.get("/sign-in")
     def ask() -> Response:
-        return _page("sign-in.html", desk, None)
+        return _page("sign-in.html", desk, None, problem="")
 
     @app.post("/sign-in")
     async def begin(request: Request) -> Response:
-        token = (await _fields(request)).get("token", "")
+        fields = await _fields(request)
+        name, password = fields.get("name", "").strip(), fields.get("password", "")
+        address = "" if request.client is None else request.client.host
+        # A guess costs a third of a second of work; nobody else waits for it.
+        token = await run_in_threadpool(sessions.begin, name, password, address=address)
         response = _see("/")
-        response.set_cookie(
-            COOKIE, sessions.begin(token), httponly=True, samesite="strict", path="/"
-        )
+        response.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
         return response
 
     @app.post("/sign-out")
@@ -208,6 +262,8 @@ def _page(
     **shown: Any,
 ) -> Response:
     form = "" if session is None else session.form
-    who = "" if session is None else session.officer.shown
-    text = TEMPLATES.get_template(name).render(site=desk.site, who=who, form=form, **shown)
+    who = "" if session is None else session.actor.shown
+    decides = session is not None and Role.OFFICER in session.actor.roles
+    known = {"site": desk.site, "who": who, "form": form, "decides": decides}
+    text = TEMPLATES.get_template(name).render(**known, **shown)
     return HTMLResponse(text, status)

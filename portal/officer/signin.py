@@ -1,48 +1,34 @@
-"""How an officer signs in: with a token that her hospital's administrator made for her.
+"""How people of a hospital sign in to its page: with an account of the site, a name and a password.
 
-The token is printed once; the site's folder keeps its SHA-256, whose it is and until when. A
-session begins with it and ends with it, with the browser, after eight hours, or when the server
-stops.
+The accounts are the site's own, in ``identity/accounts.db`` of its folder; what somebody may do on
+the page is what ``identity.roles`` gives to her account's roles at this site.
 
 What holds, each line a test in tests/portal/test_officer_page.py:
 
-1. A token that is unknown, expired or withdrawn opens nothing, and keeps no session open.
-2. A form that does not carry its session's own value changes nothing.
+1. Nobody is signed in without a password that fits, and nobody guesses faster than the throttle.
+2. A session ends at its hour, when idle, when she signs out, and when her account is changed.
+3. A form that does not carry its session's own value changes nothing.
+4. An account of another site opens nothing here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import json
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from identity.roles import Actor, Role
-from protocol.errors import IdentityError, storage_error
+from identity.accounts import Accounts, SessionEnded, SignInRefused
+from identity.passwords import Cost
+from identity.roles import Actor, Denied
+from protocol.errors import IdentityError
 from protocol.ids import SiteId
-from protocol.jobs import instant, moment_of
-from storage.files import PRIVATE, write_whole
+from storage.files import private_folder
 
-TOKEN_DAYS: Final = 30
-SESSION: Final = timedelta(hours=8)
-SESSIONS_MAX: Final = 64
-
-
-class OfficerTokenRefused(IdentityError):
-    """Somebody came to the officer's page without a token that holds."""
-
-    code = "officer-token-refused"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "this token does not open the officer's page; ask the administrator for a new one "
-            "(`bithive site officer-token`)"
-        )
+ACCOUNTS: Final = Path("identity/accounts.db")
 
 
 class FormNotOurs(IdentityError):
@@ -51,61 +37,31 @@ class FormNotOurs(IdentityError):
     code = "form-not-ours"
 
     def __init__(self) -> None:
-        super().__init__("this form is not of this session; open the job again and decide there")
+        super().__init__("this form is not of this session; open the page again and decide there")
 
 
-@dataclass(frozen=True)
-class OfficerTokens:
-    """The tokens of one site's officers, in a file of mode 0600."""
+def site_accounts(folder: Path, audit: Denied, *, cost: Cost | None = None) -> Accounts:
+    """Return the accounts in a site's folder; the caller closes them.
 
-    path: Path
-    site: SiteId
+    Args:
+        folder: The site's own.
+        audit: The site's log.
+        cost: Of a guess at a password.
 
-    def make(self, who: str, *, now: datetime, days: int = TOKEN_DAYS) -> str:
-        """Return a new token for an officer; an earlier one of hers ends."""
-        token = secrets.token_urlsafe(32)
-        kept = [one for one in self._kept() if one["who"] != who]
-        until = instant(now + timedelta(days=days))
-        kept.append({"who": who, "sha256": _hash(token), "until": until})
-        write_whole(self.path, json.dumps(kept, indent=2).encode(), mode=PRIVATE)
-        return token
-
-    def officer(self, token: str, *, now: datetime) -> Actor:
-        """Return whose token this is.
-
-        Raises:
-            OfficerTokenRefused: Nobody's, or it has ended.
-        """
-        found = self._of(_hash(token.strip()), now)
-        if found is None:
-            raise OfficerTokenRefused
-        return Actor(found["who"], frozenset({Role.OFFICER}), site=self.site)
-
-    def holds(self, sha256: str, *, now: datetime) -> bool:
-        """Say whether the token of this hash still opens the page."""
-        return self._of(sha256, now) is not None
-
-    def _of(self, sha256: str, now: datetime) -> dict[str, Any] | None:
-        for one in self._kept():
-            if hmac.compare_digest(one["sha256"], sha256) and now < moment_of(one["until"]):
-                return one
-        return None
-
-    def _kept(self) -> list[dict[str, Any]]:
-        try:
-            return list(json.loads(self.path.read_bytes())) if self.path.is_file() else []
-        except OSError as error:
-            raise storage_error(error, self.path.name) from error
+    Raises:
+        StorageError: The disk refused.
+    """
+    path = folder / ACCOUNTS
+    private_folder(path.parent)
+    return Accounts(path, audit=audit, cost=cost)
 
 
 @dataclass(frozen=True)
 class Session:
-    """One signed-in officer's; ``form`` is what her forms carry, ``token`` the hash of hers."""
+    """One signed-in person's; ``form`` is what her forms carry."""
 
-    officer: Actor
-    form: str
-    until: datetime
-    token: str
+    actor: Actor
+    form: str = field(repr=False)
 
     def check_form(self, given: str) -> None:
         """Return if a form is of this session.
@@ -117,40 +73,41 @@ class Session:
             raise FormNotOurs
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sessions:
-    """Who is signed in, in memory alone."""
+    """Who is signed in at one site's page."""
 
-    tokens: OfficerTokens
+    accounts: Accounts
+    site: SiteId
     clock: Callable[[], datetime]
-    _open: dict[str, Session] = field(default_factory=dict)
 
-    def begin(self, token: str) -> str:
-        """Return the name of a new session.
+    def begin(self, name: str, password: str, *, address: str) -> str:
+        """Return the token of a new session.
 
         Raises:
-            OfficerTokenRefused: The token does not hold.
+            SignInThrottled: There were too many failures.
+            SignInRefused: Name and password do not fit, or are another site's.
         """
-        now = self.clock()
-        officer = self.tokens.officer(token, now=now)
-        self._open = {name: one for name, one in self._open.items() if now < one.until}
-        while len(self._open) >= SESSIONS_MAX:
-            self._open.pop(next(iter(self._open)))
-        name, form = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
-        self._open[name] = Session(officer, form, now + SESSION, _hash(token.strip()))
-        return name
+        now = self.clock().timestamp()
+        session = self.accounts.sign_in(name, password, address=address, now=now)
+        if self.find(session.token) is None:
+            self.accounts.sign_out(session.token)
+            raise SignInRefused
+        return session.token
 
-    def find(self, name: str) -> Session | None:
-        """Return the session of this name while it lasts, and the token that began it."""
-        found, now = self._open.get(name), self.clock()
-        if found is None or now >= found.until or not self.tokens.holds(found.token, now=now):
+    def find(self, token: str) -> Session | None:
+        """Return whose session this is, while it lasts."""
+        try:
+            actor = self.accounts.actor(token, now=self.clock().timestamp())
+        except SessionEnded:
             return None
-        return found
+        return Session(actor, _form_of(token)) if actor.site == self.site else None
 
-    def end(self, name: str) -> None:
+    def end(self, token: str) -> None:
         """Sign out."""
-        self._open.pop(name, None)
+        self.accounts.sign_out(token)
 
 
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+def _form_of(token: str) -> str:
+    """Return what proves that a form was made for this session; it does not show the token."""
+    return hmac.new(token.encode("utf-8", "surrogatepass"), b"form", hashlib.sha256).hexdigest()

@@ -7,14 +7,25 @@ import logging
 
 import pytest
 
-from fl_client.control import Control
+from fl_client.control import Control, ordered
 from fl_client.logs import Lines, allowed, event, start_logs
 from fl_client.telemetry import VALUES_MAX, Telemetry
 from privacy.budget import PrivacyBudget
 from privacy.events import DpSgdEvent
 from protocol.frames import decode, encode
 from protocol.progress import Step
-from tests.fl_client.job_world import NOW, Clock, World, approve, code_of, frame_for, resident_at
+from tests.fl_client.job_world import (
+    NOW,
+    OFFICER,
+    STEWARD,
+    STRANGER,
+    Clock,
+    World,
+    approve,
+    code_of,
+    frame_for,
+    resident_at,
+)
 
 PLANTED = ("PAT-4711", "MRN0042", "Erika")
 
@@ -63,8 +74,8 @@ def fail(log, words):
         raise
 
 
-def said(control, kind):
-    answer = decode(control.answer(encode(kind, {})))
+def said(control, kind, asked=None):
+    answer = decode(control.answer(encode(kind, asked or {})))
     assert answer.kind != "refused", answer.body
     return answer.body
 
@@ -76,9 +87,25 @@ def test_the_agent_is_ready_once_every_approved_study_has_its_agent(control, res
     assert (status["live"], status["ready"], status["state"]) == (True, True, "running")
     (study,) = status["studies"]
     assert (study["study"], study["served"], study["last_round"]) == ("lesions", True, 0)
-    assert said(control, "pause")["state"] == "paused"
+    assert said(control, "pause", ordered(OFFICER))["state"] == "paused"
     assert said(control, "status")["ready"] is False
-    assert said(control, "resume")["state"] == "running"
+    assert said(control, "resume", ordered(OFFICER))["state"] == "running"
+
+
+def test_an_order_is_obeyed_only_of_whom_may_give_it(control, resident):
+    for actor in (STEWARD, STRANGER):
+        assert code_of(control.answer(encode("pause", ordered(actor)))) == "permission-missing"
+    assert resident.duty.standing().state == "running"
+    assert [one.kind for one in resident.book.decisions.all()][1:] == ["permission-denied"] * 2
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"actor": "officer-1"}, {"actor": "", "roles": ["officer"], "site": "north"}],
+)
+def test_an_order_of_nobody_is_not_obeyed(control, resident, asked):
+    assert code_of(control.answer(encode("pause", asked))) == "malformed-message"
+    assert resident.duty.standing().state == "running"
 
 
 def test_jobs_that_wait_are_counted_and_the_disk_and_clock_are_told(

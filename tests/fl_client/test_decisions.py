@@ -1,77 +1,154 @@
-"""No decision of an officer can be changed, dropped or moved without being found."""
+"""No decision can be changed, dropped or moved in the site's log without being found."""
 
 import pytest
 import sqlalchemy as sa
 
-from fl_client.decisions import FIRST_LINK, Decisions, DecisionsDamaged, check_chain
+from audit.log import AuditLog
+from audit.store import BATCHES
+from audit.verification import AuditDamaged, verify_log
+from fl_client.decisions import DecisionIncomplete, Decisions, DecisionsDamaged
 from fl_client.jobs import JobBook
-from fl_client.tables import DECISIONS, METADATA
-from storage.database import open_database, writing
-from tests.fl_client.job_world import NOW, OFFICER, SITE, World
+from identity.roles import Permission, PermissionMissing
+from privacy.signatures import signing_key
+from storage.database import writing
+from tests.fl_client.job_world import NOW, OFFICER, SITE, STEWARD, World
 
 
 @pytest.fixture
-def engine(tmp_path):
-    return open_database(tmp_path / "site.db", METADATA, private=True)
-
-
-@pytest.fixture
-def record(engine):
-    record = Decisions(engine)
+def record(tmp_path):
+    record = Decisions(tmp_path)
     for number in range(4):
         kind = "refused" if number % 2 else "approved"
         record.add(kind, f"{number:064}", who="officer-1", reason="because", now=NOW)
     return record
 
 
-def test_rows_are_numbered_and_each_is_linked_to_the_one_before(record):
-    rows = record.all()
-    assert [row.number for row in rows] == [1, 2, 3, 4]
-    assert rows[0].link == rows[0].linked(FIRST_LINK)
-    assert rows[3].link == rows[3].linked(rows[2].link)
+def tampering(record):
+    """Return a transaction of somebody who owns the file, and so its triggers."""
+    with writing(record.log.engine) as connection:
+        for change in ("update", "delete"):
+            drop = f"DROP TRIGGER IF EXISTS audit_batches_refuse_{change}"
+            connection.exec_driver_sql(drop)
+    return writing(record.log.engine)
+
+
+def change(record, first, **values):
+    with tampering(record) as connection:
+        connection.execute(BATCHES.update().where(BATCHES.c.first == first).values(**values))
+
+
+def stored(record, first):
+    with record.log.engine.connect() as connection:
+        return connection.execute(sa.select(BATCHES).where(BATCHES.c.first == first)).one()
+
+
+def test_decisions_are_records_of_the_sites_own_log(record, tmp_path):
+    assert [(one.number, one.kind) for one in record.all()] == [
+        (0, "approved"),
+        (1, "refused"),
+        (2, "approved"),
+        (3, "refused"),
+    ]
+    log = AuditLog(tmp_path / "audit.db", signing_key(tmp_path / "audit.key"))
+    assert [one.kind for one in log.events()] == ["job-approved", "job-refused"] * 2
+    assert log.verify().size == record.latest() == 4
+
+
+def test_what_others_log_at_this_site_is_no_decision(record):
+    record.log.append("cap-set", {"actor": "steward-1", "epsilon": "3.0"})
+    record.log.append("permission-denied", {"actor": "x", "permission": "set the privacy cap"})
+    assert [one.number for one in record.all()] == [0, 1, 2, 3]
+    assert record.latest() == 6
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("old", "new"),
     [
-        {"kind": "refused"},
-        {"subject": "f" * 64},
-        {"who": "officer-2"},
-        {"reason": "otherwise"},
-        {"at": "2026-11-22T12:00:00Z"},
-        {"link": "0" * 64},
-        {"number": 9},
+        (b"job-approved", b"job-refused"),
+        (b"officer-1", b"officer-2"),
+        (b"because", b"forsooth"),
+        (b"2026", b"2025"),
+        (b"0000000002", b"0000000003"),
     ],
 )
-def test_any_changed_field_is_found(record, engine, change):
-    with writing(engine) as connection:
-        connection.execute(DECISIONS.update().where(DECISIONS.c.number == 3).values(**change))
+def test_any_changed_field_is_found_here_and_offline(record, old, new):
+    changed = stored(record, 2).records.replace(old, new)
+    assert changed != stored(record, 2).records
+    change(record, 2, records=changed)
+    with pytest.raises(DecisionsDamaged):
+        record.all()
+    with pytest.raises(AuditDamaged):
+        verify_log(record.log.engine, record.log.key)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_dropped_record_is_found_here_and_offline(record, first):
+    with tampering(record) as connection:
+        connection.execute(sa.delete(BATCHES).where(BATCHES.c.first == first))
+    with pytest.raises(DecisionsDamaged):
+        record.all()
+    with pytest.raises(AuditDamaged):
+        verify_log(record.log.engine, record.log.key)
+
+
+def test_a_log_that_was_cut_short_is_found_with_a_head_kept_elsewhere(record):
+    kept = record.log.head()
+    with tampering(record) as connection:
+        connection.execute(sa.delete(BATCHES).where(BATCHES.c.first == 3))
+    with pytest.raises(AuditDamaged):
+        verify_log(record.log.engine, record.log.key, since=kept)
+
+
+def test_records_in_another_order_are_found(record):
+    first, second = stored(record, 0).records, stored(record, 1).records
+    change(record, 0, records=second)
+    change(record, 1, records=first)
     with pytest.raises(DecisionsDamaged):
         record.all()
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_dropped_row_is_found(record, engine, number):
-    with writing(engine) as connection:
-        connection.execute(sa.delete(DECISIONS).where(DECISIONS.c.number == number))
-    with pytest.raises(DecisionsDamaged) as caught:
-        record.all()
-    assert caught.value.number == number
-
-
-def test_rows_in_another_order_are_found(record):
-    first, second, *rest = record.all()
+@pytest.mark.parametrize("values", [{"signature": bytes(64)}, {"root": bytes(32)}])
+def test_a_head_that_the_sites_key_did_not_sign_is_found(record, values):
+    change(record, 3, **values)
     with pytest.raises(DecisionsDamaged):
-        check_chain([second, first, *rest])
+        record.all()
 
 
-def test_a_damaged_record_approves_nothing(tmp_path, engine):
+def test_a_record_that_is_no_record_is_found(record):
+    change(record, 1, records=b"nothing\n")
+    with pytest.raises(DecisionsDamaged):
+        record.all()
+
+
+def test_a_damaged_record_approves_nothing(tmp_path):
     book = JobBook(tmp_path / "site.db", SITE, clock=lambda: NOW)
     world = World()
     terms, manifest = world.job()
     book.keep(manifest, terms)
     book.refuse(manifest.hash, OFFICER, reason="no")
-    with writing(engine) as connection:
-        connection.execute(DECISIONS.update().values(kind="approved"))
+    records = stored(book.decisions, 0).records.replace(b"job-refused", b"job-approved")
+    change(book.decisions, 0, records=records)
     with pytest.raises(DecisionsDamaged):
         book.approved("lesions")
+
+
+@pytest.mark.parametrize(("who", "reason"), [("", "why"), ("x" * 81, "why"), ("officer-1", " ")])
+def test_a_decision_names_somebody_and_a_refusal_a_reason(tmp_path, who, reason):
+    record = Decisions(tmp_path)
+    with pytest.raises(DecisionIncomplete):
+        record.add("refused", "0" * 64, who=who, reason=reason, now=NOW)
+    assert record.latest() == 0
+
+
+def test_who_may_not_decide_is_refused_on_record(tmp_path):
+    record = Decisions(tmp_path)
+    record.check(OFFICER, Permission.APPROVE_JOB, SITE, NOW)
+    assert record.all() == []
+    with pytest.raises(PermissionMissing):
+        record.check(STEWARD, Permission.APPROVE_JOB, SITE, NOW)
+    (denied,) = record.all()
+    assert (denied.kind, denied.subject, denied.who) == (
+        "permission-denied",
+        "approve a job",
+        "steward-1",
+    )

@@ -10,6 +10,7 @@ from protocol.errors import ConfigurationError
 from protocol.frames import decode, encode
 from protocol.jobs import SignOff
 from protocol.messages import digest, read
+from tests.fl_client.feature_world import feature_job
 from tests.fl_client.job_world import (
     NONCE,
     OFFICER,
@@ -96,12 +97,13 @@ def test_an_expired_job_is_answered_as_refused(resident, world, job, clock):
 
 
 def test_a_job_with_python_is_refused_where_nobody_allowed_it(resident, world):
-    terms = world.terms()
-    manifest = world.manifest(terms, code="c" * 64)
-    answer = told(resident.answer(world.offer(manifest, terms)))
+    terms, manifest, bundle = feature_job(world)
+    offer = world.offer(manifest, terms, bundle=bundle)
+    answer = told(resident.answer(offer))
     assert (answer.state, answer.reason) == ("refused", "code-not-allowed")
+    assert resident.code.read(manifest.code) == bundle
     resident.book.allow_code(OFFICER)
-    assert told(resident.answer(world.offer(manifest, terms))).state == "pending"
+    assert told(resident.answer(offer)).state == "pending"
     approve(resident, manifest)
     resident.book.allow_code(OFFICER, allowed=False)
     assert code_of(resident.answer(frame_for("train", "lesions"))) == "code-not-allowed"
@@ -192,7 +194,7 @@ def test_an_update_does_not_leave_whose_job_was_refused_while_it_was_trained(
 def test_an_update_leaves_a_site_that_drains_and_not_one_that_is_paused(
     tmp_path, world, clock, job, order
 ):
-    training = Training(lambda: resident.duty.order(order))
+    training = Training(lambda: resident.duty.order(order, OFFICER))
     resident, _ = resident_at(tmp_path, world, clock, make=lambda _job: training)
     terms, manifest = job
     resident.answer(world.offer(manifest, terms))
@@ -270,35 +272,35 @@ def serving(resident, world, job):
 
 @pytest.mark.parametrize("kind", [*KINDS, "offer"])
 def test_a_paused_site_answers_only_that_it_is_paused(serving, world, job, kind):
-    serving.duty.order("pause")
+    serving.duty.order("pause", OFFICER)
     terms, manifest = job
     frame = world.offer(manifest, terms) if kind == "offer" else frame_for(kind, "lesions")
     assert code_of(serving.answer(frame)) == "agent-paused"
-    serving.duty.order("resume")
+    serving.duty.order("resume", OFFICER)
     assert decode(serving.answer(frame)).kind in {"echo", "job"}
 
 
 def test_a_pause_outlives_the_process(serving, world, clock):
-    serving.duty.order("pause")
+    serving.duty.order("pause", OFFICER)
     again, _ = resident_at(serving.home, world, clock)
     assert again.duty.standing().state == "paused"
 
 
 def test_a_site_without_a_round_under_way_drains_at_once(serving):
-    assert serving.duty.order("drain").state == "paused"
+    assert serving.duty.order("drain", OFFICER).state == "paused"
 
 
 @pytest.fixture
 def mid_round(serving, monkeypatch):
     """Let the site be in the middle of round 3."""
     rounds = [("lesions", 3)]
-    monkeypatch.setattr(serving.store, "under_way", lambda: list(rounds))
+    monkeypatch.setattr(serving.rounds, "rounds", lambda: list(rounds))
     return rounds
 
 
 @pytest.mark.parametrize("order", ["drain", "leave"])
 def test_a_draining_site_finishes_the_round_under_way_and_begins_nothing(serving, mid_round, order):
-    serving.duty.order(order)
+    serving.duty.order(order, OFFICER)
     for kind in ("train", "endorse", "unmask", "share", "open"):
         assert decode(serving.answer(frame_for(kind, "lesions", 3))).kind == "echo"
         assert code_of(serving.answer(frame_for(kind, "lesions", 4))) == "agent-paused"
@@ -307,14 +309,6 @@ def test_a_draining_site_finishes_the_round_under_way_and_begins_nothing(serving
     mid_round.clear()
     after = serving.answer(frame_for("open", "lesions", 3))
     assert code_of(after) == {"drain": "agent-paused", "leave": "site-left"}[order]
-
-
-def test_a_round_that_its_server_abandoned_is_waited_for_an_hour(serving, mid_round, clock):
-    assert serving.duty.order("drain").state == "draining"
-    clock.pass_(minutes=59)
-    assert serving.duty.standing().state == "draining"
-    clock.pass_(minutes=2)
-    assert serving.duty.standing().state == "paused"
 
 
 def test_a_round_that_is_being_trained_is_under_way(tmp_path, world, clock, job):
@@ -336,17 +330,17 @@ def test_a_round_that_is_being_trained_is_under_way(tmp_path, world, clock, job)
     training = threading.Thread(target=resident.answer, args=(frame_for("train", "lesions", 2),))
     training.start()
     assert going_on.wait(60)
-    assert resident.duty.order("drain").state == "draining"
+    assert resident.duty.order("drain", OFFICER).state == "draining"
     enough.set()
     training.join()
     assert resident.duty.standing().state == "paused"
 
 
 def test_a_site_that_left_says_so_with_its_signature(serving, world):
-    serving.duty.order("leave")
+    serving.duty.order("leave", OFFICER)
     answer = decode(serving.answer(frame_for("call", "lesions")))
     assert answer.body["code"] == "site-left"
     signed = read(SignOff, answer.body["signed"])
     key = world.keys[SITE].signing_public
     check_signature(key, signed.signature, signed.signed_bytes(), what="word", who=SITE)
-    assert serving.duty.order("resume").state == "running"
+    assert serving.duty.order("resume", OFFICER).state == "running"

@@ -293,3 +293,52 @@ def test_a_name_that_nobody_has_takes_as_long_as_one_that_somebody_has(tmp_path)
     known, unknown = (statistics.median(times) for times in took.values())
     assert 0.5 < known / unknown < 2
     accounts.close()
+
+
+# Accounts that a site makes itself
+
+BOTH = Actor("user", frozenset({Role.OFFICER, Role.STEWARD}), site="north")
+OFFICER = Actor("officer", frozenset({Role.OFFICER}), site="north")
+
+
+@pytest.fixture
+def of_site(accounts):
+    """Accounts of the operator's and of two sites."""
+    for site in ("north", "south"):
+        accounts.add(f"o.{site}", PASSWORD, roles={Role.OFFICER}, actor=OPERATOR, site=site)
+        accounts.add(f"s.{site}", PASSWORD, roles={Role.STEWARD}, actor=OPERATOR, site=site)
+    return accounts
+
+
+def test_a_site_makes_changes_and_lists_its_own_accounts(of_site):
+    of_site.add("new", PASSWORD, roles={Role.OFFICER, Role.STEWARD}, actor=BOTH, site="north")
+    of_site.reset_password("s.north", "other long plain words", actor=BOTH)
+    of_site.disable("o.north", actor=BOTH)
+    shown = {one.name: one.disabled for one in of_site.people(BOTH, site="north")}
+    assert shown == {"new": False, "o.north": True, "s.north": False}
+    assert len(of_site.people(OPERATOR)) == 6
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda one: one.add("new", PASSWORD, roles={Role.OFFICER}, actor=OFFICER, site="south"),
+        lambda one: one.add("new", PASSWORD, roles={Role.STEWARD}, actor=OFFICER, site="north"),
+        lambda one: one.add("new", PASSWORD, roles={Role.OPERATOR}, actor=BOTH, site="north"),
+        lambda one: one.add("new", PASSWORD, roles={Role.AUDITOR}, actor=BOTH),
+        lambda one: one.reset_password("s.north", "other long words", actor=OFFICER),
+        lambda one: one.reset_password("o.south", "other long words", actor=BOTH),
+        lambda one: one.reset_password("r.west", "other long words", actor=BOTH),
+        lambda one: one.disable("o.south", actor=BOTH),
+        lambda one: one.people(BOTH, site="south"),
+        lambda one: one.people(BOTH),
+        lambda one: one.reset_password("nobody", "other long words", actor=Actor("x", frozenset())),
+    ],
+)
+def test_a_site_gives_no_right_it_lacks_and_touches_nobody_elses_account(of_site, log, act):
+    before = of_site.people(OPERATOR)
+    with pytest.raises(PermissionMissing):
+        act(of_site)
+    assert log[-1][0] == "permission-denied"
+    assert of_site.people(OPERATOR) == before
+    assert sign_in(of_site, "o.south")

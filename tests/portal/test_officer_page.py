@@ -1,21 +1,32 @@
-"""An officer decides on a page without script, behind her token, on what she was shown alone."""
+"""An officer decides on a page without script, behind her account, on what she was shown alone."""
 
 import re
 import stat
+import threading
+from contextlib import contextmanager
 from html.parser import HTMLParser
 
 import pytest
 from fastapi.testclient import TestClient
 
+from fl_client.control import Control
+from fl_client.service import listening, make_token, serve
+from identity.passwords import Cost
+from identity.roles import Actor, Role
 from portal.officer.desk import OfficerDesk
 from portal.officer.server import COOKIE, create_app
-from portal.officer.signin import OfficerTokens, Sessions
+from portal.officer.signin import ACCOUNTS, Sessions, site_accounts
+from portal.site_control import control_token_at, keep_places
 from privacy.budget import BudgetConflict, DatasetUnknown, PrivacyBudget
 from privacy.events import DpSgdEvent
 from privacy.stewardship import open_dataset
-from tests.fl_client.job_world import NOW, OFFICER, SITE, Clock, World
+from tests.fl_client.job_world import OFFICER, SITE, Clock, World, resident_at
 
 HERE = "http://127.0.0.1"
+CHEAP = Cost(iterations=1, lanes=1, memory_kib=8)
+PASSWORD = "four long plain words"
+USER = Actor("user", frozenset({Role.OFFICER, Role.STEWARD}), site=SITE)
+OPERATOR = Actor("operator", frozenset({Role.OPERATOR}))
 
 
 class Seen(HTMLParser):
@@ -54,28 +65,64 @@ def job(desk):
 
 
 @pytest.fixture
-def tokens(tmp_path):
-    return OfficerTokens(tmp_path / "officers.json", SITE)
+def accounts(desk):
+    made = site_accounts(desk.folder, desk.book.decisions.log.append, cost=CHEAP)
+    made.add("officer-1", PASSWORD, roles={Role.OFFICER}, actor=USER, site=SITE)
+    made.add("steward-1", PASSWORD, roles={Role.STEWARD}, actor=USER, site=SITE)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def client(desk, tokens, clock):
-    app = create_app(desk, Sessions(tokens, clock))
+def client(desk, accounts, clock):
+    app = create_app(desk, Sessions(accounts, SITE, clock))
     with TestClient(app, base_url=HERE, follow_redirects=True) as opened:
         yield opened
 
 
+def sign_in(client, name="officer-1", password=PASSWORD):
+    return client.post("/sign-in", data={"name": name, "password": password})
+
+
 @pytest.fixture
-def officer(client, tokens):
+def officer(client):
     """A browser in which an officer is signed in."""
-    token = tokens.make("officer-1", now=NOW)
-    assert client.post("/sign-in", data={"token": token}).status_code == 200
+    assert sign_in(client).status_code == 200
     assert client.cookies.get(COOKIE)
     return client
 
 
+@pytest.fixture
+def steward(client):
+    """A browser in which a steward is signed in."""
+    assert sign_in(client, "steward-1").status_code == 200
+    return client
+
+
+@contextmanager
+def agent_running(desk, world, clock):
+    """Let the site's agent answer its operator's door."""
+    resident, _ = resident_at(desk.folder, world, clock)
+    stop, place = threading.Event(), desk.folder / "agent.control"
+    keep_places(desk.folder, frames=desk.folder / "agent.sock", control=place)
+    token = make_token(control_token_at(desk.folder))
+    with listening(place) as door:
+        arguments = (Control(resident).answer, door, stop)
+        thread = threading.Thread(target=serve, args=arguments, kwargs={"token": token})
+        thread.start()
+        try:
+            yield resident
+        finally:
+            stop.set()
+            thread.join()
+
+
 def form_of(page):
     return re.search(r'name="form" value="([^"]+)"', page.text)[1]
+
+
+def decided(desk):
+    return [one.kind for one in desk.book.decisions.all() if one.kind != "permission-denied"]
 
 
 def decide(browser, job, act, reason="", form=None):
@@ -108,8 +155,9 @@ def test_she_approves_and_later_revokes(officer, desk, job):
     decide(officer, job, "refuse", "a patient asked")
     assert desk.book.named(job.hash).decision.kind == "refused"
     seen = Seen(officer.get("/decisions").text).text
-    assert "1. officer-1" in seen
-    assert "2. officer-1" in seen
+    assert "approved officer-1" in seen
+    assert "refused officer-1" in seen
+    assert desk.checkpoint() in seen
 
 
 def test_a_refusal_without_a_reason_is_told_so(officer, desk, job):
@@ -159,7 +207,7 @@ def test_a_job_at_another_delta_than_the_ledger_counts_at_is_not_approved(desk):
         desk.approve(manifest.hash, OFFICER)
 
 
-@pytest.mark.parametrize("path", ["/", "/decisions", "/jobs/{job}"])
+@pytest.mark.parametrize("path", ["/", "/decisions", "/duty", "/jobs/{job}"])
 def test_nobody_reads_without_signing_in(client, job, path):
     page = client.get(path.format(job=job.hash))
     assert page.url.path == "/sign-in"
@@ -169,51 +217,144 @@ def test_nobody_reads_without_signing_in(client, job, path):
 @pytest.mark.parametrize("act", ["approve", "refuse"])
 def test_nobody_decides_without_signing_in(client, desk, job, act):
     client.post(f"/jobs/{job.hash}/{act}", data={"reason": "why"})
-    assert desk.book.decisions.all() == []
+    assert not decided(desk)
 
 
 @pytest.mark.parametrize("form", ["", "guessed"])
 def test_a_form_of_another_session_decides_nothing(officer, desk, job, form):
     answer = decide(officer, job, "approve", form=form)
     assert answer.status_code == 403
-    assert desk.book.decisions.all() == []
+    assert not decided(desk)
 
 
-def test_a_token_that_does_not_hold_opens_nothing(client, tokens, clock):
-    old = tokens.make("officer-1", now=NOW)
-    new = tokens.make("officer-1", now=NOW)
-    for token in ("", "guessed", old):
-        answer = client.post("/sign-in", data={"token": token})
-        assert answer.status_code == 403
-    clock.pass_(days=31)
-    assert client.post("/sign-in", data={"token": new}).status_code == 403
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [("officer-1", "another few long words"), ("nobody", PASSWORD), ("", ""), ("\udc80", PASSWORD)],
+)
+def test_a_wrong_name_or_password_opens_nothing_and_says_the_same(client, name, password):
+    answer = sign_in(client, name.encode(errors="surrogatepass"), password)
+    assert answer.status_code == 403
+    assert "name and password do not fit" in answer.text
     assert client.cookies.get(COOKIE) is None
 
 
-def test_a_token_is_kept_as_its_hash_in_a_private_file(tokens):
-    token = tokens.make("officer-1", now=NOW)
-    assert token not in tokens.path.read_text()
-    assert stat.S_IMODE(tokens.path.stat().st_mode) == 0o600
+def test_an_account_of_another_site_opens_nothing_here(client, accounts):
+    accounts.add("away", PASSWORD, roles={Role.OFFICER}, actor=OPERATOR, site="south")
+    assert sign_in(client, "away").status_code == 403
+    assert client.cookies.get(COOKIE) is None
 
 
-def test_a_session_ends_after_eight_hours_and_when_she_signs_out(officer, clock):
-    clock.pass_(hours=7)
-    assert officer.get("/").url.path == "/"
+def test_who_guesses_is_made_to_wait(client):
+    answers = [sign_in(client, password="guess a long word").status_code for _ in range(6)]
+    assert answers == [403] * 5 + [429]
+    assert sign_in(client).status_code == 429
+
+
+def test_the_sites_accounts_are_in_a_private_file_without_passwords(client, desk):
+    path = desk.folder / ACCOUNTS
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert PASSWORD.encode() not in path.read_bytes()
+
+
+def test_a_session_ends_when_she_signs_out(officer):
     officer.post("/sign-out", data={"form": form_of(officer.get("/"))})
     assert officer.get("/").url.path == "/sign-in"
 
 
-def test_a_session_is_over_after_its_time(officer, clock):
-    clock.pass_(hours=9)
+def test_a_session_is_over_when_it_lay_idle_for_an_hour(officer, clock):
+    clock.pass_(minutes=59)
+    assert officer.get("/").url.path == "/"
+    clock.pass_(minutes=61)
     assert officer.get("/").url.path == "/sign-in"
 
 
-def test_a_session_ends_with_the_token_that_began_it(officer, desk, job, tokens):
+@pytest.mark.parametrize("change", ["removed", "reset"])
+def test_a_session_ends_when_the_account_is_changed(officer, desk, job, accounts, change):
     form = form_of(officer.get(f"/jobs/{job.hash}"))
-    tokens.make("officer-1", now=NOW)  # the first one was lost
+    if change == "removed":
+        accounts.disable("officer-1", actor=USER)
+    else:
+        accounts.reset_password("officer-1", "other long plain words", actor=USER)
     officer.post(f"/jobs/{job.hash}/approve", data={"form": form})
-    assert desk.book.decisions.all() == []
+    assert not decided(desk)
     assert officer.get("/").url.path == "/sign-in"
+
+
+def test_a_steward_reads_the_jobs_and_decides_on_none(steward, desk, job):
+    page = steward.get(f"/jobs/{job.hash}")
+    assert job.hash in page.text
+    assert "/approve" not in page.text
+    assert "/refuse" not in page.text
+    answer = decide(steward, job, "approve")
+    assert (answer.status_code, "permission-missing" in answer.text) == (403, True)
+    assert not decided(desk)
+    seen = Seen(steward.get("/decisions").text).text
+    assert "steward-1" in seen
+    assert "may not approve a job" in seen
+
+
+# Taking part
+
+
+def order(browser, kind, **fields):
+    form = form_of(browser.get("/duty"))
+    return browser.post(f"/duty/{kind}", data={"form": form} | fields)
+
+
+def test_she_pauses_resumes_and_drains_and_it_is_recorded(officer, desk, clock):
+    with agent_running(desk, World(), clock) as resident:
+        assert "takes part in every study" in officer.get("/duty").text
+        assert "answers every request with a refusal" in order(officer, "pause", reason="x").text
+        assert resident.duty.standing().state == "paused"
+        assert "begins nothing" in officer.get("/").text
+        order(officer, "resume")
+        assert resident.duty.standing().state == "running"
+        order(officer, "drain")
+        assert resident.duty.standing().state == "paused"
+    assert decided(desk) == ["paused", "resumed", "draining"]
+    assert {one.who for one in desk.book.decisions.all()} == {"officer-1"}
+
+
+def test_the_hospital_leaves_only_after_its_name_was_typed(officer, desk, clock):
+    with agent_running(desk, World(), clock) as resident:
+        for typed in ("", "south", "yes"):
+            answer = order(officer, "leave", site=typed)
+            assert (answer.status_code, "leave-unconfirmed" in answer.text) == (409, True)
+        assert resident.duty.standing().state == "running"
+        assert "has left" in order(officer, "leave", site="north").text
+    assert decided(desk) == ["leaving"]
+
+
+def test_a_steward_stops_nothing(steward, desk, clock):
+    with agent_running(desk, World(), clock) as resident:
+        form = form_of(steward.get("/duty"))
+        assert "/duty/pause" not in steward.get("/duty").text
+        for kind in ("pause", "resume", "drain", "leave"):
+            fields = {"form": form, "site": "north"}
+            answer = steward.post(f"/duty/{kind}", data=fields)
+            assert (answer.status_code, "permission-missing" in answer.text) == (403, True)
+        assert resident.duty.standing().state == "running"
+    assert not decided(desk)
+    assert len(desk.book.decisions.all()) == 4
+
+
+def test_an_order_without_this_sessions_form_is_not_given(officer, desk, clock):
+    with agent_running(desk, World(), clock) as resident:
+        assert officer.post("/duty/pause", data={"form": "guessed"}).status_code == 403
+        assert resident.duty.standing().state == "running"
+
+
+def test_an_agent_that_does_not_run_is_shown_as_such(officer):
+    assert "its agent does not run" in officer.get("/duty").text
+    assert "does not run" in officer.get("/").text
+    form = form_of(officer.get("/"))
+    answer = officer.post("/duty/pause", data={"form": form})
+    assert (answer.status_code, "agent-unreachable" in answer.text) == (409, True)
+
+
+def test_an_order_that_there_is_not_is_not_found(officer):
+    form = form_of(officer.get("/"))
+    assert officer.post("/duty/destroy", data={"form": form}).status_code == 422
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_stands_in_no_frame(officer):
