@@ -1,0 +1,190 @@
+# ruff: noqa: PLC0415 - a command loads only what it needs: `--help` in a second, not in ten
+"""``bithive site grants | receipts | withdraw``: a hospital's consents, exchanged as files."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:  # a command loads only what it needs
+    from portal.site_grants import GrantDesk
+
+DEFAULT_HOME: Final = Path("bithive-home")
+CODES: Final = "     Exit code: 0 done, 1 refused with a code, 2 misused."
+Name = Annotated[str, typer.Argument(help="The site's name.")]
+HomePath = Annotated[
+    Path, typer.Option("--home", help="The home with the site's folder.", file_okay=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``bithive site``."""
+    app.command(
+        "grants",
+        epilog="Example:  bithive site grants north --study for-sites --patients granted.csv"
+        + CODES,
+    )(grants)
+    app.command(
+        "receipts", epilog="Example:  bithive site receipts north north.receipts.json" + CODES
+    )(receipts)
+    app.command(
+        "withdraw",
+        epilog="Examples:  bithive site withdraw north  |  bithive site withdraw north"
+        " --patient 4711  |  bithive site withdraw north --again" + CODES,
+    )(withdraw)
+
+
+def grants(
+    name: Name,
+    *,
+    study: Annotated[
+        Path,
+        typer.Option(help="What the server handed out: the folder with terms.json.", exists=True),
+    ],
+    patients: Annotated[
+        Path,
+        typer.Option(
+            help="Who agreed on paper, one a line: NUMBER, or NUMBER,PURPOSES,UNTIL.",
+            dir_okay=False,
+            exists=True,
+        ),
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="The file for the server. [NAME.grants.json]")
+    ] = None,
+    home: HomePath = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for the grants of patients who agreed on paper: one file, in which nobody is named."""
+    import secrets
+
+    from identity.requests import read_bounded
+    from identity.roles import About, Permission, check
+    from portal.local_actor import at_site
+    from portal.own_log import own_record
+    from portal.patient_list import BYTES_MAX, read_list
+    from portal.site_setup import read_study
+    from storage.files import write_whole
+
+    desk = _desk(home, name)
+    actor = at_site(desk.folder, desk.own.site, getpass.getuser())
+    about, record = About(site=desk.own.site), own_record(desk.folder)
+    check(actor, Permission.PUBLISH_GRANT, about=about, audit=record)
+    wishes = read_list(read_bounded(patients, limit=BYTES_MAX))
+    terms, _ = read_study(study)
+    asking = desk.ask(terms, wishes, entropy=secrets.token_bytes)
+    file = to or Path(f"{name}.grants.json")
+    write_whole(file, asking.content)
+    _print(
+        {
+            "site": name,
+            "file": str(file),
+            "grants": asking.waiting,
+            "new": asking.new,
+            "already": asking.already,
+        },
+        f"file: {file}\n{asking.waiting} grants wait for the server's receipts, {asking.new} of "
+        f"them new; {asking.already} patients of the list have theirs.\nSend the file to the "
+        "server, and take in what comes back with `bithive site receipts`.",
+        as_json=as_json,
+    )
+
+
+def receipts(
+    name: Name,
+    file: Annotated[
+        Path, typer.Argument(help="As the server sent it.", dir_okay=False, exists=True)
+    ],
+    *,
+    home: HomePath = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Check the server's receipts and keep what they are for: now the patients can take part."""
+    from identity.requests import read_bounded
+    from portal.consent_files import ReceiptsFile
+
+    taken = _desk(home, name).take(read_bounded(file, limit=ReceiptsFile.bytes_max))
+    papers = None if taken.papers is None else str(taken.papers)
+    sentence = (
+        f"{taken.added} grants can be used now, {taken.known} were known, {taken.ended} ended; "
+        f"{taken.waiting} still wait for a receipt."
+    )
+    if papers is not None:
+        sentence += (
+            f"\npapers: {papers}\nGive each patient hers, the grant and the code that ends it, "
+            "then remove the file."
+        )
+    _print(
+        {
+            "site": name,
+            "added": taken.added,
+            "known": taken.known,
+            "ended": taken.ended,
+            "waiting": taken.waiting,
+            "papers": papers,
+        },
+        sentence,
+        as_json=as_json,
+    )
+
+
+def withdraw(
+    name: Name,
+    *,
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            help="The hospital's number; asked for if it is not given.", show_default=False
+        ),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Nobody new: write what is not confirmed yet.")
+    ] = False,
+    to: Annotated[
+        Path | None, typer.Option(help="The file for the server. [NAME.withdrawals.json]")
+    ] = None,
+    home: HomePath = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """End a patient's grants: she is left out from now on, before the server has heard of it."""
+    from protocol.ids import PatientId
+    from storage.files import write_whole
+
+    if again and patient is not None:
+        raise typer.BadParameter("give one of the two", param_hint="--patient/--again")
+    number = None
+    if not again:
+        asked = typer.prompt("Patient number", err=True) if patient is None else patient
+        number = PatientId(asked.strip())
+    ending = _desk(home, name).end(number, now=datetime.now(UTC))
+    file = to or Path(f"{name}.withdrawals.json")
+    write_whole(file, ending.content)
+    _print(
+        {"site": name, "file": str(file), "grants": ending.grants},
+        f"file: {file}\nSend it to the server, and take in what comes back with `bithive site "
+        "receipts`. Whoever withdrew is left out already.",
+        as_json=as_json,
+    )
+
+
+def _desk(home: Path, name: str) -> GrantDesk:
+    from portal.site_grants import GrantDesk
+    from portal.site_settings import site_folder
+    from protocol.ids import SiteId
+
+    return GrantDesk.open(site_folder(home, name), SiteId(name))
+
+
+def _print(found: dict[str, Any], sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        Console().print(sentence, highlight=False, soft_wrap=True, markup=False)
