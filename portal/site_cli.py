@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from portal.officer_cli import register as register_officer
+from portal.site_grants_cli import register as register_grants
 
 if TYPE_CHECKING:  # a command loads only what it needs
     from portal.budgets import Row
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # a command loads only what it needs
 
 app = typer.Typer(no_args_is_help=True, help="One hospital: its agent and its privacy ledger.")
 register_officer(app)
+register_grants(app)
 
 DEFAULT_HOME: Final = Path("bithive-home")
 Name = Annotated[str, typer.Argument(help="The site's name.")]

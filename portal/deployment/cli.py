@@ -16,10 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from portal.study_cli import register as register_founding
+
 deployment = typer.Typer(
     no_args_is_help=True, help="The parts of a deployment, for who runs them by hand."
 )
 study = typer.Typer(no_args_is_help=True, help="The study of a deployment.")
+register_founding(study)
 
 DEFAULT_HOME: Final = Path("bithive-home")
 DEFAULT_PORT: Final = 8443
