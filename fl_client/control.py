@@ -24,44 +24,20 @@ import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, cast, get_args
+from typing import Any, Final, cast, get_args
 
-from pydantic import Field
-
-from fl_client.decisions import WHO_MAX
 from fl_client.duty import DutyState, Order
 from fl_client.logs import event
+from fl_client.orders import Ordered
 from fl_client.refusals import refusal
 from fl_client.resident import Resident
-from identity.roles import Actor, Role
 from protocol.errors import BitHiveError, PrivacyError
 from protocol.frames import MalformedFrame, decode, encode
-from protocol.jobs import REASON_MAX
-from protocol.messages import Message, Site, read
+from protocol.messages import read
 
 log = logging.getLogger("bithive.resident")
 DISK_LOW_BYTES: Final = 2**30
 ORDERS: Final = frozenset(get_args(Order))
-
-
-class Ordered(Message):
-    """Who gives an order, and why."""
-
-    actor: Annotated[str, Field(min_length=1, max_length=WHO_MAX)]
-    roles: Annotated[tuple[Role, ...], Field(max_length=len(Role))]
-    site: Site
-    reason: Annotated[str, Field(max_length=REASON_MAX)] = ""
-
-    def by(self) -> Actor:
-        """Return who gives it."""
-        return Actor(self.actor, frozenset(self.roles), site=self.site)
-
-
-def ordered(actor: Actor, reason: str = "") -> dict[str, Any]:
-    """Return the body of an order's frame."""
-    assert actor.site is not None
-    roles = sorted(map(str, actor.roles))
-    return {"actor": actor.shown, "roles": roles, "site": actor.site, "reason": reason}
 
 
 class Control:

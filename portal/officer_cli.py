@@ -213,7 +213,7 @@ def _ordering(order: str) -> Any:
     def say(
         name: Name, *, reason: Reason = "", home: HomePath = DEFAULT_HOME, as_json: AsJson = False
     ) -> None:
-        from fl_client.control import ordered
+        from fl_client.orders import ordered
         from portal.site_control import ask_agent
         from protocol.ids import SiteId
 

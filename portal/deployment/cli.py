@@ -97,6 +97,10 @@ def up(
     _show(status_of(home), as_json=as_json)
     if not as_json and not started_file(Plan.load(home)).is_file():
         _say(f"next: `bithive study start --home {home}`, then `bithive watch --home {home}`")
+        _say(
+            "officers sign in to their hospital's page after `bithive site account add SITE NAME "
+            f"--role officer --home {home}`"
+        )
     if foreground:
         stop = _until_interrupted()
         stop.wait()

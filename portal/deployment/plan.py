@@ -86,9 +86,17 @@ class Plan:
     live_port: int
     listen: str = LOOPBACK
     server_name: str = "localhost"
+    officer_ports: tuple[int, ...] = ()
+    """Of the officers' pages, in the order of the sites."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "home", self.home.resolve())
+        object.__setattr__(self, "officer_ports", tuple(self.officer_ports))
+
+    @property
+    def officers(self) -> dict[SiteId, int]:
+        """The port of each site's page for its officer."""
+        return dict(zip(self.sites, self.officer_ports, strict=False))
 
     @property
     def reached(self) -> str:

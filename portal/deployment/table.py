@@ -4,7 +4,7 @@
 
     superlink ──▶ roster ──▶ node-SITE ◀── agent-SITE
         └──▶ front ─────────────┘
-    study (waits for a person's start), patient-page, live-page
+    study (waits for a person's start), patient-page, live-page, officer-SITE
 
 ``HOME/deployment/environment.json``, if a person puts it there, adds to the environment of single
 processes: ``{"agent-north": {"OMP_NUM_THREADS": "4"}}``.
@@ -86,6 +86,7 @@ def units_of(plan: Plan) -> list[Unit]:
     for site in plan.sites:
         units += [_agent(plan, site), _node(plan, site)]
     units += [_study(plan), _patient_page(plan), _live_page(plan)]
+    units += [_officer(plan, site, port) for site, port in plan.officers.items()]
     return [_with_own_environment(plan, unit) for unit in units]
 
 
@@ -184,6 +185,15 @@ def _live_page(plan: Plan) -> Unit:
         _ours("live", "serve", "--home", _home(plan), "--port", str(plan.live_port)),
         ready=PortOpen(plan.live_port),
         address=f"http://127.0.0.1:{plan.live_port}",
+    )
+
+
+def _officer(plan: Plan, site: SiteId, port: int) -> Unit:
+    return Unit(
+        f"officer-{site}",
+        _ours("site", "officer", site, "--home", _home(plan), "--port", str(port)),
+        ready=PortOpen(port),
+        address=f"http://127.0.0.1:{port}",
     )
 
 

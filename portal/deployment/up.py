@@ -278,7 +278,7 @@ def _sites_of(home: Home, settings: Settings) -> tuple[SiteId, ...]:
 
 
 def _plan(home: Home, wanted: Wanted, sites: tuple[SiteId, ...]) -> Plan:
-    ports = [free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3 + len(sites))]
     return Plan(
         home=home.path,
         sites=sites,
@@ -288,6 +288,7 @@ def _plan(home: Home, wanted: Wanted, sites: tuple[SiteId, ...]) -> Plan:
         live_port=ports[2],
         listen=wanted.listen,
         server_name=wanted.server_name,
+        officer_ports=tuple(ports[3:]),
     )
 
 

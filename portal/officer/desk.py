@@ -12,23 +12,26 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from consent.purposes import PURPOSES, categories_in
-from fl_client.control import ordered
 from fl_client.decisions import Decision
 from fl_client.duty import Order
-from fl_client.epsilon import Epsilon
 from fl_client.jobs import ROUNDING, Job, JobBook
 from fl_client.link import AgentUnreachable
 from fl_client.offers import asked_of
+from fl_client.orders import ordered
 from identity.roles import Actor, Permission
 from portal.site_control import ask_agent_of
 from protocol.errors import ConfigurationError, PrivacyError
 from protocol.ids import SiteId
 from protocol.jobs import DECLARATIVE
 from protocol.units import btt_text
+
+if TYPE_CHECKING:
+    from fl_client.epsilon import Epsilon
 
 
 class SiteFolderMissing(ConfigurationError):
@@ -64,11 +67,16 @@ class OfficerDesk:
     site: SiteId
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     book: JobBook = field(init=False)
-    epsilon: Epsilon = field(init=False)
 
     def __post_init__(self) -> None:
         self.book = JobBook(self.folder / "site.db", self.site, clock=self.clock)
-        self.epsilon = Epsilon(
+
+    @cached_property
+    def epsilon(self) -> Epsilon:
+        """What the steward's cap leaves; first asked for with the first job."""
+        from fl_client.epsilon import Epsilon  # noqa: PLC0415  # accounting brings all that trains
+
+        return Epsilon(
             self.folder / "budget.db",
             promised=lambda: [job.manifest for job in self.book.standing().values()],
         )

@@ -7,8 +7,9 @@ import logging
 
 import pytest
 
-from fl_client.control import Control, ordered
+from fl_client.control import Control
 from fl_client.logs import Lines, allowed, event, start_logs
+from fl_client.orders import ordered
 from fl_client.telemetry import VALUES_MAX, Telemetry
 from privacy.budget import PrivacyBudget
 from privacy.events import DpSgdEvent
