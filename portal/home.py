@@ -166,7 +166,13 @@ class Home:
             self.clear(keep_settings=True)
 
     def clear(self, *, keep_settings: bool = False) -> None:
-        """Remove a run's own parts and files, nothing else."""
+        """Remove a run's own parts and files, nothing else.
+
+        Raises:
+            HomeForeign: The parts are not a run's: a server of its own has no settings.
+        """
+        if self.settings() is None and any((self.path / part).exists() for part in PARTS):
+            raise HomeForeign(self.path)
         for part in PARTS:
             shutil.rmtree(self.path / part, ignore_errors=True)
         for name in FILES:

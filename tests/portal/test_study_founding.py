@@ -12,7 +12,7 @@ from identity.register import RegisterUnreadable, SiteNotAdmitted
 from ledger.escrow import escrow_of
 from marketplace.study import StudyRefused
 from portal import study_founding
-from portal.home import Home
+from portal.home import Home, HomeForeign
 from portal.jobs import price_of
 from portal.market import Market
 from portal.site_settings import PROVING_KEY, VERIFICATION_KEY, registry_fingerprint, site_keys
@@ -105,6 +105,13 @@ def test_a_demonstrations_home_is_refused(tmp_path):
         world.found()
     with pytest.raises(RegisterUnreadable):
         found_study(home, design(), world.asked(), now=NOW)
+
+
+def test_a_servers_home_is_never_cleared_for_a_demonstration(founded):
+    world, _ = founded
+    with pytest.raises(HomeForeign):
+        world.server.clear()
+    assert (world.server.path / "operator/authority/sites.json").is_file()
 
 
 def test_only_admitted_sites_take_part_and_three_at_least(tmp_path):
