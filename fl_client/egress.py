@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fl_client.features import SandboxedLoader
 from models.algorithms.catalogue import algorithm_of
 from models.algorithms.interface import Algorithm, Beginning, Constants, Correction, Vector
 from models.algorithms.local import descend
@@ -123,7 +124,7 @@ class Egress:
         """
         privacy = self.terms.privacy
         with self._measured("read", plan):
-            arrays = self.loader.load(patients)
+            arrays = self._loader_of(plan).load(patients)
         beginning = self.algorithm.begin(sent, kept, len(patients))
         load_vector(self.module, beginning.start)
         with self._measured("train", plan, total=privacy.steps):
@@ -139,6 +140,17 @@ class Egress:
         # A part of a noised update is post-processed, and as private as the whole.
         leaving = replace(update, vector=self.algorithm.shared(update.vector))
         return Trained(leaving, update.vector, beginning, arrays)
+
+    def _loader_of(self, plan: RoundPlan) -> Loader:
+        """Return the loader; where it runs a study's code, it says how far it is."""
+        if not isinstance(self.loader, SandboxedLoader):
+            return self.loader
+        return replace(
+            self.loader,
+            progress=lambda done, total: self.progress(
+                Step("features", plan.round, self.site, done, total)
+            ),
+        )
 
     def _per_site(
         self, plan: RoundPlan, arrays: Arrays, beginning: Beginning, stream: RandomStream

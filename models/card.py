@@ -77,6 +77,7 @@ def model_card(
     mechanism: str = MECHANISM,
     intended_use: str = INTENDED_USE,
     limits: Sequence[str] = (),
+    features: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the card of a trained module.
 
@@ -92,6 +93,8 @@ def model_card(
         outputs: As given to ``build``.
         mechanism: Of the privacy, in words.
         intended_use: What the model is for.
+        features: The code that made what the network takes, where a study brought any: ``bundle``
+            with its SHA-256, ``function``, and ``from`` with the shape of the records it was given.
         limits: Said beside those that hold for every model.
     """
     what = "log-odds" if outputs == 1 else f"logits of {outputs} classes"
@@ -106,6 +109,7 @@ def model_card(
             "parameters": sum(tensor_sizes(module)),
             "tensors": [{"name": key, "shape": list(shape)} for key, shape in layout(module)],
         },
+        **({} if features is None else {"features": dict(features)}),
         "training": {**asdict(training_data), "rounds": rounds, "note": _data_note(training_data)},
         "evaluation": None if evaluation is None else dict(evaluation),
         "privacy": _privacy(privacy, mechanism),

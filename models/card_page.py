@@ -32,6 +32,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         f"- network: {_text(model['network'])}, {model['parameters']:,} parameters",
         f"- input: {' × '.join(map(str, model['input_shape']))}",
         f"- output: {_text(model['output'])}",
+        *_features(card.get("features")),
         "",
         "## Training data",
         "",
@@ -57,6 +58,14 @@ def markdown(card: Mapping[str, Any]) -> str:
         *(f"- {_text(one)}" for one in card["limits"][1:]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _features(features: Mapping[str, Any] | None) -> list[str]:
+    if features is None:
+        return []
+    shape = " × ".join(map(str, features["from"]))
+    code = f"`{_text(features['function'])}` of the bundle with SHA-256 {_text(features['bundle'])}"
+    return [f"- the input is made by the study's own code, {code}, from records of {shape}"]
 
 
 def _privacy(privacy: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from portal.ceremony_cli import app as ceremony
 from portal.chain_cli import app as chain
 from portal.consent_cli import app as consent
 from portal.deployment.cli import register as register_deployment
+from portal.features_cli import app as features_app
 from portal.ledger_cli import app as ledger
 from portal.live.cli import app as live
 from portal.live.cli import watch
@@ -51,6 +52,7 @@ app.command(epilog="Examples:  bithive watch  |  bithive watch --url http://127.
     watch
 )
 app.add_typer(operator, name="operator")
+app.add_typer(features_app, name="features")
 register_deployment(app)
 
 DEFAULT_HOME: Final = Path("bithive-home")
@@ -132,6 +134,13 @@ def demo(
             help="hospital: on the hospital's word; proven: every patient enrols and proves hers."
         ),
     ] = "hospital",
+    features: Annotated[
+        str,
+        typer.Option(
+            help="The study's own code, BUNDLE.zip:module:function, run on each patient's records "
+            "in a sandbox. Every site's officer allows it here."
+        ),
+    ] = "",
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in this home.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -156,6 +165,7 @@ def demo(
         algorithm=algorithm,
         grants=grants,
         noise=noise,
+        features=features,
     )
     # Without --home a finished demonstration makes room for the next one; a named home is kept.
     if fresh or (home is None and where.report.is_file()):
@@ -168,7 +178,7 @@ def demo(
         show(report)
 
 
-@app.command()
+@app.command(epilog="Example:  bithive version")
 def version() -> None:
     """Print the version."""
     try:

@@ -43,6 +43,7 @@ from models.recipes import Recipe, recipe_for
 from portal.baselines import Baselines, Comparison, Examined, train_baselines
 from portal.careless import CarelessAgent
 from portal.display import Display
+from portal.features import named_step, step_for, with_step
 from portal.granting import withdraw_due
 from portal.home import Home, Settings
 from portal.hospital import open_agent
@@ -138,12 +139,17 @@ def settings_for(
     grants: str = LanePolicy.HOSPITAL,
     algorithm: str = "fedavg",
     noise: str = "per-site",
+    features: str = "",
 ) -> Settings:
     """Return the settings of a run; what the user left open comes from the recipe of its data.
 
     Raises:
         OptionUnknown: An option has a value that does not exist.
+        FeaturesMisnamed: ``features`` is no feature step.
     """
+    if features:
+        bundle, function = named_step(features)
+        features = f"{bundle.resolve()}:{function}"
     if engine not in ENGINES:
         raise OptionUnknown("--engine", engine, ENGINES)
     if opening not in ENCRYPTION:
@@ -172,6 +178,7 @@ def settings_for(
         grants=str(grants),
         algorithm=algorithm,
         mechanism=noise,
+        features=features,
     )
 
 
@@ -230,6 +237,12 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
     display.finish("proof keys")
     terms_file = home.server / "terms.json"
     if not home.is_founded():
+        features = step_for(settings.features, data.input_shape) if settings.features else None
+        if features is not None:
+            display.say(
+                f"the study brings code, {features.terms.bundle[:16]}: it gets "
+                f"{features.terms.seconds} s for each patient, once"
+            )
         if settings.grants == LanePolicy.PROVEN:
             display.say("every patient enrols and proves her grant: 0.3 s of a core each")
         terms = found(
@@ -242,6 +255,7 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
                 verification_key,
                 datetime.now(UTC).date(),
                 title=f"{data.source.task} ({data.source.title})",
+                features=features,
             ),
             tell=lambda doing, done, total: display.tick("grants", done, total, doing),
         )
@@ -424,7 +438,7 @@ def compare(run: Run) -> Baselines:
         found_ = json.loads(kept.read_text())
         return Baselines(found_["alone"], found_["pooled"])
     consenting = {
-        site: run.loader.load(
+        site: with_step(run.loader, run.home.server, run.terms, run.home.site(site)).load(
             [patient for patient in patients if run.wishes.decisions[site][patient.id] == "grants"]
         )
         for site, patients in run.data.sites.items()
@@ -459,7 +473,8 @@ def examined(run: Run) -> Examined:
     """Return the held-out patients, read once."""
     key = str(run.home.path)
     if key not in _examined:
-        arrays = run.loader.load(run.data.test)
+        loader = with_step(run.loader, run.home.server, run.terms, run.home.data)
+        arrays = loader.load(run.data.test)
         _examined[key] = Examined(arrays, np.array([one.label for one in run.data.test]))
     return _examined[key]
 

@@ -22,6 +22,7 @@ WORDS: Final = {
     "join": "joined",
     "call": "round keys exchanged",
     "read": "reading",
+    "features": "running the study's code",
     "train": "training",
     "encrypt": "encrypted",
     "prove": "proven",
@@ -92,7 +93,7 @@ class Display:
 
     def _site(self, site: SiteId, step: Step) -> None:
         words = f"round {step.round}: {WORDS[step.stage]}"
-        if step.stage == "train":
+        if step.stage in {"train", "features"}:
             self._bar(site, step.done, step.total, f"{words} {step.done}/{step.total}")
         else:
             self._bar(site, 1, 1, words)

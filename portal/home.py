@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,6 +89,8 @@ class Settings:
     """One of ``models.algorithms.interface.ALGORITHMS``."""
     mechanism: str = "per-site"
     """Whose noise covers the sum: one of ``portal.noise.NOISES``."""
+    features: str = ""
+    """A feature step, ``BUNDLE.zip:module:function``, or none."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,9 @@ class Home:
                 raise HomeForeign(self.path)
             write_whole(self.path / "settings.json", json.dumps(wanted, indent=2).encode())
             return
-        differing = sorted(key for key in wanted if held.get(key) != wanted[key])
+        # A home of an earlier version has no word on what came later: it has none of it.
+        held = {one.name: one.default for one in fields(Settings)} | held
+        differing = sorted(key for key in wanted if held[key] != wanted[key])
         if differing:
             raise HomeTaken(self.path, differing)
         if not self.is_founded():

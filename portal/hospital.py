@@ -11,6 +11,7 @@ from pathlib import Path
 from consent.openings import OpeningStore
 from fl_client.agent import Agent, SiteSettings
 from fl_client.certifier import Certifier
+from fl_client.features import with_features
 from fl_client.lane import Newest
 from fl_client.store import SiteStore
 from models.networks import build
@@ -49,7 +50,7 @@ def open_agent(
         site: Which hospital this is.
         terms: The study's terms as its officer approved them.
         patients: The records it holds, by its own patient number.
-        loader: Reads them.
+        loader: Reads them; what it gives goes through the study's code where it brings any.
         prover: Proves consent; several agents of one machine may share one.
         seed: Makes a demonstration reproducible; None wherever noise must hide something.
         demonstration: Says that this is one, where a seed may be given.
@@ -61,6 +62,7 @@ def open_agent(
         kind: The agent's class; a demonstration of cheating gives its own.
 
     Raises:
+        CodeMissing: The study brings code, and it has not come.
         DatasetUnknown: The data steward has set no cap of epsilon for the study's data set; no
             study sets it for her.
         NoiseSeeded: There is a seed, and this is no demonstration.
@@ -81,7 +83,7 @@ def open_agent(
         terms=terms,
         keys=site_keys(folder),
         patients=patients,
-        loader=loader,
+        loader=with_features(loader, folder, site, terms),
         module=build(training.network, training.input_shape, 0),
         parameters=parameter_set(terms.encryption),
         openings=OpeningStore(folder / "openings.db"),

@@ -16,7 +16,8 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fl_client.offers import check_addressed, purposes_of, read_offer, unit_of
+from fl_client.job_code import JobCode
+from fl_client.offers import check_addressed, code_of, purposes_of, read_offer, unit_of
 from fl_server.offering import JOB_FILE, Offering, read_offering
 from identity.roles import Actor, Role
 from portal.home import Home
@@ -51,6 +52,7 @@ def job_of(
     return JobManifest(
         study=terms.study,
         terms=digest(terms),
+        code=code_of(terms),
         model=terms.training.network,
         algorithm=terms.training.algorithm,
         datasets=(terms.consent.dataset,),
@@ -103,12 +105,16 @@ def decide_for_demonstration(home: Home, terms: StudyTerms) -> None:
 
 
 def decide_at(home: Home, site: SiteId, offering: Offering) -> None:
-    """Approve the job at one hospital, where nobody decided on it yet."""
+    """Approve the job at one hospital, and its code if it brings any, where nobody decided yet."""
     folder = home.site(site)
     offered = read_offer(decode(offering.frame(secrets.token_hex(32))))
     check_addressed(offered.terms, site, site_keys(folder))
     desk = OfficerDesk(folder, site)
     job = desk.book.keep(offered.manifest, offered.terms)
+    if offered.bundle is not None:
+        JobCode(folder / "site.db").keep(offered.bundle, named=[])
     if job.decision is None:
         officer = Actor(DEMONSTRATION, frozenset({Role.OFFICER}), site=site)
+        if offered.bundle is not None and not desk.book.code_allowed():
+            desk.book.allow_code(officer, reason="allowed for a demonstration")
         desk.approve(job.hash, officer, "approved for a demonstration on data made for it")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ledger import chart
 from portal.baselines import Baselines
+from portal.features import features_note
 from portal.home import Home
 from portal.page import page
 from privacy.budget import PrivacyBudget
@@ -122,6 +123,7 @@ def make_report(
             "id": run.terms.study,
             "title": run.terms.title,
             "network": run.terms.training.network,
+            "features": features_note(run.terms.training.features),
             "algorithm": run.terms.training.algorithm,
             "circuit": run.terms.consent.circuit,
             "proof_key": run.verification_key.status,

@@ -32,12 +32,14 @@ from consent.lanes import LanePolicy
 from consent.purposes import category_mask, purpose_mask
 from consent.registry import Registry
 from fl_server.aggregation import first_state, study_algorithm
+from fl_server.offering import CODE_FILE
 from fl_server.store import ServerStore
 from identity.register import Register
 from marketplace.study import Study
 from models.algorithms.catalogue import algorithm_of, defaults_for
 from models.networks import build, tensor_sizes, to_vector
 from models.recipes import Recipe, recipe_for
+from portal.features import FeatureStep
 from portal.granting import STUDY_PURPOSE
 from portal.home import Home, Settings
 from portal.jobs import keep_job, price_of
@@ -151,6 +153,7 @@ class Design:
         recipe: How it trains.
         verification_key: What consent is checked with.
         today: From which day on certificates count.
+        features: The researcher's own feature step, where there is one.
     """
 
     settings: Settings
@@ -161,6 +164,12 @@ class Design:
     recipe: Recipe
     verification_key: VerificationKey
     today: date
+    features: FeatureStep | None = None
+
+    @property
+    def seen_shape(self) -> tuple[int, ...]:
+        """Of one record as the network takes it."""
+        return self.input_shape if self.features is None else self.features.shape
 
 
 @dataclass(frozen=True)
@@ -281,6 +290,8 @@ def found_server(
     design.verification_key.save(server / VERIFICATION_KEY)
     if design.verification_key.status == "development":
         write_whole(server / ALLOW_DEVELOPMENT, b"this is a demonstration\n")
+    if design.features is not None:
+        write_whole(server / CODE_FILE, design.features.bundle)
     initial = first_state(terms, parameter_set(terms.encryption), to_vector(module))
     ServerStore(server / "server.db").found(terms, initial)
     write_whole(server / TERMS, canonical(terms))
@@ -336,7 +347,7 @@ def study_terms(
 ) -> StudyTerms:
     """Return the terms of a study."""
     settings, recipe = design.settings, design.recipe
-    module = build(recipe.network, design.input_shape, settings.seed)
+    module = build(recipe.network, design.seen_shape, settings.seed)
     sites_min = max(SITES_MIN, quorum(len(identities)))
     first_day = day_number(design.today)
     return StudyTerms(
@@ -347,7 +358,7 @@ def study_terms(
         server_key=server_key,
         training=TrainingTerms(
             network=recipe.network,
-            input_shape=design.input_shape,
+            input_shape=design.seen_shape,
             tensor_sizes=tensor_sizes(module),
             reference_patients=recipe.reference_patients,
             learning_rate=recipe.lr,
@@ -357,6 +368,7 @@ def study_terms(
             views=recipe.views,
             algorithm=settings.algorithm,  # type: ignore[arg-type]  # pydantic checks the names
             proximal=defaults_for(settings.algorithm).proximal,
+            features=None if design.features is None else design.features.terms,
         ),
         privacy=privacy_terms(
             settings,

@@ -21,6 +21,7 @@ from models.evaluation import evaluate
 from models.export import write_onnx
 from models.networks import build, load_vector
 from portal.books import NoRunHere
+from portal.features import features_note, with_step
 from portal.home import Home
 from privacy.budget import PrivacyBudget
 from protocol.errors import ConfigurationError
@@ -116,7 +117,10 @@ def trained(home: Home, *, seed: int = 0) -> Trained:
         privacy=None if seeded else _spent(home, terms, source.unit),
         mechanism=MECHANISMS[terms.privacy.mechanism],
         rounds=rounds,
-        evaluation=evaluate(module, _held_out(data, loader), seed=seed),
+        evaluation=evaluate(
+            module, _held_out(data, with_step(loader, home.server, terms, home.data)), seed=seed
+        ),
+        features=features_note(training.features),
         limits=[SEEDED] if seeded else [],
     )
     return Trained(module, terms, rounds, card)

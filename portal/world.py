@@ -12,6 +12,7 @@ from datetime import date
 
 from consent.lanes import LanePolicy
 from models.recipes import Recipe
+from portal.features import FeatureStep
 from portal.granting import Crowd, grant_all
 from portal.home import Home, Settings
 from portal.patients import Wishes
@@ -37,6 +38,7 @@ class Founding:
     verification_key: VerificationKey
     today: date
     title: str
+    features: FeatureStep | None = None
 
     @property
     def design(self) -> Design:
@@ -51,6 +53,7 @@ class Founding:
             recipe=self.recipe,
             verification_key=self.verification_key,
             today=self.today,
+            features=self.features,
         )
 
 

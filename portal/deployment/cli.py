@@ -56,6 +56,13 @@ def up(
     circuit: Annotated[
         str, typer.Option(help="cover64 (64 patients a proof) or cover8 (small, for tests).")
     ] = "cover64",
+    features: Annotated[
+        str,
+        typer.Option(
+            help="The study's own code, BUNDLE.zip:module:function, run on each patient's records "
+            "in a sandbox. With --approve every site's officer allows it."
+        ),
+    ] = "",
     approve: Annotated[
         bool,
         typer.Option(
@@ -88,6 +95,7 @@ def up(
         rounds=rounds,
         circuit=circuit,
         epsilon=None,
+        features=features,
     )
     wanted = Wanted(settings, port, approve=approve, listen=listen, server_name=server_name)
     display = Display(words, quiet=as_json and not words.is_terminal)
