@@ -54,7 +54,8 @@ from portal.patients import Wishes, draw_wishes
 from portal.personal import personal_auc
 from portal.report import make_report, write_report
 from portal.site_settings import check_held, site_keys
-from portal.study_founding import recipe_of
+from portal.site_setup import set_up_demonstration
+from portal.study_founding import hand_out, recipe_of
 from portal.world import Founding, found
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
@@ -264,6 +265,8 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
         home.mark_founded()
     terms = StudyTerms.model_validate_json(terms_file.read_bytes())
     keep_job(home, terms, price=BUDGET, now=clock())
+    hand_out(home.server, terms, verification_key, proving_key)
+    set_up_demonstration(home, settings, data)
     return Run(
         home,
         settings,

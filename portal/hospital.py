@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from consent.openings import OpeningStore
+from consent.registry import Registry
 from fl_client.agent import Agent, SiteSettings
 from fl_client.certifier import Certifier
 from fl_client.features import with_features
-from fl_client.lane import Newest
+from fl_client.lane import LaneState, Newest, newest_in
 from fl_client.store import SiteStore
 from models.networks import build
-from portal.site_settings import site_keys
+from portal.site_settings import SiteOwn, check_held, site_keys
 from privacy.budget import PrivacyBudget
 from privacy.cohorts import EVERYONE
 from privacy.parameters import parameter_set
@@ -23,7 +24,65 @@ from protocol.ids import PatientId, SiteId
 from protocol.messages import StudyTerms, digest
 from protocol.progress import Progress, silent
 from records.dataset import Loader, Patient
+from records.own import OwnRecords
 from zk.prover import Prover
+
+
+def agent_of(
+    folder: Path,
+    own: SiteOwn,
+    terms: StudyTerms,
+    records: OwnRecords,
+    *,
+    prover: Prover,
+    progress: Progress = silent,
+) -> Agent:
+    """Return the agent of a hospital for a study that its officer approved.
+
+    Args:
+        folder: The hospital's own.
+        own: Its settings.
+        terms: The study's.
+        records: What it holds.
+        prover: Proves consent.
+        progress: Told of every step.
+
+    Raises:
+        StudyNotHeld: The study is of other data, another registry, or proves otherwise.
+        DatasetUnknown: As ``open_agent``.
+    """
+    check_held(terms, own)
+    return open_agent(
+        folder,
+        own.site,
+        terms,
+        patients=records.patients,
+        loader=records.loader,
+        prover=prover,
+        researcher=own.researcher,
+        budget_cohort=own.budget_cohort,
+        progress=progress,
+        newest=newest_at(own, terms),
+    )
+
+
+def newest_at(own: SiteOwn, terms: StudyTerms) -> Newest | None:
+    """Return how the registry is asked, where this machine has its database; else None.
+
+    It is opened when it is first asked and read only, so a registry that is not there yet, or no
+    more, keeps no agent from starting.
+    """
+    if own.registry_reader is None:
+        return None
+    database, opened = Path(own.registry_reader), list[Newest]()
+
+    def newest() -> LaneState | None:
+        if not opened:
+            registry = Registry.reader(database, public_key=own.registry_key)
+            opened.append(newest_in(registry, terms, own.site))
+        return opened[0]()
+
+    return newest
 
 
 def open_agent(

@@ -1,8 +1,9 @@
-"""Serve one site of a home as a resident process: ``bithive site run``.
+"""Serve one hospital as a resident process: ``bithive site run``.
 
-It listens on two Unix sockets, one for the frames of studies and one for its operator, and on
-nothing else; everything it calls, it calls outwards. In the site's folder it leaves ``agent.json``,
-which says where the sockets are, and the tokens of both.
+It opens the hospital's own folder, ``HOME/sites/NAME``, and the records that its ``site.json``
+names; nothing else of the home need be there. It listens on two Unix sockets, one for the frames of
+studies and one for its operator, and on nothing else; everything it calls, it calls outwards. In
+the folder it leaves ``agent.json``, which says where the sockets are, and the tokens of both.
 """
 
 from __future__ import annotations
@@ -13,40 +14,37 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from socket import socket
 from typing import Final
 
-from rich.console import Console
-
 from fl_client.control import Control
+from fl_client.jobs import Job
 from fl_client.link import Answer
 from fl_client.logs import event
-from fl_client.resident import Resident
+from fl_client.resident import Identity, Resident, StudyAgent
 from fl_client.service import listening, make_token, serve
-from portal.books import NoRunHere
-from portal.demo import prepare, site_resident
-from portal.display import Display
-from portal.home import Home, Settings
+from fl_client.telemetry import Telemetry
 from portal.site_control import control_token_at, keep_places, token_at
-from protocol.errors import BitHiveError, ConfigurationError
+from portal.site_settings import (
+    SiteOwn,
+    SiteSettingsDamaged,
+    proof_files,
+    site_folder,
+    site_keys,
+)
+from portal.site_setup import open_own
+from protocol.errors import BitHiveError
 from protocol.ids import SiteId
 from protocol.progress import Step
 from zk.circuit import circuit
+from zk.keys import VerificationKey
 from zk.prover import Prover
 
 log = logging.getLogger("bithive.site")
 TICK_SECONDS: Final = 1.0
 METRICS_SECONDS: Final = 15.0
-
-
-class SiteUnknown(ConfigurationError):
-    """The run has no site of this name."""
-
-    code = "site-unknown"
-
-    def __init__(self, name: str, known: list[str]) -> None:
-        super().__init__(f"there is no site {name!r} here; the sites are {', '.join(known)}")
 
 
 def serve_site(
@@ -57,7 +55,7 @@ def serve_site(
     control: Path | None = None,
     metrics: Path | None = None,
 ) -> None:
-    """Answer for site ``name`` of the run at ``path`` until SIGTERM or SIGINT.
+    """Answer for the hospital ``name``, whose folder is in ``path``, until SIGTERM or SIGINT.
 
     Args:
         path: The home.
@@ -67,30 +65,65 @@ def serve_site(
         metrics: A file for Prometheus' textfile collector, rewritten every 15 s.
 
     Raises:
-        NoRunHere: The home holds no founded run.
-        SiteUnknown: The run has no such site.
+        SiteNotSetUp, SiteSettingsDamaged: The hospital's folder does not say what it holds.
+        SiteKeysMissing, SiteKeysUnreadable: It holds no keys that can be used.
+        RecordError: Its records are not what they were.
     """
-    home = Home(path)
-    kept = home.settings()
-    if kept is None or not home.is_founded():
-        raise NoRunHere(path)
-    run = prepare(home, Settings(**kept), Display(Console(stderr=True), quiet=True))
-    site = SiteId(name)
-    if site not in run.data.sites:
-        raise SiteUnknown(name, sorted(run.data.sites))
-    run.watch = _log_step
-    folder = home.site(site)
+    folder = site_folder(path, name)
+    own = SiteOwn.load(folder, SiteId(name))
     frames = place or folder / "agent.sock"
-    with Prover(
-        circuit(run.settings.circuit), run.proving_key, run.verification_key, workers=1
-    ) as prover:
-        resident = site_resident(run, site, prover)
+    with open_prover(folder, own) as prover:
+        resident = open_resident(folder, own, prover)
         try:
             serve_resident(
                 resident, folder, frames, control or frames.with_suffix(".control"), metrics=metrics
             )
         finally:
             resident.close()
+
+
+def open_prover(folder: Path, own: SiteOwn) -> Prover:
+    """Return what proves consent with the keys in the hospital's folder.
+
+    Raises:
+        SiteSettingsDamaged: The verification key is not the one that was pinned.
+        KeyMalformed, StorageError: It cannot be read.
+    """
+    proving, verifying = proof_files(folder)
+    verification_key = VerificationKey.load(verifying)
+    if verification_key.hash != own.key_hash:
+        raise SiteSettingsDamaged(own.site, "the verification key beside it is another one")
+    return Prover(circuit(own.circuit), proving, verification_key, workers=1)
+
+
+def open_resident(folder: Path, own: SiteOwn, prover: Prover) -> Resident:
+    """Return a hospital's resident, which makes an agent for each study its officer approves.
+
+    Raises:
+        SiteKeysMissing, SiteKeysUnreadable, RecordError, StorageError: As ``serve_site``.
+    """
+    keys = site_keys(folder)
+    event(log, "opening", site=own.site)
+    records = open_own(folder, own)
+    telemetry = Telemetry()
+
+    def observe(step: Step) -> None:
+        telemetry.step(step)
+        _log_step(step)
+
+    def make(job: Job) -> StudyAgent:
+        # torch takes seconds to load, and until a job is approved nothing needs it.
+        from portal.hospital import agent_of  # noqa: PLC0415 - see above
+
+        return agent_of(folder, own, job.terms, records, prover=prover, progress=observe)
+
+    return Resident(
+        Identity(own.site, keys),
+        folder,
+        make=make,
+        clock=lambda: datetime.now(UTC),
+        telemetry=telemetry,
+    )
 
 
 def serve_resident(

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from portal.officer_cli import register as register_officer
+from portal.setup_cli import register as register_setup
 from portal.site_grants_cli import register as register_grants
 
 if TYPE_CHECKING:  # a command loads only what it needs
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # a command loads only what it needs
 app = typer.Typer(no_args_is_help=True, help="One hospital: its agent and its privacy ledger.")
 register_officer(app)
 register_grants(app)
+register_setup(app)
 
 DEFAULT_HOME: Final = Path("bithive-home")
 Name = Annotated[str, typer.Argument(help="The site's name.")]
@@ -54,7 +56,7 @@ def run(
         Path | None, typer.Option(help="Keep metrics here, for Prometheus' textfile collector.")
     ] = None,
 ) -> None:
-    """Serve one hospital's agent: every study its officer approved, until interrupted."""
+    """Serve one hospital's agent, from its own folder alone: every study its officer approved."""
     from fl_client.logs import start_logs
     from portal.resident import serve_site
 

@@ -34,7 +34,7 @@ from identity.site_folder import SiteFolder, SiteKeysMissing
 from privacy.cohorts import EVERYONE
 from privacy.keys import SiteKeys
 from protocol.errors import ConfigurationError
-from protocol.ids import SiteId
+from protocol.ids import SLUG, SiteId
 from protocol.messages import ConsentTerms, Digest, Key32, Message, Site, Slug, StudyTerms
 from records.split import SITES_MAX
 from storage.files import PRIVATE, write_whole
@@ -160,6 +160,17 @@ class SiteOwn(Message):
         if own.site != site:
             raise SiteSettingsDamaged(site, f"it is of site {own.site}")
         return own
+
+
+def site_folder(home: Path, name: str) -> Path:
+    """Return where a home has a hospital's folder.
+
+    Raises:
+        SiteNotSetUp: The name is no site's.
+    """
+    if not SLUG.fullmatch(name):
+        raise SiteNotSetUp(name, [])
+    return home / "sites" / name
 
 
 def proof_files(folder: Path) -> tuple[Path, Path]:
