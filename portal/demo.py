@@ -53,7 +53,7 @@ from portal.noise import ENCRYPTION, NOISES, with_noise
 from portal.patients import Wishes, draw_wishes
 from portal.personal import personal_auc
 from portal.report import make_report, write_report
-from portal.site_settings import check_held, site_keys
+from portal.site_settings import FOR_SITES, PROVING_KEY, check_held, site_keys
 from portal.site_setup import set_up_demonstration
 from portal.study_founding import hand_out, recipe_of
 from portal.world import Founding, found
@@ -265,7 +265,8 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
         home.mark_founded()
     terms = StudyTerms.model_validate_json(terms_file.read_bytes())
     keep_job(home, terms, price=BUDGET, now=clock())
-    hand_out(home.server, terms, verification_key, proving_key)
+    if not (home.server / FOR_SITES / PROVING_KEY).is_file():
+        hand_out(home.server, terms, verification_key, proving_key)
     set_up_demonstration(home, settings, data)
     return Run(
         home,

@@ -189,13 +189,9 @@ def _start_agent(run: Run, processes: Processes, site: str) -> Path:
         f"agent-{site}",
         sys.executable,
         "-m",
-        "portal",
-        "site",
-        "run",
-        site,
-        "--home",
+        "portal.demo_agent",
         str(run.home.path.resolve()),
-        "--socket",
+        site,
         str(place),
     )
     return place
