@@ -242,7 +242,8 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
         if features is not None:
             display.say(
                 f"the study brings code, {features.terms.bundle[:16]}: it gets "
-                f"{features.terms.seconds} s for each patient, once"
+                f"{features.terms.seconds} s for each patient, once; where a demonstration "
+                "approves, it allows the code in every officer's name"
             )
         if settings.grants == LanePolicy.PROVEN:
             display.say("every patient enrols and proves her grant: 0.3 s of a core each")

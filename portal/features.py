@@ -203,12 +203,16 @@ def try_step(
     return Trial(shape, tuple(records), tuple(seconds))
 
 
-def step_for(given: str, input_shape: tuple[int, ...]) -> FeatureStep:
+def step_for(
+    given: str, input_shape: tuple[int, ...], *, earlier: FeatureTerms | None = None
+) -> FeatureStep:
     """Return the step that ``BUNDLE.zip:module:function`` names, tried on records of nobody.
 
     Args:
         given: As a command was given it.
         input_shape: Of one record, as the hospitals' loaders give it.
+        earlier: What a study was founded with before: the same step keeps its terms, though it may
+            take another time today.
 
     Raises:
         FeaturesMisnamed, CodeUnreadable, FeaturesFail: It cannot be a study's.
@@ -229,6 +233,8 @@ def step_for(given: str, input_shape: tuple[int, ...]) -> FeatureStep:
         )
     except MalformedMessage as error:
         raise FeaturesMisnamed(given) from error
+    if earlier is not None and earlier.model_copy(update={"seconds": terms.seconds}) == terms:
+        terms = earlier
     return FeatureStep(terms, trial.shape, bundle)
 
 

@@ -17,7 +17,6 @@ app = typer.Typer(
     help="A study's own code, which hospitals run on one patient at a time in a sandbox.",
 )
 
-DEFAULT_HOME: Final = Path("bithive-home")
 CODES: Final = "     Exit code: 0 done, 1 refused with a code, 2 misused."
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 words = Console(stderr=True)
@@ -81,44 +80,6 @@ def check(
         f"{found['seconds_per_patient']:.2f} s a patient, the slowest "
         f"{found['seconds_slowest']:.2f} s: terms give each {found['seconds_needed']} s"
     )
-
-
-def site_code(
-    name: Annotated[str, typer.Argument(help="The site's name.")],
-    job: Annotated[str, typer.Argument(help="Its hash, or the first 8 digits of it.")],
-    *,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the bundle here instead of printing its sources.")
-    ] = None,
-    home: Annotated[
-        Path, typer.Option("--home", help="The run's folder.", file_okay=False)
-    ] = DEFAULT_HOME,
-) -> None:
-    """Read the code that a job brings along, before approving it."""
-    from fl_client.job_code import files_of
-    from portal.officer.desk import OfficerDesk, SiteFolderMissing
-    from protocol.ids import SiteId
-    from storage.files import write_whole
-
-    folder = home / "sites" / name
-    if not folder.is_dir():
-        raise SiteFolderMissing(name, home)
-    bundle = OfficerDesk(folder, SiteId(name)).code(job)
-    if out is not None:
-        write_whole(out, bundle)
-        _say(f"{out}: {len(bundle)} bytes")
-        return
-    for path, text in files_of(bundle).items():
-        sys.stdout.write(f"# {path}\n{text.decode()}\n")
-
-
-def register(site: typer.Typer) -> None:
-    """Add ``bithive site code``."""
-    site.command(
-        "code",
-        epilog="Examples:  bithive site code north 3f2a91c0  |  "
-        "bithive site code north 3f2a91c0 --out code.zip" + CODES,
-    )(site_code)
 
 
 def _records(data: str, patients: int) -> list[Any]:

@@ -61,6 +61,11 @@ def register(app: typer.Typer) -> None:
         epilog="Examples:  bithive site allow-code north --officer 'h.meier'  |"
         "  bithive site allow-code north --officer 'h.meier' --forbid" + CODES,
     )(allow_code)
+    app.command(
+        "code",
+        epilog="Examples:  bithive site code north 3f2a91c0  |  "
+        "bithive site code north 3f2a91c0 --out code.zip" + CODES,
+    )(code)
     app.command("officer", epilog="Example:  bithive site officer north --port 8090" + CODES)(page)
     for order, words in ORDERS.items():
         app.command(order, help=words, epilog=f"Example:  bithive site {order} north" + CODES)(
@@ -142,6 +147,28 @@ def decisions(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = Fa
         why = f": {one['reason']}" if one["reason"] else ""
         out.print(escape(line + why), highlight=False, soft_wrap=True)
     out.print(f"[green]sound[/]: {len(found)} decisions, under {head}", soft_wrap=True)
+
+
+def code(
+    name: Name,
+    job: Job,
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the zip here instead of printing its sources.")
+    ] = None,
+    home: HomePath = DEFAULT_HOME,
+) -> None:
+    """Read the code that a job brings along, before deciding on it."""
+    from fl_client.job_code import files_of
+    from storage.files import write_whole
+
+    bundle = _desk(home, name).code(job, _user(home, name))
+    if out is not None:
+        write_whole(out, bundle)
+        Console(stderr=True).print(f"{escape(str(out))}: {len(bundle)} bytes", highlight=False)
+        return
+    for path, text in files_of(bundle).items():
+        sys.stdout.write(f"# {path}\n{text.decode()}\n")
 
 
 def allow_code(

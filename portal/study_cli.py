@@ -92,12 +92,18 @@ def found(
     verification_key: Annotated[
         Path | None, typer.Option(help="That goes with it.", exists=True)
     ] = None,
+    features: Annotated[
+        str, typer.Option(help="The study's own code, BUNDLE.zip:module:function.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Found a study for the admitted sites, and make the folder that they are given."""
+    from dataclasses import replace
+
+    from portal.features import step_for
     from portal.home import Home
     from portal.study_design import Wanted, Ways, design_of
-    from portal.study_founding import Asked, found_study
+    from portal.study_founding import Asked, found_study, kept_terms
     from protocol.ids import SiteId
     from protocol.units import BASE_UNITS_PER_BTT
     from zk.keys import VerificationKey, development_key
@@ -124,7 +130,12 @@ def found(
         proving_key=proving_key,
     )
     now = datetime.now(UTC)
-    done = found_study(Home(home), design_of(wanted, ways, key, now.date()), asked, now=now)
+    design = design_of(wanted, ways, key, now.date())
+    if features:
+        earlier = kept_terms(Home(home).server)
+        known = None if earlier is None else earlier.training.features
+        design = replace(design, features=step_for(features, design.input_shape, earlier=known))
+    done = found_study(Home(home), design, asked, now=now)
     sites = [one.site for one in done.terms.sites]
     _print(
         {

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from consent.purposes import PURPOSES, categories_in
 from fl_client.decisions import Decision
 from fl_client.duty import Order
+from fl_client.job_code import JobCode
 from fl_client.jobs import ROUNDING, Job, JobBook
 from fl_client.link import AgentUnreachable
 from fl_client.offers import asked_of
@@ -109,6 +110,18 @@ class OfficerDesk:
         """
         self._check(actor, Permission.READ_JOBS)
         return self.shown(self.book.named(job))
+
+    def code(self, job: str, actor: Actor) -> bytes:
+        """Return the code that a job brings along, as it would run.
+
+        Raises:
+            PermissionMissing: She may not read it.
+            JobUnknown: There is no such job.
+            CodeMissing: It brings none, or it has not come.
+        """
+        self._check(actor, Permission.READ_JOBS)
+        named = self.book.named(job).manifest.code
+        return JobCode(self.folder / "site.db").read(named)
 
     def shown(self, job: Job) -> dict[str, Any]:
         """Return one job in words: what it asks, what is left, and what was decided."""
@@ -222,7 +235,10 @@ def _purpose(code: str) -> str:
 def _code(code: str) -> str:
     if code == DECLARATIVE:
         return "none: the hospital's own programs run, as the terms say"
-    return f"brings Python along (SHA-256 {code[:16]}…), run in a sandbox without network"
+    return (
+        f"brings Python along (SHA-256 {code[:16]}…), run on one patient's records at a time in a "
+        "sandbox without network; read it before you decide"
+    )
 
 
 def _decided(decision: Decision) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 ============================  ==================================================================
 ``GET /``                     the jobs, those that wait first
 ``GET /jobs/{job}``           one job with everything she decides on, and the buttons
+``GET /jobs/{job}/code``      the code it brings along, a zip of sources
 ``POST /jobs/{job}/approve``  approve; ``/refuse`` with a reason refuses or revokes
 ``GET /decisions``            the record of decisions, checked under the log's signed head
 ``GET /duty``                 whether the site takes part
@@ -85,6 +86,7 @@ def create_app(desk: OfficerDesk, sessions: Sessions) -> FastAPI:
     app.router.redirect_slashes = False
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
     _reading(app, desk, sessions)
+    _reading_code(app, desk, sessions)
     _deciding(app, desk, sessions)
     _stopping(app, desk, sessions)
     _signing_in(app, desk, sessions)
@@ -146,6 +148,16 @@ def _reading(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
     @app.get("/static/officer.css")
     def style() -> Response:
         return FileResponse(HERE / "static" / "officer.css", media_type="text/css")
+
+
+def _reading_code(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
+    @app.get("/jobs/{job}/code")
+    def code(request: Request, job: str) -> Response:
+        session = _session(request, sessions)
+        if session is None:
+            return _sign_in_first()
+        named = {"Content-Disposition": 'attachment; filename="code.zip"'}
+        return Response(desk.code(job, session.actor), media_type="application/zip", headers=named)
 
 
 def _deciding(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:

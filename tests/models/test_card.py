@@ -48,6 +48,16 @@ def test_the_card_survives_json_and_names_the_parameters_there_are():
     assert NOT_A_DEVICE in found["limits"]
 
 
+def test_a_study_with_code_of_its_own_is_told_by_its_bundle():
+    plain = card()
+    assert "features" not in plain
+    assert "own code" not in markdown(plain)
+    made = {"bundle": "ab" * 32, "function": "steps:halve", "from": [1, 64, 64]}
+    assert f"SHA-256 {'ab' * 32}, from records of 1 × 64 × 64" in markdown(
+        plain | {"features": made}
+    )
+
+
 def test_synthetic_data_and_the_unit_of_privacy_are_said():
     assert card()["training"]["note"].startswith("SYNTHETIC")
     assert card()["privacy"]["unit"] == "patient"

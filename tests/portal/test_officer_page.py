@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from fl_client.control import Control
+from fl_client.job_code import JobCode
 from fl_client.service import listening, make_token, serve
 from identity.passwords import Cost
 from identity.roles import Actor, Role
@@ -20,6 +21,7 @@ from portal.site_control import control_token_at, keep_places
 from privacy.budget import BudgetConflict, DatasetUnknown, PrivacyBudget
 from privacy.events import DpSgdEvent
 from privacy.stewardship import open_dataset
+from tests.fl_client.feature_world import feature_job
 from tests.fl_client.job_world import OFFICER, SITE, Clock, World, resident_at
 
 HERE = "http://127.0.0.1"
@@ -115,6 +117,13 @@ def agent_running(desk, world, clock):
         finally:
             stop.set()
             thread.join()
+
+
+def code_job(desk):
+    """A job that brings code, which has come with it."""
+    terms, manifest, bundle = feature_job(World())
+    JobCode(desk.folder / "site.db").keep(bundle, named=[])
+    return desk.book.keep(manifest, terms), bundle
 
 
 def form_of(page):
@@ -375,3 +384,20 @@ def test_a_job_that_is_not_there_is_told_so(officer):
 
 def test_a_form_larger_than_any_of_ours_is_refused(officer, job):
     assert decide(officer, job, "approve", "x" * 10_000).status_code == 403
+
+
+def test_an_officer_reads_the_code_a_job_brings_and_nobody_else_does(client, accounts, desk):
+    job, bundle = code_job(desk)
+    assert client.get(f"/jobs/{job.hash}/code").headers["content-type"].startswith("text/html")
+    sign_in(client)
+    page = client.get(f"/jobs/{job.hash}").text
+    assert f"/jobs/{job.hash}/code" in page
+    assert job.manifest.code in page
+    answer = client.get(f"/jobs/{job.hash}/code")
+    assert answer.content == bundle
+    assert answer.headers["content-disposition"].startswith("attachment")
+
+
+def test_a_job_without_code_has_none_to_read(officer, job):
+    assert f"/jobs/{job.hash}/code" not in officer.get(f"/jobs/{job.hash}").text
+    assert "code-missing" in officer.get(f"/jobs/{job.hash}/code").text
