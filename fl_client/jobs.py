@@ -90,6 +90,20 @@ class JobUnknown(ConfigurationError):
         )
 
 
+class JobPrefixShort(JobUnknown):
+    """A job was named by so few digits of its hash that another may begin with them tomorrow."""
+
+    code = "job-prefix-short"
+
+    def __init__(self, named: str) -> None:
+        self.named = named
+        ConfigurationError.__init__(
+            self,
+            f"{named!r} has {len(named)} digits and a job is named by {PREFIX_MIN} of its hash or "
+            "more; `bithive site jobs` lists them",
+        )
+
+
 class JobOverBudget(PrivacyError):
     """A job asks more epsilon than the data steward's cap leaves."""
 
@@ -208,10 +222,13 @@ class JobBook:
         """Return the job whose hash begins so.
 
         Raises:
-            JobUnknown: There is none, or more than one, or fewer than eight digits were given.
+            JobPrefixShort: Fewer than eight digits were given.
+            JobUnknown: There is none, or more than one.
         """
+        if len(prefix) < PREFIX_MIN:
+            raise JobPrefixShort(prefix)
         found = [job for job in self.jobs() if job.hash.startswith(prefix)]
-        if len(found) != 1 or len(prefix) < PREFIX_MIN:
+        if len(found) != 1:
             raise JobUnknown(prefix)
         return found[0]
 

@@ -21,20 +21,19 @@ References:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from portal.agent_sockets import remove_sockets, socket_of
 from portal.certificates import make_certificates, make_node_key
 from portal.jobs import decide_for_demonstration
 from portal.site_control import token_at
@@ -147,6 +146,7 @@ def servers(run: Run) -> Iterator[Processes]:
         yield processes
     finally:
         processes.stop()
+        remove_sockets(run.home.path)
 
 
 def start_superlink(processes: Processes, port: int) -> None:
@@ -182,8 +182,7 @@ def start_superlink(processes: Processes, port: int) -> None:
 
 
 def _start_agent(run: Run, processes: Processes, site: str) -> Path:
-    # A socket's path may hold about 100 bytes, so it does not lie in the home.
-    place = Path(_socket_folder(run.home.path)) / f"{site}.sock"
+    place = socket_of(run.home.path, SiteId(site))
     place.unlink(missing_ok=True)
     processes.start(
         f"agent-{site}",
@@ -308,13 +307,6 @@ def environment(folder: Path) -> dict[str, str]:
 
 def _tool(name: str) -> str:
     return str(Path(sys.executable).parent / name)
-
-
-def _socket_folder(home: Path) -> str:
-    name = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"bithive-{os.getuid()}-{name}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return str(folder)
 
 
 def free_port() -> int:

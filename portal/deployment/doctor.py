@@ -15,8 +15,12 @@ from portal.deployment import loopback, machine, trust
 from portal.deployment.findings import Finding, fails, ok, warning
 from portal.deployment.plan import LOOPBACK, NothingDeployed, Plan
 from portal.deployment.up import SERVING, status_of
+from portal.site_control import ask_agent_of
+from protocol.errors import BitHiveError
+from protocol.ids import SiteId
 
 LOOPBACK_DAYS_WARN: Final = 7
+UNANSWERED: Final = "see `bithive status`, or ask at the hospital: `bithive site status`"
 CONFIGURATIONS: Final = ("front/nginx.conf", "flower/config.toml", "deployment.json")
 
 
@@ -40,6 +44,7 @@ def examine(home: Path, *, now: datetime | None = None) -> list[Finding]:
     found += _trust(plan, now)
     if status["supervisor"] is not None:
         found.append(_clock(plan))
+        found += [_clock_of(plan, site) for site in plan.sites if _takes_part(plan, site)]
     return found
 
 
@@ -119,6 +124,15 @@ def _clock(plan: Plan) -> Finding:
     identity = plan.identity(plan.sites[plan.sites.index(admitted[0])])
     chain = identity.tls_certificate, identity.tls_key
     return trust.clock((plan.server_name, plan.port), identity.authority, chain)
+
+
+def _clock_of(plan: Plan, site: SiteId) -> Finding:
+    """Ask a site's agent how its clock stood against the server's when the server last wrote."""
+    try:
+        ahead = ask_agent_of(plan.site(site), "status").get("clock_ahead_seconds")
+    except BitHiveError as error:
+        return warning(f"clock of {site}", f"its agent does not say ({error.code})", UNANSWERED)
+    return trust.site_clock(site, ahead)
 
 
 def _takes_part(plan: Plan, site: str) -> bool:

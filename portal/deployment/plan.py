@@ -14,16 +14,14 @@ the same files lie where ``deploy/`` says.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import socket
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from identity.site_folder import SiteFolder
+from portal.agent_sockets import socket_of
 from portal.home import Home
 from protocol.errors import ConfigurationError
 from protocol.ids import SiteId
@@ -143,9 +141,7 @@ class Plan:
 
     def agent(self, site: SiteId) -> Path:
         """Where a site's agent listens: not in the home, as a socket's path must be short."""
-        name = hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:12]
-        folder = Path(tempfile.gettempdir()) / f"bithive-{os.getuid()}-{name}"
-        return private_folder(folder) / f"{site}.sock"
+        return socket_of(self.home, site)
 
     def save(self) -> None:
         """Write the plan."""

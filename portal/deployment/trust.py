@@ -112,11 +112,29 @@ def clock(address: tuple[str, int], authority: Path, chain: tuple[Path, Path]) -
     middle = began + (ended - began) / 2
     ahead = (middle - date).total_seconds() - 0.5  # the header counts whole seconds, cut off
     found = f"{ahead:+.0f} s against the front door"
+    return _clock_found("clock", ahead, found, "set the clock; have it kept by NTP")
+
+
+def site_clock(site: str, ahead: float | None) -> Finding:
+    """Look at a site's clock as it stood when the site was last offered a job.
+
+    Args:
+        site: Whose.
+        ahead: Seconds against the server's clock, as its agent says; None before an offer.
+    """
+    check = f"clock of {site}"
+    if ahead is None:
+        return ok(check, "not compared yet: no server has offered it a job")
+    found = f"{ahead:+.0f} s against the server, when it last offered a job"
+    return _clock_found(check, ahead, found, f"set the clock at {site}; have it kept by NTP")
+
+
+def _clock_found(check: str, ahead: float, found: str, advice: str) -> Finding:
     if abs(ahead) > CLOCK_SECONDS_MAX:
-        return fails("clock", found, "set the clock; have it kept by NTP")
+        return fails(check, found, advice)
     if abs(ahead) > CLOCK_SECONDS_WARN:
-        return warning("clock", found, "have the clock kept by NTP")
-    return ok("clock", found)
+        return warning(check, found, advice.replace("set", "see to", 1))
+    return ok(check, found)
 
 
 def read_authorities(path: Path) -> list[x509.Certificate]:

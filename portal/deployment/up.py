@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from portal.agent_sockets import remove_sockets
 from portal.deployment import loopback
 from portal.deployment.hold import STATE, holder, read_state
 from portal.deployment.onboarding import admit_all, make_keys
@@ -174,6 +175,7 @@ def take_down(home: Path) -> str:
         for one in read_state(folder)["units"]:
             end_marked(mark_of(folder, one["name"]))
         (folder / "lock").unlink(missing_ok=True)
+        remove_sockets(home)
         return f"the supervisor (process {pid}) had been killed, and its processes ended with it"
     assert pid is not None
     with contextlib.suppress(ProcessLookupError):
@@ -183,6 +185,7 @@ def take_down(home: Path) -> str:
         if time.monotonic() > deadline:
             raise StillRunning(pid)
         time.sleep(POLL_SECONDS)
+    remove_sockets(home)
     return "everything was stopped"
 
 

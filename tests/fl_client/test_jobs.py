@@ -12,6 +12,7 @@ from fl_client.jobs import (
     JobExpired,
     JobNotApproved,
     JobOverBudget,
+    JobPrefixShort,
     JobsFull,
     JobUnknown,
 )
@@ -151,8 +152,11 @@ def test_whoever_may_not_decide_is_refused_and_that_is_recorded(book, job, actor
 
 def test_a_job_is_named_by_eight_digits_or_more(book, job):
     assert book.named(job.hash[:8]).hash == job.hash
-    for prefix in (job.hash[:7], "", "f" * 64, job.hash + "0"):
-        with pytest.raises(JobUnknown):
+    for prefix in ("f" * 64, job.hash + "0"):
+        with pytest.raises(JobUnknown, match="no single job"):
+            book.named(prefix)
+    for prefix in (job.hash[:7], ""):
+        with pytest.raises(JobPrefixShort, match=f"has {len(prefix)} digits .* named by 8"):
             book.named(prefix)
 
 

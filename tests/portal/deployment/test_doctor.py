@@ -12,8 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from fl_client.link import AgentUnreachable
 from identity.authority import Authority, Revocation
-from portal.deployment import machine, trust
+from portal.deployment import doctor, machine, trust
 from portal.deployment.doctor import as_json, examine, passes
 from portal.deployment.findings import fails, ok, warning
 from portal.deployment.plan import Plan, is_free
@@ -155,6 +156,40 @@ def test_a_deployment_that_is_down_and_incomplete_is_told_so(tmp_path):
     assert found["processes"].state == "warning"
     assert found["configuration"].state == "fails"
     assert found["certificate of north"].state == "fails"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "state"),
+    [(None, "ok"), (4.9, "ok"), (-60.0, "warning"), (3590.0, "warning"), (-3601.0, "fails")],
+)
+def test_a_sites_clock_is_compared_with_the_servers(ahead, state):
+    found = trust.site_clock("north", ahead)
+    assert (found.check, found.state) == ("clock of north", state)
+    assert bool(found.advice) == (state != "ok")
+    if found.advice:
+        assert "at north" in found.advice
+
+
+def test_each_site_that_takes_part_is_asked_for_its_clock(tmp_path, monkeypatch):
+    plan = Plan(tmp_path, (SiteId("north"), SiteId("south"), SiteId("west")), 1, 2, 3, 4)
+    (plan.authority / "nodes").mkdir()
+    for site in ("north", "south"):
+        (plan.authority / "nodes" / f"{site}.pub").touch()
+
+    def ask(folder, kind):
+        if folder.name == "south":
+            raise AgentUnreachable("south", "it has not run here")
+        return {"clock_ahead_seconds": 7200.0}
+
+    monkeypatch.setattr(doctor, "ask_agent_of", ask)
+    plan.save()
+    up = {"supervisor": 1, "home": str(tmp_path), "units": []}
+    monkeypatch.setattr(doctor, "status_of", lambda _home: up)
+    found = {one.check: one for one in examine(tmp_path)}
+    assert found["clock of north"].state == "fails"
+    assert found["clock of north"].found.startswith("+7200 s")
+    assert found["clock of south"].state == "warning"
+    assert "clock of west" not in found
 
 
 def test_the_command_exits_1_where_something_does_not_work(tmp_path):
