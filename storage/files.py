@@ -91,9 +91,10 @@ def link_or_copy(source: Path, target: Path) -> None:
             temporary.chmod(PRIVATE)
         temporary.replace(target)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise storage_error(error, target.name) from error
+    finally:
+        with contextlib.suppress(OSError):  # it stays also where both are one file already (rename)
+            temporary.unlink()
 
 
 def private_folder(path: Path) -> Path:
