@@ -1,7 +1,8 @@
-"""A hospital's resident process listens on its own sockets alone, and obeys its operator."""
+"""A hospital's resident process opens its own folder, listens on its own sockets, and obeys."""
 
 import contextlib
 import json
+import shutil
 import signal
 import stat
 import subprocess
@@ -10,9 +11,39 @@ from pathlib import Path
 
 import pytest
 
+from fl_client.link import ask as ask_door
+from portal.site_settings import SiteOwn
+from protocol.frames import decode, encode
+from protocol.ids import SiteId
+from protocol.messages import StudyTerms, digest
+from records.phantom import write_own_phantom
 from tests.portal.conftest import ROOT, command
 
+SITE = SiteId("harbour")
 WAIT_SECONDS = 600
+
+
+@pytest.fixture
+def alone(finished, tmp_path):
+    """A home that holds one hospital's folder with its own records, and nothing of the run."""
+    home = tmp_path / "home"
+    folder = home / "sites" / SITE
+    shutil.copytree(finished.home / "sites" / SITE, folder)
+    own = SiteOwn.load(folder, SITE)
+    write_own_phantom(folder / "records", SITE, sites=3, patients_per_site=12, seed=1)
+    moved = {"records": "records", "registry_reader": str(tmp_path / "gone.db")}
+    own.model_copy(update=moved).save(folder)
+    named = str(finished.home).encode()
+    assert not any(named in one.read_bytes() for one in folder.rglob("*") if one.is_file())
+    return home
+
+
+def joined(home, terms, job):
+    """Send the agent the frame with which a round begins; return its kind and what it says."""
+    asked = {"terms": digest(terms), "nonce": "ab" * 32, "job": job}
+    folder = home / "sites" / SITE
+    door = json.loads((folder / "agent.json").read_text())["agent"]
+    return decode(ask_door(f"unix:{door}", encode("join", asked), folder / "agent.token"))
 
 
 @contextlib.contextmanager
@@ -67,19 +98,24 @@ def listening_tcp(pid):
 
 
 @pytest.mark.slow
-def test_the_process_listens_on_no_network_and_obeys_its_operator(finished, bithive, tmp_path):
+def test_the_process_listens_on_no_network_and_obeys_its_operator(
+    finished, alone, bithive, tmp_path
+):
     def ask(*arguments):
-        done = bithive("site", *arguments, "--home", finished.home, "--json")
+        done = bithive("site", *arguments, "--home", alone, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    with running(finished.home, "harbour", tmp_path) as (process, log):
+    with running(alone, "harbour", tmp_path) as (process, log):
         assert listening_tcp(process.pid) == set()
         for door in ("agent.sock", "agent.control"):
             assert stat.S_IMODE((tmp_path / door).stat().st_mode) == 0o600
         status = ask("status", "harbour")
         assert (status["ready"], status["state"]) == (True, "running")
         assert status["studies"][0]["last_round"] == 3
+        terms = StudyTerms.model_validate_json((finished.home / "server/terms.json").read_bytes())
+        answer = joined(alone, terms, status["studies"][0]["job"])
+        assert answer.kind == "join", answer.body
         # A last round that closed without a sum is still under way for who was in it.
         assert ask("drain", "harbour")["state"] in {"draining", "paused"}
         assert ask("pause", "harbour")["state"] == "paused"
@@ -97,5 +133,12 @@ def test_the_process_listens_on_no_network_and_obeys_its_operator(finished, bith
     assert process.returncode == 0
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     assert {"serving", "ordered", "stopped"} <= {line["event"] for line in lines}
-    gone = bithive("site", "status", "harbour", "--home", finished.home)
+    gone = bithive("site", "status", "harbour", "--home", alone)
     assert (gone.returncode, "agent-unreachable" in gone.stderr) == (1, True)
+
+
+def test_a_folder_that_was_not_set_up_is_told_the_command(bithive, tmp_path):
+    done = bithive("site", "run", "north", "--home", tmp_path)
+    assert (done.returncode, "site-not-set-up" in done.stderr) == (1, True)
+    assert "bithive site setup" in done.stderr
+    assert not (tmp_path / "sites").exists()
