@@ -22,9 +22,10 @@ Whether f is honest, steady or even sensible does not matter for privacy. What i
 * *Time is the same for all.* Code can hide an answer in how long it takes [2]. So each run ends at
   the same time after its start, done or killed. A round lasts longer by how many patients are new
   or have new records, and by nothing else. One runs after the other, so that none slows another.
-* *The order is drawn.* Code that looks at the clock could tell how many ran before. The order is
-  random, and then one patient more moves at most one other patient's turn: code that bends
-  everything to that gets, at worst, the epsilon of two patients where one was promised.
+* *The order is drawn.* Code that looks at the clock could tell how many ran before. In a random
+  order one patient more takes a turn, and whoever had it moves to the end; nobody else moves. Code
+  that bends everything to the clock so changes two patients, one new and one another than before:
+  at worst what three cost together, where one was promised. Code that asks no clock changes one.
 * *Numbers are bounded.* Shape and number of records are the terms'; a value that is not finite is a
   failure, and larger ones are cut to ``VALUE_MAX``, so that no patient's features end a round.
 
