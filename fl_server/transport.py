@@ -1,9 +1,9 @@
 """How the engine reaches the sites: frames out, frames back as they come, never for ever.
 
 The engine knows only ``Transport``. ``GridTransport`` is the one place where the server side
-touches Flower: it wraps frames into Flower messages and polls the grid itself, because Flower's own
-``send_and_receive`` sleeps three seconds between polls and its node sampling waits without end for
-a site that has gone.
+touches Flower, with ``replies``: it wraps frames into Flower messages and polls the grid itself,
+because Flower's own ``send_and_receive`` sleeps three seconds between polls, its node sampling
+waits without end for a site that has gone, and its pulling waits for the parts of a reply.
 
 Every request costs a SuperLink some 20 ms of a core, so there are few: a frame no larger than one
 of Flower's chunks travels as one object and not as an array of chunks; the first look for replies
@@ -16,7 +16,6 @@ References:
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,9 @@ from typing import Final, Protocol, runtime_checkable
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable import inflatable_utils
-from flwr.superlink.grid import http_grid
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from fl_server.replies import Replies
 
 FIRST_PAUSE_SECONDS: Final = 0.005
 REMOTE_PAUSE_SECONDS: Final = 0.03
@@ -39,8 +39,6 @@ FRAME: Final = "frame"
 STYPE: Final = "bithive.frame.v1"
 WHOLE_BYTES_MAX: Final = 5 * 2**20
 """As large as Flower's own chunks, so that no request is larger than it expects."""
-OBJECT_PAUSE_SECONDS: Final = 0.05
-"""A reply may be seen before its objects are there; ``HttpGrid`` alone looks again in a second."""
 MESSAGE_TYPES: Final = {
     "offer": "query.job",
     "join": "query.join",
@@ -139,9 +137,11 @@ class GridTransport:
         self._took: dict[str, float] = {}  # how long the first answer of each kind took last time
         self._pause = FIRST_PAUSE_SECONDS
         self._waiting_grid = grid if isinstance(grid, WaitingGrid) else None
-        if isinstance(grid, http_grid.HttpGrid):
+        self._pull: Callable[[Sequence[str]], Iterable[Message]] = grid.pull_messages
+        self._replies = Replies(grid) if isinstance(grid, HttpGrid) else None
+        if self._replies is not None:
             self._pause = REMOTE_PAUSE_SECONDS
-            look_again_soon()
+            self._pull = self._replies.pull
 
     def nodes(self) -> list[int]:
         """Return the ids of the connected nodes, in order."""
@@ -179,7 +179,7 @@ class GridTransport:
         self._pass(waiting, min(expected, EXPECTED_SECONDS_MAX, deadline_seconds))
         try:
             while waiting or due:
-                for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
+                for reply in self._pull(list(waiting)) if waiting else ():
                     node = waiting.pop(reply.metadata.reply_to_message_id, None)
                     if node is None:
                         continue
@@ -198,14 +198,22 @@ class GridTransport:
                     del due[node]
                     waiting[send(node)] = node
                 if waiting or due:
-                    silence = time.monotonic() - heard
+                    silence = time.monotonic() - max(heard, self._announced_at())
                     pause = max(silence / PAUSE_SHARE, self._pause)
                     self._pass(waiting, min(pause, self._poll_seconds))
         finally:
             self._took.update(took)
             self._left.update({number: (kind, group, node) for number, node in waiting.items()})
             while len(self._left) > LEFT_MAX:
-                self._left.pop(next(iter(self._left)))
+                self._forget(next(iter(self._left)))
+
+    def _announced_at(self) -> float:
+        return float("-inf") if self._replies is None else self._replies.announced_at
+
+    def _forget(self, asked: str) -> None:
+        del self._left[asked]
+        if self._replies is not None:
+            self._replies.forget(asked)
 
     def _pass(self, waiting: Iterable[str], seconds: float) -> None:
         """Let ``seconds`` pass, or less where the grid says that a reply is there."""
@@ -217,23 +225,12 @@ class GridTransport:
     def late(self) -> list[Late]:
         """Look once for replies to messages of exchanges that have ended."""
         found = []
-        for reply in self._grid.pull_messages(list(self._left)) if self._left else ():
+        for reply in self._pull(list(self._left)) if self._left else ():
             named = self._left.pop(reply.metadata.reply_to_message_id, None)
             frame = None if reply.has_error() else frame_of(reply)
             if named is not None and frame is not None:
                 found.append(Late(*named, frame))
         return found
-
-
-def look_again_soon() -> None:
-    """Let ``HttpGrid`` look again for a reply's missing objects after 50 ms, not after a second.
-
-    The pause is an argument of the function that it fetches them by; it leaves the argument at its
-    default and offers no way to set it. To call this twice does no harm.
-    """
-    http_grid.pull_objects = functools.partial(
-        inflatable_utils.pull_objects, initial_backoff=OBJECT_PAUSE_SECONDS
-    )
 
 
 def content_of(frame: bytes) -> RecordDict:

@@ -23,10 +23,12 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid import http_grid
 from flwr.superlink.routers.fleet.router import router
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
+from fl_client.node.bounds import BoundedTransport, Budget, MessageTooLarge
 from fl_client.node.errand import ErrandOver, LinkDown, NodeNotActivated, NodeRefused, Reply
 from fl_client.node.fleet import (
     CertificateUnreadable,
@@ -36,7 +38,7 @@ from fl_client.node.fleet import (
     ServerClock,
     frame_of,
 )
-from fl_server.transport import GridTransport, content_of, look_again_soon
+from fl_server.transport import content_of
 from portal.certificates import make_certificates, make_node_key
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -163,6 +165,30 @@ def fleet(server, credentials):
     made.close()
 
 
+def test_flowers_client_is_ours_underneath(credentials):
+    made = Fleet("localhost:1", credentials, silence_seconds=180.0)
+    assert isinstance(made._client._client._transport, BoundedTransport)
+    made.close()
+
+
+def test_a_message_of_too_many_bytes_is_not_taken(server, fleet, monkeypatch):
+    server.put(RecordDict({"frame": ConfigRecord({"bithive.frame.v1": bytes(5000)})}))
+    fleet.activate()
+    errand = fleet.pull()
+    monkeypatch.setattr("fl_client.node.fleet.Budget", lambda: Budget(4000))
+    with pytest.raises(MessageTooLarge):
+        fleet.fetch(errand)
+
+
+def test_notice_of_messages_that_is_too_large_is_a_broken_link(server, fleet, monkeypatch):
+    fleet.activate()
+    transport = BoundedTransport(httpx.MockTransport(server), 10)
+    fleet._client._client = httpx.Client(transport=transport)
+    server.put(RecordDict({"frame": ConfigRecord({"bithive.frame.v1": b"frame"})}))
+    with pytest.raises(LinkDown, match="more than 10 bytes"):
+        fleet.pull()
+
+
 def test_flower_is_the_version_whose_fleet_api_the_node_was_written_for():
     assert version("flwr").startswith("1.41."), (
         "fl_client/node/fleet.py and fl_server/transport.py use internals of Flower 1.41: read "
@@ -190,14 +216,12 @@ def test_the_fleet_client_has_the_calls_and_the_server_their_paths():
     assert ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED == 2004
 
 
-def test_the_servers_grid_fetches_objects_by_the_function_whose_pause_we_shorten(monkeypatch):
-    taken = inspect.signature(inflatable_utils.pull_objects).parameters
-    assert taken["initial_backoff"].default == 1
-    assert "pull_objects(" in inspect.getsource(http_grid.HttpGrid.pull_messages)
-    monkeypatch.setattr(http_grid, "pull_objects", http_grid.pull_objects)
-    look_again_soon()
-    assert http_grid.pull_objects.keywords == {"initial_backoff": 0.05}
-    assert callable(GridTransport.exchange)
+def test_the_servers_grid_has_the_client_and_the_calls_by_which_replies_are_fetched():
+    assert isinstance(http_grid.HttpGrid._runtime_client, property)
+    assert isinstance(http_grid.HttpGrid.run, property)
+    for call in ("PullMessages", "PullObject", "ConfirmMessageReceived"):
+        assert callable(getattr(RuntimeHttpClient, call))
+        assert f"_runtime_client.{call}" in inspect.getsource(http_grid.HttpGrid.pull_messages)
 
 
 @pytest.mark.parametrize("size", [0, 10, 5 * 2**20, 5 * 2**20 + 1])
