@@ -32,9 +32,8 @@ from portal.consent_files import (
     WithdrawalsFile,
     read_file,
 )
-from portal.consents import Consents
+from portal.consents import Consents, open_registry
 from portal.home import Home
-from portal.study_founding import open_registry
 from privacy.signatures import check_site_message, registered
 from protocol.ids import SiteId
 from protocol.messages import canonical, digest

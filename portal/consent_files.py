@@ -32,7 +32,6 @@ from protocol.messages import Digest, Element, Hex, Key32, Message, Site, SiteMe
 GRANTS_MAX: Final = 65_536
 """In one file; as many as a registry publishes at once."""
 MEBIBYTE: Final = 2**20
-AnyFile = TypeVar("AnyFile", bound="GrantsFile | ReceiptsFile | WithdrawalsFile")
 
 
 class ConsentFileRefused(ConsentError):
@@ -125,6 +124,9 @@ class ReceiptsFile(Message):
             ReceiptMalformed: One of them is none.
         """
         return [read_receipt(json.dumps(one)) for one in self.receipts]
+
+
+AnyFile = TypeVar("AnyFile", GrantsFile, WithdrawalsFile, ReceiptsFile)
 
 
 def read_file(kind: type[AnyFile], content: bytes) -> AnyFile:

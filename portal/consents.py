@@ -221,11 +221,7 @@ class Consents:
         return self.terms.consent.registry_key
 
     def _registry(self) -> Registry:
-        return Registry(
-            self.home.server / "registry.db",
-            registry_id=self.terms.consent.registry,
-            signing_key=signing_key(self.home.server / "registry.key"),
-        )
+        return open_registry(self.home.server, self.terms)
 
     def _reader(self) -> Registry:
         return Registry.reader(self.home.server / "registry.db", public_key=self.registry_key)
@@ -244,6 +240,15 @@ class Consents:
         folder = private_folder(self.home.patients / "papers")
         paper = {"grant": grant, "code": code.secret.hex()}
         write_whole(folder / f"{grant}.json", json.dumps(paper).encode(), mode=PRIVATE)
+
+
+def open_registry(server: Path, terms: StudyTerms) -> Registry:
+    """Return the study's registry in a server's folder, opened with its key, founded if missing."""
+    return Registry(
+        server / "registry.db",
+        registry_id=terms.consent.registry,
+        signing_key=signing_key(server / "registry.key"),
+    )
 
 
 def check_receipt(text: str, registry_key: bytes) -> GrantReceipt | WithdrawalReceipt:

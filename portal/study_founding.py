@@ -39,6 +39,7 @@ from marketplace.study import Study
 from models.algorithms.catalogue import algorithm_of, defaults_for
 from models.networks import build, tensor_sizes, to_vector
 from models.recipes import Recipe, recipe_for
+from portal.consents import open_registry
 from portal.features import FeatureStep
 from portal.granting import STUDY_PURPOSE
 from portal.home import Home, Settings
@@ -317,15 +318,6 @@ def kept_terms(server: Path) -> StudyTerms | None:
     """Return the terms of the study that a server's folder holds, or None."""
     file = server / "server.db"
     return ServerStore(file).terms() if file.is_file() else None
-
-
-def open_registry(server: Path, terms: StudyTerms) -> Registry:
-    """Return the study's registry, opened with its key."""
-    return Registry(
-        server / "registry.db",
-        registry_id=terms.consent.registry,
-        signing_key=signing_key(server / "registry.key"),
-    )
 
 
 def terms_at(server: Path, design: Design, identities: tuple[SiteIdentity, ...]) -> StudyTerms:

@@ -129,7 +129,7 @@ def test_each_patients_paper_ends_her_grant(apart, north):
 
 
 def study_registry(world, study):
-    from portal.study_founding import open_registry
+    from portal.consents import open_registry
 
     return open_registry(world.server.server, study.terms)
 
