@@ -43,8 +43,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from opacus.accountants import PRVAccountant
-
 from privacy.events import (
     NOISE_MULTIPLIER_MAX,
     NOISE_MULTIPLIER_MIN,
@@ -255,6 +253,9 @@ def _cross_checked(by_prv: PrivacyStatement, cautious: float) -> tuple[float, Ac
 
 
 def _prv(events: Sequence[Event], delta: float, cautious: float) -> float:
+    # It brings torch, and who only holds ledgers needs neither.
+    from opacus.accountants import PRVAccountant  # noqa: PLC0415 - see above
+
     accountant = PRVAccountant()
     accountant.history = [(one.noise_multiplier, one.sampling_rate, one.steps) for one in events]
     # A grid as fine as the answer is small; relative to delta, so that it never decides.

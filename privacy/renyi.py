@@ -52,7 +52,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from opacus.accountants.analysis import rdp as opacus_rdp
 from scipy.special import gammaln, logsumexp
 
 from privacy.events import DpSgdEvent, Event, SummedNoiseEvent
@@ -117,6 +116,9 @@ def _release(event: Event, order: float) -> float:
     if isinstance(event, SummedNoiseEvent):
         found = _of_sum(event, order)
     else:
+        # It brings torch, and who only holds ledgers needs neither.
+        from opacus.accountants.analysis import rdp as opacus_rdp  # noqa: PLC0415 - see above
+
         rate, noise = event.sampling_rate, event.noise_multiplier
         found = float(opacus_rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=order))
     # Written so that what is not a number bounds nothing.
