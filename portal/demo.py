@@ -213,8 +213,15 @@ def run_demo(home: Home, settings: Settings, display: Display) -> dict[str, Any]
         return report
 
 
-def prepare(home: Home, settings: Settings, display: Display) -> Run:
-    """Open the data and found the world, or find it founded."""
+def prepare(home: Home, settings: Settings, display: Display, *, hospitals: bool = True) -> Run:
+    """Open the data and found the world, or find it founded.
+
+    Args:
+        home: The demonstration's.
+        settings: What it is.
+        display: Told of what takes time.
+        hospitals: Set them up, too; not asked of a process that is the server's alone.
+    """
     torch.set_num_threads(1)  # sites train beside each other, one thread each
     data, loader = open_source(
         settings.data,
@@ -268,7 +275,8 @@ def prepare(home: Home, settings: Settings, display: Display) -> Run:
     keep_job(home, terms, price=BUDGET, now=clock())
     if not (home.server / FOR_SITES / PROVING_KEY).is_file():
         hand_out(home.server, terms, verification_key, proving_key)
-    set_up_demonstration(home, settings, data)
+    if hospitals:
+        set_up_demonstration(home, settings, data)
     return Run(
         home,
         settings,

@@ -236,7 +236,8 @@ def _demonstration(home: Home, settings: Settings) -> Kept:
     from portal.demo import after_settling, prepare  # noqa: PLC0415  # it brings all that trains
     from portal.display import Display  # noqa: PLC0415
 
-    run = prepare(home, settings, Display(Console(stderr=True), quiet=True))
+    display = Display(Console(stderr=True), quiet=True)
+    run = prepare(home, settings, display, hospitals=False)
     return Kept(
         run.terms,
         run.store,
