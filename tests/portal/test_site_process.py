@@ -115,7 +115,7 @@ def test_the_process_listens_on_no_network_and_obeys_its_operator(
         assert status["studies"][0]["last_round"] == 3
         terms = StudyTerms.model_validate_json((finished.home / "server/terms.json").read_bytes())
         answer = joined(alone, terms, status["studies"][0]["job"])
-        assert answer.kind == "join", answer.body
+        assert answer.kind == "joined", answer.body
         # A last round that closed without a sum is still under way for who was in it.
         assert ask("drain", "harbour")["state"] in {"draining", "paused"}
         assert ask("pause", "harbour")["state"] == "paused"
