@@ -186,7 +186,8 @@ def load_vector(module: nn.Module, vector: NDArray[np.float32]) -> None:
     expected = sum(parameter.numel() for _, parameter in trained)
     if vector.shape != (expected,):
         raise LayoutMismatch(expected, vector.shape)
-    source, start = torch.from_numpy(np.ascontiguousarray(vector, dtype=np.float32)), 0
+    # Copied: a stored model is read-only, which PyTorch does not support.
+    source, start = torch.from_numpy(np.array(vector, dtype=np.float32)), 0
     with torch.no_grad():
         for _, parameter in trained:
             parameter.copy_(source[start : start + parameter.numel()].view_as(parameter))

@@ -167,8 +167,11 @@ def test_the_image_copies_every_package_and_runs_without_rights():
 
     text = (ROOT / "deploy" / "Containerfile").read_text()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    copied = (ROOT / "deploy" / "Containerfile.dockerignore").read_text().splitlines()
+    assert copied[1] == "*"
     for package in settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
-        assert f"COPY {package} /opt/bithive/{package}" in text
+        assert f"!{package}" in copied
+    assert "\nCOPY . /opt/bithive\n" in text
     assert "\nUSER 10001\n" in text
     assert "--requirement requirements.lock" in text
 
