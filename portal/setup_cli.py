@@ -57,11 +57,16 @@ def setup(
         float | None,
         typer.Option(help="As data steward: open the data set's privacy ledger, at most so much."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of phantom and wisconsin.")] = DEFAULT_SEED,
+    seed: Annotated[int, typer.Option(help="Of phantom and wisconsin.", min=0)] = DEFAULT_SEED,
     sites: Annotated[
-        int, typer.Option(help="How many hospitals phantom and wisconsin are divided among.")
+        int,
+        typer.Option(
+            help="How many hospitals phantom and wisconsin are divided among.", min=1, max=100
+        ),
     ] = 3,
-    patients: Annotated[int, typer.Option(help="How many patients phantom has at each.")] = 64,
+    patients: Annotated[
+        int, typer.Option(help="How many patients phantom has at each.", min=1, max=10_000)
+    ] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check the records and the server's folder, and keep what the agent starts from."""
