@@ -23,6 +23,7 @@ from portal.site_grants_cli import register as register_grants
 if TYPE_CHECKING:  # a command loads only what it needs
     from portal.budgets import Row
     from portal.stewarding import LedgerDesk
+    from privacy.ledger_view import LedgerView
 
 app = typer.Typer(no_args_is_help=True, help="One hospital: its agent and its privacy ledger.")
 register_officer(app)
@@ -110,13 +111,18 @@ def node(
         )
     _log_to_stderr()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request
+    revoked = root_certificates.with_name("crl.pem")
     run_node(
         NodeSettings(
             superlink=superlink,
             agent=agent,
             agent_token=agent_token or home / "sites" / name / "agent.token",
             credentials=Credentials(
-                root_certificates, auth_supernode_private_key, client_certificate, client_key
+                root_certificates,
+                auth_supernode_private_key,
+                client_certificate,
+                client_key,
+                revoked if revoked.is_file() else None,
             ),
             state=state or home / "sites" / name / "node",
             silence_seconds=silence_seconds,
@@ -168,7 +174,7 @@ def budget(
             desk.accept_clock()
         if cap is not None:
             desk.set_cap(cap, confirm_raise=confirm_raise)
-    shown = [one for one in budgets.open_budgets(path) if dataset in {None, one.dataset}]
+    shown = [one for one in _read(path, name) if dataset in {None, one.dataset}]
     if plot is not None:
         from portal.budget_plot import write_plot
 
@@ -221,6 +227,17 @@ def _desk(path: Path, name: str, dataset: str | None, *, new: bool = False) -> L
     actor = at_site(path.parent, SiteId(name), getpass.getuser())
     of = dataset if new and dataset is not None else _only(path, dataset)
     return LedgerDesk(SiteId(name), path, of, actor, own_record(path.parent))
+
+
+def _read(path: Path, name: str) -> list[LedgerView]:
+    """Return the privacy ledger's data sets, for whoever runs this command."""
+    from portal.local_actor import at_site
+    from portal.own_log import own_record
+    from portal.stewarding import read_ledger
+    from protocol.ids import SiteId
+
+    actor = at_site(path.parent, SiteId(name), getpass.getuser())
+    return read_ledger(SiteId(name), path, actor, own_record(path.parent))
 
 
 def _only(path: Path, dataset: str | None) -> str:

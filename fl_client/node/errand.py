@@ -158,6 +158,7 @@ class Connection(Protocol):
         """Fetch the frame a message carries, or None where it carries none of ours.
 
         Raises:
+            MessageTooLarge: It has more bytes than any message of ours.
             NodeRefused: The server has forgotten this node.
             ErrandOver: It is gone.
         """

@@ -65,6 +65,7 @@ from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpI
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
+from fl_client.node.bounds import Budget, MessageTooLarge, bounded_client
 from fl_client.node.errand import Errand, ErrandOver, LinkDown, NodeNotActivated, NodeRefused, Reply
 from protocol.errors import ConfigurationError
 
@@ -112,13 +113,15 @@ class Credentials:
     """What the node shows and what it trusts.
 
     ``authority`` signs the server's certificate. ``certificate`` and ``key`` are the site's own,
-    for a front door that asks for one.
+    for a front door that asks for one. With ``revoked``, the operator's list, a server whose
+    certificate is on it is not spoken to, and neither is any once the list is past its day.
     """
 
     authority: Path
     node_key: Path
     certificate: Path | None = None
     key: Path | None = None
+    revoked: Path | None = None
 
 
 class ServerClock:
@@ -168,6 +171,15 @@ class _SignedRequests:
         return response
 
 
+class _BoundedFleet(FleetHttpClient):
+    """Flower's client, which by itself reads any answer whole and follows it wherever it leads."""
+
+    def __init__(self, url: str, *, interceptors: list[Any], verify: ssl.SSLContext) -> None:
+        super().__init__(url, interceptors=interceptors, verify=verify)
+        self._client.close()
+        self._client = bounded_client(verify, timeout_seconds=REQUEST_SECONDS)
+
+
 class Fleet:
     """One node's connection to a SuperLink; see ``fl_client.node.errand.Connection``.
 
@@ -185,14 +197,13 @@ class Fleet:
         self._public = public_key_to_bytes(key.public_key())
         self._clock = ServerClock()
         self._node: Node | None = None
-        self._client = FleetHttpClient(
+        self._client = _BoundedFleet(
             f"https://{address}",
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
                 _SignedRequests(key, self._clock),
             ],
             verify=_tls(credentials),
-            timeout=REQUEST_SECONDS,
         )
 
     @property
@@ -241,8 +252,15 @@ class Fleet:
         """Fetch the frame a message carries; it stays at the server until it is answered."""
         if len(errand.objects) > OBJECTS_MAX:
             return None
-        pull = make_pull_object_fn_protobuf(self._client.PullObject, self._node, errand.run)
-        contents = self._call(
+        part = make_pull_object_fn_protobuf(self._client.PullObject, self._node, errand.run)
+        budget = Budget()
+
+        def pull(name: str) -> bytes:
+            content = part(name)
+            budget.take(len(content))
+            return content
+
+        contents = self._told(
             lambda: pull_objects(
                 list(dict.fromkeys(errand.objects)),
                 pull,
@@ -299,6 +317,13 @@ class Fleet:
 
     def _call(self, call: Callable[[], T]) -> T:
         """Make one request; say what went wrong in our words."""
+        try:
+            return self._told(call)
+        except MessageTooLarge as error:
+            raise LinkDown(self._address, str(error)) from error
+
+    def _told(self, call: Callable[[], T]) -> T:
+        """Do as ``_call``, but let an answer that is too large be told from a broken link."""
         try:
             return call()
         except httpx.HTTPStatusError as error:
@@ -402,6 +427,11 @@ def _tls(credentials: Credentials) -> ssl.SSLContext:
         if credentials.certificate is not None:
             at = credentials.certificate
             context.load_cert_chain(credentials.certificate, credentials.key)
+        if credentials.revoked is not None:
+            at = credentials.revoked
+            context.load_verify_locations(credentials.revoked)
+            # RFC 5280, section 6.3: without a list of the certificate's issuer nothing passes.
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise CertificateUnreadable(at, str(error)) from error
     return context

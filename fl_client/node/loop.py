@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from fl_client.link import Answer
+from fl_client.node.bounds import MessageTooLarge
 from fl_client.node.errand import (
     Connection,
     Errand,
@@ -233,7 +234,11 @@ class Node:
 
     def _answer(self, errand: Errand) -> Reply | None:
         """Return what the agent says, an error in its stead, or None if the node is to end."""
-        frame = self._connection.fetch(errand)
+        try:
+            frame = self._connection.fetch(errand)
+        except MessageTooLarge as error:
+            log.warning("message %s: %s", errand.message[:12], error)
+            return self._reply(errand, None, 0.0, error.code)
         if frame is None:
             log.warning("message %s carries no frame", errand.message[:12])
             return self._reply(errand, None, 0.0, FOREIGN)

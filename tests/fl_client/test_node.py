@@ -10,6 +10,7 @@ import pytest
 
 from fl_client.link import AgentUnreachable
 from fl_client.node import pace
+from fl_client.node.bounds import MessageTooLarge
 from fl_client.node.errand import Errand, ErrandOver, LinkDown, NodeNotActivated, NodeRefused
 from fl_client.node.loop import FOREIGN, Limits, Node
 from fl_client.node.spool import NodeBusy, Spool
@@ -147,6 +148,18 @@ def test_a_message_that_holds_no_frame_is_answered_with_an_error_and_shown_to_no
         until(lambda: fleet.pushed)
     assert (fleet.pushed[0].frame, fleet.pushed[0].reason) == (None, FOREIGN)
     assert asked == []
+
+
+def test_a_message_that_is_too_large_is_answered_with_its_refusal(tmp_path):
+    fleet = Fleet(errand())
+
+    def too_large(_):
+        raise MessageTooLarge(10)
+
+    fleet.fetch = too_large
+    with Running(fleet, echo, tmp_path):
+        until(lambda: fleet.pushed)
+    assert (fleet.pushed[0].frame, fleet.pushed[0].reason) == (None, "message-too-large")
 
 
 def test_a_message_handed_out_twice_is_carried_once_at_a_time(tmp_path):

@@ -1,7 +1,11 @@
 """The node speaks Flower 1.41's fleet API by these names; a newer Flower fails here, by name."""
 
 import base64
+import contextlib
 import inspect
+import socket
+import ssl
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -9,6 +13,8 @@ from importlib.metadata import version
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.message.message import make_message
 from flwr.common.constant import TIMESTAMP_HEADER, ErrorCode
@@ -39,6 +45,7 @@ from fl_client.node.fleet import (
     frame_of,
 )
 from fl_server.transport import content_of
+from identity.authority import Authority, Revocation
 from portal.certificates import make_certificates, make_node_key
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -163,6 +170,49 @@ def fleet(server, credentials):
     made._client._client = httpx.Client(transport=httpx.MockTransport(server))
     yield made
     made.close()
+
+
+def hear(door):
+    """Take one connection, and do TLS on it as far as the other side goes."""
+    with contextlib.suppress(OSError):
+        door.accept()[0].close()
+
+
+@pytest.mark.parametrize(
+    ("revoke", "days", "reason"),
+    [(True, 0, "revoked"), (False, 400, "expired"), (False, 0, None)],
+)
+def test_a_server_on_the_list_of_revoked_certificates_is_not_spoken_to(
+    tmp_path, revoke, days, reason
+):
+    now = datetime.now(UTC)
+    began = now - timedelta(days=days)
+    authority = Authority.found("federation", now=began)
+    key = ec.generate_private_key(ec.SECP384R1())
+    certificate = authority.issue_server(["localhost"], key.public_key(), now=now)
+    revoked = [Revocation(certificate.serial_number, began)] if revoke else []
+    files = {
+        "ca.crt": authority.certificate.public_bytes(Encoding.PEM),
+        "server.crt": certificate.public_bytes(Encoding.PEM),
+        "server.key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        "crl.pem": authority.revocation_list(revoked, number=1, now=began).public_bytes(
+            Encoding.PEM
+        ),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    node_key = make_node_key(tmp_path / "nodes", "north").private
+    known = Credentials(tmp_path / "ca.crt", node_key, revoked=tmp_path / "crl.pem")
+    with server.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True) as door:
+        threading.Thread(target=hear, args=(door,), daemon=True).start()
+        fleet = Fleet(f"localhost:{door.getsockname()[1]}", known, silence_seconds=180.0)
+        with pytest.raises(LinkDown) as down:
+            fleet.activate()  # whoever speaks TLS here says nothing after it
+        fleet.close()
+    assert ("certificate verify failed" in down.value.reason) == (reason is not None)
+    assert reason is None or reason in down.value.reason
 
 
 def test_flowers_client_is_ours_underneath(credentials):
