@@ -10,6 +10,10 @@ on the actor's own account. What the table does not give is refused.
     Traceback (most recent call last):
     identity.roles.PermissionMissing: s.north may not raise the cap at south: ...
 
+Not here: what is decided by a proof or a signature and by no role. A patient grants, withdraws and
+claims with her own keys (``consent``); a site's update and a server's plan count by the keys that
+the study's terms name (``fl_server.gate``, ``fl_client.plans``).
+
 What holds, each line a test in tests/identity/test_roles.py:
 
 1. An actor has a right exactly where the table gives it to one of her roles, within its reach.
@@ -17,6 +21,7 @@ What holds, each line a test in tests/identity/test_roles.py:
    has no site or account: silence opens nothing.
 3. Every refusal is handed to the audit log before it is raised, and names no patient.
 4. The table in docs/access.md is this one.
+5. Every right of the table is asked for somewhere: there are none that only look like protection.
 """
 
 from __future__ import annotations
@@ -49,11 +54,6 @@ class Role(StrEnum):
 class Permission(StrEnum):
     """One act; the value reads after "may"."""
 
-    GRANT_CONSENT = "grant consent"
-    WITHDRAW_CONSENT = "withdraw consent"
-    CLAIM_PAYOUT = "claim a payout"
-
-    READ_TERMS = "read the terms"
     SUBMIT_STUDY = "submit a study"
     WATCH_RUN = "watch a run"
     STOP_RUN = "stop a run"
@@ -73,7 +73,6 @@ class Permission(StrEnum):
     ENROL_PATIENT = "enrol a patient"
     REMOVE_PATIENT = "end a patient's enrolment"
     PUBLISH_GRANT = "publish a grant on the hospital's word"
-    PAY_PATIENT = "record a patient's payout"
 
     ADMIT_SITE = "admit a site"
     EXPEL_SITE = "expel a site"
@@ -87,9 +86,6 @@ class Permission(StrEnum):
     TRANSFER = "transfer BTT"
     SETTLE = "settle a round"
 
-    SEND_UPDATE = "send an update"
-    OPEN_ROUND = "open a round"
-
 
 class Reach(StrEnum):
     """Where a right holds."""
@@ -101,20 +97,15 @@ class Reach(StrEnum):
 
 MATRIX: Final[Mapping[Role, Mapping[Permission, Reach]]] = {
     Role.PATIENT: {
-        Permission.GRANT_CONSENT: Reach.OWN_ACCOUNT,
-        Permission.WITHDRAW_CONSENT: Reach.OWN_ACCOUNT,
-        Permission.CLAIM_PAYOUT: Reach.OWN_ACCOUNT,
-        Permission.READ_TERMS: Reach.EVERYWHERE,
+        Permission.READ_STATEMENT: Reach.OWN_ACCOUNT,
     },
     Role.RESEARCHER: {
-        Permission.READ_TERMS: Reach.EVERYWHERE,
         Permission.SUBMIT_STUDY: Reach.OWN_ACCOUNT,
         Permission.WATCH_RUN: Reach.OWN_ACCOUNT,
         Permission.STOP_RUN: Reach.OWN_ACCOUNT,
         Permission.READ_STATEMENT: Reach.OWN_ACCOUNT,
     },
     Role.STEWARD: {
-        Permission.READ_TERMS: Reach.EVERYWHERE,
         Permission.READ_JOBS: Reach.OWN_SITE,
         Permission.WATCH_RUN: Reach.OWN_SITE,
         Permission.READ_BUDGET: Reach.OWN_SITE,
@@ -125,11 +116,9 @@ MATRIX: Final[Mapping[Role, Mapping[Permission, Reach]]] = {
         Permission.ENROL_PATIENT: Reach.OWN_SITE,
         Permission.REMOVE_PATIENT: Reach.OWN_SITE,
         Permission.PUBLISH_GRANT: Reach.OWN_SITE,
-        Permission.PAY_PATIENT: Reach.OWN_SITE,
         Permission.MANAGE_ACCOUNTS: Reach.OWN_SITE,
     },
     Role.OFFICER: {
-        Permission.READ_TERMS: Reach.EVERYWHERE,
         Permission.READ_JOBS: Reach.OWN_SITE,
         Permission.APPROVE_JOB: Reach.OWN_SITE,
         Permission.ALLOW_CODE: Reach.OWN_SITE,
@@ -142,7 +131,6 @@ MATRIX: Final[Mapping[Role, Mapping[Permission, Reach]]] = {
         Permission.WITNESS: Reach.OWN_SITE,
     },
     Role.OPERATOR: {
-        Permission.READ_TERMS: Reach.EVERYWHERE,
         Permission.WATCH_RUN: Reach.EVERYWHERE,
         Permission.STOP_RUN: Reach.EVERYWHERE,
         Permission.ADMIT_SITE: Reach.EVERYWHERE,
@@ -156,22 +144,17 @@ MATRIX: Final[Mapping[Role, Mapping[Permission, Reach]]] = {
         Permission.SETTLE: Reach.EVERYWHERE,
     },
     Role.AUDITOR: {
-        Permission.READ_TERMS: Reach.EVERYWHERE,
         Permission.READ_SITES: Reach.EVERYWHERE,
         Permission.READ_AUDIT: Reach.EVERYWHERE,
         Permission.WITNESS: Reach.EVERYWHERE,
         Permission.READ_STATEMENT: Reach.EVERYWHERE,
     },
     Role.SITE: {
-        Permission.READ_TERMS: Reach.EVERYWHERE,
-        Permission.SEND_UPDATE: Reach.OWN_SITE,
         Permission.READ_AUDIT: Reach.EVERYWHERE,
         Permission.WITNESS: Reach.OWN_SITE,
         Permission.READ_STATEMENT: Reach.OWN_ACCOUNT,
     },
     Role.SERVER: {
-        Permission.READ_TERMS: Reach.EVERYWHERE,
-        Permission.OPEN_ROUND: Reach.EVERYWHERE,
         Permission.SETTLE: Reach.EVERYWHERE,
     },
 }

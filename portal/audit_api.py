@@ -1,8 +1,9 @@
 """The audit log over HTTP: batches in, heads and proofs out, cosignatures back.
 
 Batches need the writer's token. Heads and proofs hold hashes alone and are open to everybody;
-cosignatures are taken from the witnesses that the log knows, by their signatures. Every refusal is
-an RFC 9457 problem whose type ends in the error's code.
+cosignatures are taken from the witnesses that the log knows, by their signatures. Records are read
+by who is signed in and has the right to (``identity.roles``); a refusal of that is logged. Every
+refusal is an RFC 9457 problem whose type ends in the error's code.
 
 ::
 
@@ -11,6 +12,8 @@ an RFC 9457 problem whose type ends in the error's code.
     GET  /proofs/inclusion      ?position=I&size=N
     GET  /proofs/consistency    ?old=M&size=N
     POST /cosignatures          a checkpoint with a witness's line
+    POST /sessions              {"name", "password"}, of an account
+    GET  /records               ?first=N&count=M; one a line, for auditors, operators and sites
 
 A batch is parsed by ``audit.records`` and not by the framework, which would cost more than the log.
 
@@ -24,6 +27,7 @@ import base64
 import hashlib
 import hmac
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
@@ -31,7 +35,7 @@ import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from audit.checkpoints import AuditDamaged
@@ -45,10 +49,15 @@ from audit.records import (
     RecordMalformed,
     read_records,
 )
+from identity.accounts import Accounts, SessionEnded, SignInRefused
+from identity.roles import Permission, PermissionMissing, check
+from identity.throttle import SignInThrottled
 from protocol.errors import BitHiveError, StorageError
 
 KEY_CHARACTERS_MAX: Final = 200
 SIZE_MAX: Final = 10**15
+RECORDS_MAX: Final = 100
+"""In one answer, so that it stays below 7 MB."""
 CONNECTIONS_MAX: Final = 64
 SWITCH_SECONDS: Final = 0.0005
 STATUS: Final[dict[type[Exception], int]] = {
@@ -62,6 +71,10 @@ STATUS: Final[dict[type[Exception], int]] = {
     HeadUnknown: 404,
     EntryUnknown: 404,
     AuditDamaged: 503,
+    SignInRefused: 401,
+    SessionEnded: 401,
+    PermissionMissing: 403,
+    SignInThrottled: 429,
     StorageError: 503,
     BitHiveError: 400,
 }
@@ -77,6 +90,20 @@ class Logged(BaseModel):
     checkpoint: str
 
 
+class SignInAsked(BaseModel):
+    """Name and password of an account."""
+
+    name: Annotated[str, Field(max_length=64)]
+    password: Annotated[str, Field(max_length=1024, repr=False)]
+
+
+class SessionShown(BaseModel):
+    """What to show with a request for records, and until when, in seconds since 1970."""
+
+    token: str
+    ends_at: int
+
+
 class ProofShown(BaseModel):
     """Hashes in base64, in the order of RFC 6962, and the size of the head they lead to."""
 
@@ -84,17 +111,28 @@ class ProofShown(BaseModel):
     hashes: list[str]
 
 
-def audit_app(log: AuditLog, cosignatures: Cosignatures, *, token: str) -> FastAPI:
+def audit_app(
+    log: AuditLog,
+    cosignatures: Cosignatures,
+    *,
+    token: str,
+    accounts: Accounts | None = None,
+    clock: Callable[[], float] = time.time,
+) -> FastAPI:
     """Return the application.
 
     Args:
         log: Whoever calls closes it.
         cosignatures: Of that log, with the witnesses whose lines are taken.
         token: The writers' secret, at least 32 characters. Serve it over TLS or on one machine.
+        accounts: Whose people may sign in and read records; without, nobody reads them here.
+        clock: Seconds since 1970.
     """
     app = FastAPI(title="BitHive audit log", docs_url=None, redoc_url=None)
     app.add_exception_handler(BitHiveError, problem)
     app.include_router(audit_router(log, cosignatures, token=token))
+    if accounts is not None:
+        app.include_router(_records_router(log, accounts, clock))
     return app
 
 
@@ -192,6 +230,30 @@ def _serve_readers(router: APIRouter, log: AuditLog, cosignatures: Cosignatures)
         head = await run_in_threadpool(cosignatures.accept, text)
         note = await run_in_threadpool(cosignatures.checkpoint, head.size)
         return note.text()
+
+
+def _records_router(log: AuditLog, accounts: Accounts, clock: Callable[[], float]) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/sessions", status_code=201)
+    def begin(request: Request, asked: SignInAsked) -> SessionShown:
+        """Sign in; the token is shown as a bearer's for twelve hours, an hour when idle."""
+        address = "" if request.client is None else request.client.host
+        made = accounts.sign_in(asked.name, asked.password, address=address, now=clock())
+        return SessionShown(token=made.token, ends_at=int(made.ends_at))
+
+    @router.get("/records", response_class=PlainTextResponse)
+    def records(
+        shown: Annotated[HTTPAuthorizationCredentials, Depends(BEARER)],
+        first: Annotated[int, Query(ge=0, le=SIZE_MAX)] = 0,
+        count: Annotated[int, Query(ge=1, le=RECORDS_MAX)] = RECORDS_MAX,
+    ) -> str:
+        """Return records from a position on, one a line, as the tree hashes them."""
+        actor = accounts.actor(shown.credentials, now=clock())
+        check(actor, Permission.READ_AUDIT, audit=log.append)
+        return "".join(f"{one.record}\n" for one in log.events(first, count))
+
+    return router
 
 
 def _append(log: AuditLog, body: bytes, key: str | None) -> Logged:

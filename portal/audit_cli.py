@@ -7,6 +7,7 @@ the folder nor its key verifies a copy of the file (``--log``) with the log's ve
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 import time
@@ -192,18 +193,22 @@ def witness(
     from audit.notes import read_key
     from audit.witness import Witness
     from portal.audit_client import LogAtUrl, LogUnreachable, witness_head
+    from portal.local_actor import at_witness
+    from portal.own_log import own_record
     from privacy.signatures import signing_key
     from storage.files import private_folder
 
     private_folder(folder)
     log, log_key = LogAtUrl(url, authority), read_key(key)
+    actor = at_witness(folder, getpass.getuser())
     own = Witness(folder / "witness.db", name, signing_key(folder / "witness.key"), time.time)
     if begin:
         own.watch(log_key)
     words.print(f"verifier key: {own.key.text()}", highlight=False, soft_wrap=True)
     while True:
         try:
-            seen = read_head(witness_head(own, log_key, log).body)
+            cosigned = witness_head(own, log_key, log, actor=actor, audit=own_record(folder))
+            seen = read_head(cosigned.body)
         except LogUnreachable as error:
             if not every_seconds:
                 raise
@@ -226,15 +231,25 @@ def serve(
     ] = Path("bithive-audit"),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port.")] = PORT,
+    accounts: Annotated[
+        Path | None,
+        typer.Option(
+            help="The operator's accounts.db, whose auditors and operators may read records.",
+            dir_okay=False,
+            exists=True,
+        ),
+    ] = None,
 ) -> None:
     """Serve a log: batches for who has its token, heads and proofs for everybody."""
     from audit.cosignatures import Cosignatures
+    from identity.accounts import Accounts
     from portal.audit_api import audit_app, audit_server
     from portal.audit_folder import known_witnesses, make_folder, writers_token
 
     opened = make_folder(folder)
     cosignatures = Cosignatures(opened, known_witnesses(folder))
-    app = audit_app(opened, cosignatures, token=writers_token(folder))
+    people = None if accounts is None else Accounts(accounts, audit=opened.append)
+    app = audit_app(opened, cosignatures, token=writers_token(folder), accounts=people)
     words.print(f"verifier key: {opened.key.text()}", highlight=False, soft_wrap=True)
     words.print(f"writers show the token in {folder / 'audit.token'}", highlight=False)
     words.print(f"http://{host}:{port}", highlight=False)

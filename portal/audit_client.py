@@ -19,6 +19,7 @@ from typing import Any, Final
 from audit.checkpoints import Head, read_head
 from audit.notes import NOTE_BYTES_MAX, Note, NoteKey, read_note
 from audit.witness import Witness
+from identity.roles import About, Actor, Denied, Permission, check
 from protocol.errors import FederationError
 
 ANSWER_BYTES_MAX: Final = NOTE_BYTES_MAX
@@ -87,16 +88,27 @@ class LogAtUrl:
         return content
 
 
-def witness_head(witness: Witness, key: NoteKey, log: LogAtUrl) -> Note:
+def witness_head(
+    witness: Witness, key: NoteKey, log: LogAtUrl, *, actor: Actor, audit: Denied
+) -> Note:
     """Cosign a log's newest head and hand the cosignature in.
+
+    Args:
+        witness: Ours.
+        key: The log's.
+        log: Where it is served.
+        actor: Who asks for it.
+        audit: Told if she may not.
 
     Returns:
         The head, with our line.
 
     Raises:
+        PermissionMissing: She may not.
         LogUnreachable: The log gave no head or proof, or did not take the cosignature.
         LedgerError: The head may not be cosigned, as ``Witness.cosign``.
     """
+    check(actor, Permission.WITNESS, about=About(site=actor.site), audit=audit)
     text = log.checkpoint()
     head = _head(text)
     seen = witness.seen(key.name)

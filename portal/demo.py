@@ -48,7 +48,7 @@ from portal.granting import withdraw_due
 from portal.home import Home, Settings
 from portal.hospital import open_agent
 from portal.jobs import decide_for_demonstration, keep_job
-from portal.market import BUDGET, Market
+from portal.market import BUDGET, SERVER, Market
 from portal.noise import ENCRYPTION, NOISES, with_noise
 from portal.patients import Wishes, draw_wishes
 from portal.personal import personal_auc
@@ -394,7 +394,7 @@ def after_close(run: Run, closed: RoundClosed) -> None:
     started = time.thread_time()
     if closed.round in run.curve:
         return
-    settlement = run.market.settle(closed)
+    settlement = run.market.settle(closed, actor=SERVER)
     run.observe(Step("settle", closed.round, None, seconds=time.thread_time() - started))
     run.sums_exact[closed.round] = sum_is_exact(run, closed)
     after_settling(run, closed, settlement)

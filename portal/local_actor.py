@@ -8,7 +8,12 @@ user::
     SITE/identity/people.json    {"ward7": ["steward"], "it": ["officer"]}
 
 Where the file is missing, the folder's user holds all of the site's roles. It is the site's own
-bookkeeping and no fence against somebody who owns the folder.
+bookkeeping and no fence against somebody who owns the folder. A server's folder, which holds the
+keys of its operator and of the study's researcher, may have the same file for the two of them, and
+a witness's folder for auditors and officers::
+
+    HOME/people.json             {"ops": ["operator"], "lab": ["researcher"]}
+    WITNESS/people.json          {"audit": ["auditor"]}
 """
 
 from __future__ import annotations
@@ -21,9 +26,11 @@ from pydantic import Field, RootModel, ValidationError
 from identity.roles import Actor, Role
 from ledger.chart import wallet
 from protocol.errors import IdentityError, storage_error
-from protocol.ids import SiteId
+from protocol.ids import AccountId, SiteId
 
 SITE_ROLES: Final = frozenset({Role.STEWARD, Role.OFFICER})
+SERVER_ROLES: Final = frozenset({Role.OPERATOR, Role.RESEARCHER})
+WITNESS_ROLES: Final = frozenset({Role.AUDITOR})
 PEOPLE: Final = "people.json"
 
 
@@ -60,14 +67,41 @@ def at_site(folder: Path, site: SiteId, user: str) -> Actor:
         PeopleUnreadable: The site's list of people is none.
         StorageError: It cannot be read.
     """
-    file = folder / "identity" / PEOPLE
-    roles = SITE_ROLES
+    roles = _roles(folder / "identity" / PEOPLE, user, SITE_ROLES)
+    return Actor(user, roles, site=site, account=wallet(site))
+
+
+def at_server(home: Path, user: str, researcher: AccountId) -> Actor:
+    """Return who runs commands in a server's folder: its operator and the study's researcher.
+
+    Args:
+        home: The server's.
+        user: As the operating system calls her.
+        researcher: The account that the study is paid from.
+
+    Raises:
+        PeopleUnreadable, StorageError: As ``at_site``.
+    """
+    return Actor(user, _roles(home / PEOPLE, user, SERVER_ROLES), account=researcher)
+
+
+def at_witness(folder: Path, user: str) -> Actor:
+    """Return who runs commands in a witness's folder: an auditor.
+
+    Raises:
+        PeopleUnreadable, StorageError: As ``at_site``.
+    """
+    return Actor(user, _roles(folder / PEOPLE, user, WITNESS_ROLES))
+
+
+def _roles(file: Path, user: str, possible: frozenset[Role]) -> frozenset[Role]:
+    """Return which of the possible roles the file gives; all of them where there is none."""
     try:
-        roles = People.model_validate_json(file.read_bytes()).root.get(user, frozenset())
+        people = People.model_validate_json(file.read_bytes()).root
     except FileNotFoundError:
-        pass
+        return possible
     except OSError as error:
         raise storage_error(error, file.name) from error
     except ValidationError:
         raise PeopleUnreadable(file) from None
-    return Actor(user, roles & SITE_ROLES, site=site, account=wallet(site))
+    return people.get(user, frozenset()) & possible

@@ -14,6 +14,7 @@ from typing import Final
 
 from audit.checkpoints import SignedHead
 from audit.log import AuditLog
+from identity.roles import Actor, Permission, Role, check
 from ledger import chart, tokenomics
 from ledger.books import Ledger
 from ledger.escrow import escrow_of
@@ -24,6 +25,8 @@ from privacy.signatures import signing_key
 from protocol.messages import RoundClosed, StudyTerms, digest
 from protocol.units import BASE_UNITS_PER_BTT
 
+SERVER: Final = Actor("server", frozenset({Role.SERVER}))
+"""The process that sees a study through: no person is needed to pay what was proven."""
 RESEARCHER: Final = chart.wallet("researcher")
 FUNDS_FROM: Final = chart.treasury("ecosystem")
 """Where the demonstration's researcher got her BTT from."""
@@ -83,8 +86,14 @@ class Market:
             key=f"fund:{self._terms.study}",
         )
 
-    def settle(self, closed: RoundClosed) -> Settlement:
-        """Pay a closed round, once, and log what was paid and refused."""
+    def settle(self, closed: RoundClosed, *, actor: Actor) -> Settlement:
+        """Pay a closed round, once, and log what was paid and refused.
+
+        Raises:
+            PermissionMissing: The actor may not settle; it is logged.
+            MarketplaceError: The round may not be paid, as ``marketplace.settlement.settle``.
+        """
+        check(actor, Permission.SETTLE, audit=self.audit.append)
         settlement = settle(
             self.ledger,
             self._study,

@@ -5,7 +5,8 @@ her own site, and what was done goes into the site's own audit log.
 
 What holds, each line a test in tests/portal/test_stewarding.py:
 
-1. Nobody but a steward of this site changes anything, and every refused attempt is on record.
+1. Nobody but a steward of this site changes anything, nobody but she and its officer reads it, and
+   every refused attempt is on record.
 2. What was changed is on record with who changed it; no record holds a patient's number.
 """
 
@@ -17,8 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from identity.roles import About, Actor, Denied, Permission, check
+from portal.budgets import open_budgets
+from privacy.ledger_view import LedgerView
 from privacy.stewardship import Steward, open_dataset
 from protocol.ids import SiteId
+
+
+def read_ledger(site: SiteId, ledger: Path, actor: Actor, audit: Denied) -> list[LedgerView]:
+    """Return the data sets of a site's privacy ledger, to be read.
+
+    Raises:
+        PermissionMissing: The actor may not.
+        BudgetUnreadable: It cannot be trusted.
+    """
+    check(actor, Permission.READ_BUDGET, about=About(site=site), audit=audit)
+    return open_budgets(ledger)
 
 
 @dataclass(frozen=True)

@@ -100,14 +100,17 @@ def found(
     """Found a study for the admitted sites, and make the folder that they are given."""
     from dataclasses import replace
 
+    from identity.roles import Permission
     from portal.features import step_for
     from portal.home import Home
     from portal.study_design import Wanted, Ways, design_of
     from portal.study_founding import Asked, found_study, kept_terms
+    from portal.study_rights import check_may, here
     from protocol.ids import SiteId
     from protocol.units import BASE_UNITS_PER_BTT
     from zk.keys import VerificationKey, development_key
 
+    check_may(home, here(home), Permission.SUBMIT_STUDY)
     if (proving_key is None) != (verification_key is None):
         raise typer.BadParameter("give both or none", param_hint="--proving-key")
     kind: Any = modality.value  # of the same names

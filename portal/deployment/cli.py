@@ -164,9 +164,10 @@ def study_start(
     from portal.deployment.plan import Plan
     from portal.deployment.progress import follow, progress_of
     from portal.deployment.study import start_study
+    from portal.study_rights import here
 
     plan = Plan.load(home)
-    start_study(plan)
+    start_study(plan, here(plan.home))
     if wait:
         follow(plan, say=_say)
     found = progress_of(plan)
@@ -181,13 +182,37 @@ def study_start(
         )
 
 
+@study.command("stop", epilog="Example:  bithive study stop --home bithive-home")
+def study_stop(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
+    """End the study's run until it is started again; its rounds are kept."""
+    from portal.deployment.plan import Plan
+    from portal.deployment.progress import progress_of
+    from portal.deployment.study import stop_study
+    from portal.study_rights import here
+
+    plan = Plan.load(home)
+    stop_study(plan, here(plan.home))
+    found = progress_of(plan)
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    _say(
+        f"stopped after {found['rounds_closed']} of {found['rounds']} rounds; its run ends within "
+        "seconds, and `bithive study start` goes on with it"
+    )
+
+
 @study.command("status", epilog="Example:  bithive study status --home bithive-home --json")
 def study_status(*, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Show how far the study is."""
+    from identity.roles import Permission
     from portal.deployment.plan import Plan
     from portal.deployment.progress import progress_of
+    from portal.study_rights import check_may, here
 
-    found = progress_of(Plan.load(home))
+    plan = Plan.load(home)
+    check_may(plan.home, here(plan.home), Permission.WATCH_RUN)
+    found = progress_of(plan)
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
         return

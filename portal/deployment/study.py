@@ -6,13 +6,16 @@ on where the last one was. So this process looks at the SuperLink every second o
 run whenever the study has rounds left and no run is going.
 
 A study is started by a person (``bithive study start``), which leaves a file in the server's
-folder; until then nothing runs, whatever else is up.
+folder; until then nothing runs, whatever else is up. ``bithive study stop`` takes the file away:
+the Flower run is ended within seconds, and none follows until the study is started again. Its
+rounds are kept, and one that was under way goes on then.
 
 What holds, each line a test in tests/federation/test_up.py:
 
 1. At most one Flower run of the study goes at a time.
 2. A run that ended early is followed by another, later each time.
 3. Every closed round is settled once, in order.
+4. Nobody starts or stops the study without the right to, and a stopped study has no run.
 """
 
 from __future__ import annotations
@@ -29,13 +32,15 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from fl_server.lease import Lease
+from identity.roles import Actor, Permission
 from marketplace.settlement import Settlement
 from portal.deployment.backoff import Backoff
 from portal.deployment.loopback import SuperLinkSilent, control, start_run
 from portal.deployment.plan import Plan
 from portal.home import Home, Settings
-from portal.market import BUDGET, Market
-from protocol.errors import ConfigurationError
+from portal.market import BUDGET, SERVER, Market
+from portal.study_rights import check_may, note
+from protocol.errors import ConfigurationError, storage_error
 from protocol.messages import RoundClosed, StudyTerms
 from protocol.units import BASE_UNITS_PER_BTT
 from storage.files import write_whole
@@ -61,18 +66,47 @@ class StudyRunning(ConfigurationError):
         )
 
 
-def start_study(plan: Plan) -> None:
+class StudyNotStarted(ConfigurationError):
+    """The study does not run, so that there is nothing to stop."""
+
+    code = "study-not-started"
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(f"the study of {home} is not started; start it with `bithive study start`")
+
+
+def start_study(plan: Plan, actor: Actor) -> None:
     """Say that the study may run.
 
     Raises:
+        PermissionMissing: The actor may not submit a study.
         ServerFolderIncomplete: There is no study yet.
         StudyRunning: It was said before.
     """
+    check_may(plan.home, actor, Permission.SUBMIT_STUDY)
     _open_store(plan)
     file = started_file(plan)
     if file.is_file():
         raise StudyRunning(plan.home)
+    note(plan.home, "study-started", actor)
     write_whole(file, b"started\n")
+
+
+def stop_study(plan: Plan, actor: Actor) -> None:
+    """Say that the study may run no more; who sees it through ends its Flower run.
+
+    Raises:
+        PermissionMissing: The actor may not stop it.
+        StudyNotStarted: It does not run.
+    """
+    check_may(plan.home, actor, Permission.STOP_RUN)
+    try:
+        started_file(plan).unlink()
+    except FileNotFoundError:
+        raise StudyNotStarted(plan.home) from None
+    except OSError as error:
+        raise storage_error(error, STARTED) from error
+    note(plan.home, "study-stopped", actor)
 
 
 def started_file(plan: Plan) -> Path:
@@ -96,7 +130,9 @@ class Kept:
 
 def keep_study(plan: Plan, stop: threading.Event) -> None:
     """Wait for the study's start and see it through, until it is done or ``stop``."""
+    ended = False
     while not started_file(plan).is_file():
+        ended = ended or _end_runs(plan)
         if stop.wait(LOOK_SECONDS):
             return
     kept = open_kept(plan)
@@ -111,7 +147,7 @@ def keep_study(plan: Plan, stop: threading.Event) -> None:
     while settled < kept.terms.rounds and not stop.is_set():
         settled = settle_closed(kept, settled)
         if kept.store.rounds_closed() < kept.terms.rounds:
-            runs.look()
+            runs.look(wanted=started_file(plan).is_file())
         stop.wait(LOOK_SECONDS)
     if settled == kept.terms.rounds:
         kept.market.finish()
@@ -124,7 +160,7 @@ def settle_closed(kept: Kept, settled: int) -> int:
         stored = kept.store.round(settled + 1)
         assert stored is not None
         assert stored.closed is not None
-        kept.after(stored.closed, kept.market.settle(stored.closed))
+        kept.after(stored.closed, kept.market.settle(stored.closed, actor=SERVER))
         kept.store.settled(settled + 1)
         settled += 1
         log.info("round %d of %d is closed and settled", settled, kept.terms.rounds)
@@ -177,8 +213,11 @@ class _Runs:
         self._began: float | None = None
         self._last_seen = 0.0
 
-    def look(self) -> None:
-        """Start a run where none is going and the last one's end is long enough ago."""
+    def look(self, *, wanted: bool = True) -> None:
+        """Start a run where none is going and the last one's end is long enough ago.
+
+        Where the study was stopped no run is wanted, and those that go are ended.
+        """
         now = self._clock()
         if now < self._due:
             return
@@ -188,10 +227,12 @@ class _Runs:
                 gone = self._engine_is_gone()
                 if going and not gone:
                     self._last_seen = now
-                for extra in going if gone else going[1:]:
+                for extra in going if gone or not wanted else going[1:]:
                     superlink.stop(extra.id)
             self._due = now + RUNS_LOOK_SECONDS
-            if gone or not going:
+            if not wanted:
+                self._rest()
+            elif gone or not going:
                 self._start(now)
         except SuperLinkSilent as error:
             log.warning("%s: %s", error.code, error)
@@ -201,6 +242,10 @@ class _Runs:
         standing = self._standing()
         self._seen_held = self._seen_held or standing == "held"
         return self._seen_held and standing == "ended"
+
+    def _rest(self) -> None:
+        """Forget the runs that were: after a stop the next one is no try again, and waits not."""
+        self._seen_held, self._ends, self._began = False, 0, None
 
     def _start(self, now: float) -> None:
         self._seen_held = False
@@ -213,6 +258,18 @@ class _Runs:
         home = self._plan.server.resolve()
         start_run(self._plan.flower, self._plan.folder / "logs" / "flwr.log", {"home": str(home)})
         log.info("started a Flower run")
+
+
+def _end_runs(plan: Plan) -> bool:
+    """End the runs of a study that was stopped while nobody looked; say whether that was done."""
+    try:
+        with control(plan.flower, plan.superlink_port) as superlink:
+            for one in superlink.runs():
+                if not one.is_over:
+                    superlink.stop(one.id)
+    except SuperLinkSilent:
+        return False
+    return True
 
 
 def _open_store(plan: Plan) -> ServerStore:

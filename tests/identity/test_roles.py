@@ -1,5 +1,6 @@
 """Nobody may do what the table does not give her, and every refusal is on record."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_the_duties_that_must_be_apart_are_apart():
     assert operator.isdisjoint(
         {Permission.RAISE_CAP, Permission.SET_CAP, Permission.APPROVE_JOB, Permission.ALLOW_CODE}
     )
-    assert operator.isdisjoint({Permission.PUBLISH_GRANT, Permission.GRANT_CONSENT})
+    assert operator.isdisjoint({Permission.PUBLISH_GRANT, Permission.PAUSE_SITE})
     # Who spends epsilon sets no cap, and who asks for a job approves none.
     assert set(MATRIX[Role.OFFICER]).isdisjoint({Permission.SET_CAP, Permission.RAISE_CAP})
     assert Permission.APPROVE_JOB not in MATRIX[Role.RESEARCHER]
@@ -126,3 +127,15 @@ def test_a_refusal_whose_record_cannot_be_kept_is_still_a_refusal():
 
 def test_the_page_shows_this_very_table():
     assert table() in PAGE.read_text()
+
+
+def test_every_permission_of_the_table_is_asked_for_somewhere():
+    root = PAGE.parents[1]
+    sources = [
+        path.read_text()
+        for package in ("identity", "fl_client", "fl_server", "marketplace", "portal")
+        for path in (root / package).rglob("*.py")
+        if path.name != "roles.py"
+    ]
+    asked = set(re.findall(r"\bPermission\.([A-Z_]+)\b", "\n".join(sources)))
+    assert asked == {one.name for one in Permission}

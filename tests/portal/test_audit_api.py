@@ -13,6 +13,9 @@ from audit.cosignatures import Cosignatures
 from audit.log import AuditLog
 from audit.notes import COSIGNED, check_signed, cosign, note_key, read_note
 from audit.records import BATCH_BYTES_MAX, record_of
+from identity.accounts import Accounts
+from identity.passwords import Cost
+from identity.roles import Actor, Role
 from portal.audit_api import audit_app
 from storage.merkle import check_consistency, check_inclusion, leaf_hash
 
@@ -166,3 +169,61 @@ def test_a_cosignature_of_nobody_or_of_nothing_is_refused(client):
     ):
         answer = client.post("/cosignatures", content=content)
         assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{code}")
+
+
+# Records, for who may read them
+
+ACTOR = Actor("operator", frozenset({Role.OPERATOR}))
+PASSWORD = "four long plain words"
+
+
+@pytest.fixture
+def people(tmp_path, log):
+    cheap = Cost(iterations=1, lanes=1, memory_kib=8)
+    people = Accounts(tmp_path / "accounts.db", audit=log.append, cost=cheap)
+    people.add("a.audit", PASSWORD, roles={Role.AUDITOR}, actor=ACTOR)
+    people.add("r.west", PASSWORD, roles={Role.RESEARCHER}, actor=ACTOR)
+    yield people
+    people.close()
+
+
+@pytest.fixture
+def readable(log, people):
+    app = audit_app(log, Cosignatures(log, []), token=TOKEN, accounts=people, clock=lambda: 0.0)
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def signed_in(client, name):
+    answer = client.post("/sessions", json={"name": name, "password": PASSWORD})
+    assert answer.status_code == 201
+    return {"Authorization": f"Bearer {answer.json()['token']}"}
+
+
+def test_an_auditor_reads_the_records_as_the_tree_hashes_them(readable, log):
+    before = log.head().size
+    post(readable)
+    asked = {"first": before + 1, "count": 3}
+    answer = readable.get("/records", params=asked, headers=signed_in(readable, "a.audit"))
+    assert answer.content.splitlines() == RECORDS[1:4]
+
+
+def test_who_may_not_read_records_is_refused_and_logged(readable, log):
+    answer = readable.get("/records", headers=signed_in(readable, "r.west"))
+    assert (answer.status_code, answer.json()["type"]) == (403, "/problems/permission-missing")
+    (last,) = log.events(log.head().size - 1)
+    assert (last.kind, last.facts["actor"]) == ("permission-denied", "r.west")
+
+
+@pytest.mark.parametrize("shown", [{}, WRITER, {"Authorization": "Bearer guessed"}])
+def test_nobody_reads_records_without_signing_in(readable, shown):
+    assert readable.get("/records", headers=shown).status_code in {401, 403}
+
+
+def test_a_wrong_password_opens_no_session(readable):
+    asked = {"name": "a.audit", "password": "another few long words"}
+    answer = readable.post("/sessions", json=asked)
+    assert (answer.status_code, answer.json()["type"]) == (401, "/problems/sign-in-refused")
+
+
+def test_a_log_without_accounts_shows_no_record(client):
+    assert client.get("/records", headers=WRITER).status_code == 404

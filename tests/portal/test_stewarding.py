@@ -10,7 +10,7 @@ from identity.roles import Actor, PermissionMissing, Role
 from portal.cli import app
 from portal.local_actor import PeopleUnreadable, at_site
 from portal.own_log import own_log
-from portal.stewarding import LedgerDesk
+from portal.stewarding import LedgerDesk, read_ledger
 from privacy.budget import PrivacyBudget
 
 STEWARD = Actor("s.north", frozenset({Role.STEWARD}), site="north")
@@ -121,3 +121,18 @@ def test_a_list_that_says_nothing_is_refused(tmp_path, text):
     people.write_text(text)
     with pytest.raises(PeopleUnreadable):
         at_site(tmp_path, "north", "it")
+
+
+def test_steward_and_officer_read_the_ledger_and_nobody_else_does(home):
+    told, ledger = [], home / "sites/north/budget.db"
+    for actor in (STEWARD, Actor("o.north", frozenset({Role.OFFICER}), site="north")):
+        (found,) = read_ledger("north", ledger, actor, lambda *event: told.append(event))
+        assert found.dataset == "scans"
+    assert told == []
+    for actor in (
+        Actor("o.south", frozenset({Role.OFFICER}), site="south"),
+        Actor("operator", frozenset({Role.OPERATOR})),
+    ):
+        with pytest.raises(PermissionMissing):
+            read_ledger("north", ledger, actor, lambda *event: told.append(event))
+    assert [kind for kind, _ in told] == ["permission-denied"] * 2

@@ -24,7 +24,7 @@ from portal.demo import by_id, cache_folder, settings_for
 from portal.granting import read_papers
 from portal.home import Home
 from portal.hospital import open_agent
-from portal.market import Market
+from portal.market import SERVER, Market
 from portal.patient.payouts import open_payout, pay_claims
 from portal.patient.sealing import Person
 from portal.patient.server import open_desk
@@ -271,7 +271,7 @@ def run_rounds(run, data, prover):
 
     def after_close(closed):
         run.closed.append(closed)
-        run.market.settle(closed)
+        run.market.settle(closed, actor=SERVER)
         for place, how in WITHDRAWALS.get(closed.round + 1, ()):
             withdraw(run, run.sites[place], how)
 

@@ -9,14 +9,25 @@ import pytest
 
 from fl_server.app import ServerFolderIncomplete
 from fl_server.store import ServerStore
+from identity.roles import Actor, PermissionMissing, Role
 from portal.certificates import make_node_key
 from portal.deployment import study
 from portal.deployment.loopback import FlowerRun, Node, SuperLinkSilent, node_bytes
 from portal.deployment.plan import DeploymentDiffers, NothingDeployed, Plan, free_port
 from portal.deployment.roster import reconcile
-from portal.deployment.study import StudyRunning, _Runs, start_study, started_file
+from portal.deployment.study import (
+    StudyNotStarted,
+    StudyRunning,
+    _end_runs,
+    _Runs,
+    start_study,
+    started_file,
+    stop_study,
+)
 from portal.deployment.table import units_of
 from portal.deployment.up import Wanted, _same
+from portal.own_log import own_log
+from portal.study_rights import here
 from protocol.ids import SiteId
 
 
@@ -141,13 +152,80 @@ def test_a_superlink_that_is_silent_is_asked_again(runs, monkeypatch):
 
 
 def test_a_study_is_started_once_it_is_founded_and_once(plan):
+    who = here(plan.home)
     with pytest.raises(ServerFolderIncomplete):
-        start_study(plan)
+        start_study(plan, who)
     assert not started_file(plan).exists()
     ServerStore(plan.server / "server.db")
-    start_study(plan)
+    start_study(plan, who)
     with pytest.raises(StudyRunning):
-        start_study(plan)
+        start_study(plan, who)
+
+
+def test_a_stopped_study_keeps_its_file_away_until_it_is_started_again(plan):
+    who = here(plan.home)
+    ServerStore(plan.server / "server.db")
+    with pytest.raises(StudyNotStarted):
+        stop_study(plan, who)
+    start_study(plan, who)
+    stop_study(plan, who)
+    assert not started_file(plan).exists()
+    start_study(plan, who)
+    assert started_file(plan).exists()
+    kinds = [one.kind for one in own_log(plan.authority).events()]
+    assert kinds == ["study-started", "study-stopped", "study-started"]
+
+
+def test_nobody_starts_or_stops_a_study_without_the_right_to(plan):
+    ServerStore(plan.server / "server.db")
+    operator = Actor("ops", frozenset({Role.OPERATOR}))
+    other = Actor("lab", frozenset({Role.RESEARCHER}), account="wallet:other")
+    for actor in (operator, other):
+        with pytest.raises(PermissionMissing):
+            start_study(plan, actor)
+    start_study(plan, here(plan.home))
+    officer = Actor("officer", frozenset({Role.OFFICER}), site="north")
+    for actor in (other, officer):
+        with pytest.raises(PermissionMissing):
+            stop_study(plan, actor)
+    assert started_file(plan).exists()
+    denied = [one for one in own_log(plan.authority).events() if one.kind == "permission-denied"]
+    assert [one.facts["actor"] for one in denied] == ["ops", "lab", "lab", "officer"]
+    stop_study(plan, operator)
+
+
+def test_a_stopped_study_has_no_run_and_goes_on_at_once_when_it_is_started_again(runs):
+    looking, fleet, started, clock = runs
+    looking.look()
+    fleet.going = [FlowerRun(1, "running", "")]
+    clock[0] += 10
+    looking.look(wanted=False)
+    assert (fleet.stopped, len(started)) == ([1], 1)
+    fleet.going = [FlowerRun(1, "finished", "stopped")]
+    for _ in range(3):
+        clock[0] += 10
+        looking.look(wanted=False)
+    assert len(started) == 1
+    clock[0] += 10
+    looking.look()
+    assert len(started) == 2
+
+
+def test_a_run_that_goes_on_after_a_stop_is_ended_by_whoever_sees_the_study_through(
+    plan, runs, monkeypatch
+):
+    _, fleet, _, _ = runs
+    fleet.going = [FlowerRun(1, "running", ""), FlowerRun(2, "finished", "failed")]
+    assert _end_runs(plan)
+    assert fleet.stopped == [1]
+
+    @contextmanager
+    def silent(*_):
+        raise SuperLinkSilent(9092, "ConnectError")
+        yield
+
+    monkeypatch.setattr(study, "control", silent)
+    assert not _end_runs(plan)
 
 
 def test_a_plan_is_read_back_as_it_was_written(plan):

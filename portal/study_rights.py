@@ -1,0 +1,47 @@
+"""Who may found, start, stop and watch the study of a server: its researcher, and its operator.
+
+The study is its researcher's: it is about her account in the books. A refusal is recorded in the
+operator's audit log, and so is what was done.
+"""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+
+from identity.roles import About, Actor, Permission, check
+from portal.local_actor import at_server
+from portal.market import RESEARCHER
+from portal.own_log import own_record
+
+
+def here(home: Path) -> Actor:
+    """Return who runs this command in a server's folder.
+
+    Raises:
+        PeopleUnreadable, StorageError: As ``portal.local_actor``.
+    """
+    return at_server(home, getpass.getuser(), RESEARCHER)
+
+
+def check_may(home: Path, actor: Actor, permission: Permission) -> None:
+    """Return if ``actor`` may do this with the study of ``home``.
+
+    Raises:
+        PermissionMissing: She may not.
+        StorageError: Her refusal cannot be recorded.
+    """
+    check(actor, permission, about=About(account=RESEARCHER), audit=own_record(_log_of(home)))
+
+
+def note(home: Path, kind: str, actor: Actor) -> None:
+    """Record what was done with the study.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    own_record(_log_of(home))(kind, {"actor": actor.shown})
+
+
+def _log_of(home: Path) -> Path:
+    return home / "operator" / "authority"
