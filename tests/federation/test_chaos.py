@@ -6,29 +6,27 @@ byte for byte, with its receipts; the round that was hit closes by quorum or dea
 goes on. What each took is printed and, where ``BITHIVE_MEASURED`` names a file, added to it.
 """
 
-import contextlib
-import hashlib
+import functools
 import json
 import os
 import resource
-import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from portal.deployment.plan import Plan, free_port
-from portal.deployment.table import units_of
-from tests.federation.deployed import ROOT, SMALL, Deployed
+from tests.federation import harm
+from tests.federation.deployed import SMALL, Deployed
+from tests.federation.harm import SERVER, is_refused, note, returns, wait_for_phase
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.superlink]
 
 SITES = 4
 QUORUM = 3
 ROUNDS = 400
-PHASES = ("roster", "uploads", "unmasking", "opening", "closing")
+PHASES = ("roster", "uploads", "unmasking", "opening", "closing", "scoring")
 DEADLINES = {
     "join": 60,
     "call": 60,
@@ -40,64 +38,30 @@ DEADLINES = {
     "train_grace": 5,
 }
 """Of phases, in seconds; long, because this machine may be busy, and met by nobody but a grace."""
-
-
-NAMESPACE = f"bithive-{os.getpid()}"
-LINK = f"bh{os.getpid()}"
-SERVER, HOSPITAL = "10.213.77.1", "10.213.77.2"
 CUT_SECONDS = 120
 CLOCK_SECONDS = 3600
-CLOCK = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <time.h>
-int clock_gettime(clockid_t which, struct timespec *found) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int code = real(which, found);
-    if (which == CLOCK_REALTIME) found->tv_sec += AHEAD;
-    return code;
-}
-"""
-"""A library that makes one process's clock wrong; loaded with LD_PRELOAD."""
+FULL_SECONDS = 30
 
-
-def ip(*words):
-    return subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+survived = functools.partial(harm.survived, quorum=QUORUM)
 
 
 @pytest.fixture(scope="module")
 def address():
-    """Where the front door listens: one end of a link to a network namespace, if there may be one.
-
-    Without namespaces all is on loopback, and the test that cuts the link skips.
-    """
-    made = ip("netns", "add", NAMESPACE) if shutil.which("ip") else None
-    if made is None or made.returncode != 0:
-        yield "127.0.0.1"
-        return
-    try:
-        for words in (
-            ("link", "add", LINK, "type", "veth", "peer", "name", "hospital", "netns", NAMESPACE),
-            ("addr", "add", f"{SERVER}/30", "dev", LINK),
-            ("link", "set", LINK, "up"),
-            ("-n", NAMESPACE, "addr", "add", f"{HOSPITAL}/30", "dev", "hospital"),
-            ("-n", NAMESPACE, "link", "set", "hospital", "up"),
-            ("-n", NAMESPACE, "link", "set", "lo", "up"),
-        ):
-            done = ip(*words)
-            assert done.returncode == 0, done.stderr
-        yield SERVER
-    finally:
-        ip("link", "del", LINK)
-        ip("netns", "del", NAMESPACE)
+    with harm.linked() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory, nginx_program, address):
+def disk(tmp_path_factory):
+    with harm.disk(tmp_path_factory.mktemp("chaos") / "disk") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def federation(disk, nginx_program, address):
     place = ["--port", free_port(), "--listen", address, "--server-name", address]
     options = ("--sites", SITES, "--rounds", ROUNDS, *SMALL, *place, "--approve")
-    deployed = Deployed(tmp_path_factory.mktemp("chaos") / "home", options)
+    deployed = Deployed(disk.folder / "home", options)
     try:
         deployed.run("up", *options, "--json")
         deadlines = deployed.home / "server" / "deadlines.json"
@@ -108,62 +72,6 @@ def federation(tmp_path_factory, nginx_program, address):
     finally:
         if deployed.home.is_dir():
             deployed.run("down")
-
-
-def closed(deployed):
-    """Return a digest of every closed round, with its receipts."""
-    store = deployed.store()
-    found = {}
-    for number in range(1, store.rounds_closed() + 1):
-        kept = store.round(number).closed
-        found[number] = hashlib.sha256(kept.model_dump_json().encode()).hexdigest()
-    return found
-
-
-def wait_for_phase(deployed, phase, seconds=900):
-    """Wait until some round enters ``phase``; return the round."""
-    store = deployed.store()
-    seen = last_position(store)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for event in store.events.since(seen):
-            seen = event.position
-            if event.kind == "phase" and event.phase == phase:
-                return event.round
-        time.sleep(0.02)
-    raise AssertionError(f"no round entered {phase}\n{deployed.logs()}")
-
-
-def last_position(store):
-    position = 0
-    while found := store.events.since(position):
-        position = found[-1].position
-    return position
-
-
-def note(what, **facts):
-    """Keep what was measured, a JSON line each."""
-    line = json.dumps({"harm": what, **facts})
-    print(line)  # noqa: T201  # pytest shows it with -rA
-    if path := os.environ.get("BITHIVE_MEASURED"):
-        with Path(path).open("a") as file:
-            file.write(line + "\n")
-
-
-@contextlib.contextmanager
-def survived(deployed, what, *, rounds=1):
-    """Do harm inside; see afterwards that nothing was lost and that rounds go on."""
-    before = closed(deployed)
-    began = time.monotonic()
-    first = max(before, default=0)
-    yield
-    deployed.until(lambda found: found["rounds_closed"] >= first + rounds, seconds=1200)
-    took = time.monotonic() - began
-    after = closed(deployed)
-    assert {number: after.get(number) for number in before} == before
-    receipts = [len(deployed.store().round(first + 1 + n).closed.receipts) for n in range(rounds)]
-    assert all(found == 0 or found >= QUORUM for found in receipts)
-    note(what, seconds_to_close=round(took, 1), receipts=receipts, rounds_kept=len(before))
 
 
 def first_site(deployed):
@@ -239,20 +147,6 @@ def test_a_site_frozen_for_two_rounds(federation):
     returns(federation, site)
 
 
-def returns(deployed, site, seconds=900):
-    """Wait until a round has the site's receipt again."""
-    start = deployed.progress()["rounds_closed"]
-
-    def has_it(found):
-        store = deployed.store()
-        numbers = range(start + 1, found["rounds_closed"] + 1)
-        return any(
-            site in {one.site for one in store.round(number).closed.receipts} for number in numbers
-        )
-
-    deployed.until(has_it, seconds=seconds)
-
-
 def test_a_slow_site(federation):
     """The site gets a tenth of the time: frozen 0.9 s of each second."""
     pid = federation.pid(f"agent-{first_site(federation)}")
@@ -282,73 +176,96 @@ def test_a_site_whose_disk_takes_no_more(federation):
     returns(federation, site)
 
 
-def test_a_site_whose_clock_is_an_hour_off(federation, tmp_path):
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler, for a library that sets one process's clock off")
-    (tmp_path / "clock.c").write_text(CLOCK.replace("AHEAD", str(CLOCK_SECONDS)))
-    library = tmp_path / "clock.so"
-    build = [compiler, "-shared", "-fPIC", "-O1", "-o", library, tmp_path / "clock.c", "-ldl"]
-    subprocess.run(build, check=True, capture_output=True)
+def test_a_machine_whose_disk_is_full(federation, disk):
+    """All of it: server, SuperLink, supervisor and the four sites write to the same one."""
+    if not disk.own:
+        pytest.skip("needs a disk of its own (root, mkfs.ext4 and a loop device)")
+    with survived(federation, f"whole machine's disk full for {FULL_SECONDS} s", rounds=2):
+        wait_for_phase(federation, "uploads")
+        with disk.full():
+            time.sleep(FULL_SECONDS)
+    for site in Plan.load(federation.home).sites:
+        returns(federation, site)
+
+
+def both(site):
+    """Return the names of a hospital's two processes."""
+    return f"agent-{site}", f"node-{site}"
+
+
+def test_a_site_whose_clock_is_an_hour_ahead(federation, tmp_path):
     site = first_site(federation)
-    wrong = {name: {"LD_PRELOAD": str(library)} for name in (f"agent-{site}", f"node-{site}")}
-    with survived(federation, "all taken down and brought up, one clock an hour ahead", rounds=3):
-        federation.run("down")
-        assert federation.processes() == []
-        (federation.home / "deployment" / "environment.json").write_text(json.dumps(wrong))
-        federation.run("up", *federation.options, "--json")
-    newest = federation.store().round(federation.progress()["rounds_closed"]).closed
-    taking_part = site in {one.site for one in newest.receipts}
-    note("the site with the wrong clock", takes_part=taking_part)
-    log = (federation.home / "deployment" / "logs" / f"agent-{site}.log").read_text()
-    assert log
+    clock = harm.wrong_clock(tmp_path, CLOCK_SECONDS)
+    with (
+        harm.by_hand(federation, both(site), environment=clock),
+        survived(federation, "clock an hour ahead", rounds=2),
+    ):
+        returns(federation, site)
+    with survived(federation, "the same clock set back", rounds=2):
+        is_refused(federation, site, "privacy-clock-backwards")
+    federation.run("site", "budget", site, "--accept-clock")
+    with survived(federation, "the time accepted by the steward", rounds=1):
+        note("first receipt after that", seconds=round(returns(federation, site), 1))
 
 
-@contextlib.contextmanager
-def started_by_hand(deployed, name, prefix):
-    """Run a unit's command behind ``prefix`` in place of the supervised one, which then waits."""
-    unit = next(one for one in units_of(Plan.load(deployed.home)) if one.name == name)
-    supervisor = json.loads((deployed.home / "deployment" / "state.json").read_text())["supervisor"]
-    log = (deployed.home / "deployment" / "logs" / f"{name}.by-hand.log").open("w")
-    os.kill(supervisor, signal.SIGSTOP)
-    try:
-        deployed.kill(name)
-        process = subprocess.Popen(
-            [*prefix, *unit.command],
-            cwd=ROOT,
-            env={**os.environ, **unit.environment},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        lines = Path(log.name)
-        deadline = time.monotonic() + 300
-        while "connected to" not in lines.read_text():
-            assert process.poll() is None, lines.read_text()
-            assert time.monotonic() < deadline, lines.read_text()
-            time.sleep(0.2)
-    finally:
-        os.kill(supervisor, signal.SIGCONT)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)
-        log.close()
+def test_a_site_whose_clock_is_an_hour_behind(federation, tmp_path):
+    site = first_site(federation)
+    clock = harm.wrong_clock(tmp_path, -CLOCK_SECONDS)
+    with (
+        harm.by_hand(federation, both(site), environment=clock),
+        survived(federation, "clock an hour behind", rounds=2),
+    ):
+        is_refused(federation, site, "privacy-clock-backwards")
+    with survived(federation, "the same clock set right", rounds=1):
+        note("first receipt after that", seconds=round(returns(federation, site), 1))
 
 
 def test_a_link_cut_for_two_minutes(federation, address):
     if address != SERVER:
         pytest.skip("needs network namespaces (root, or CAP_NET_ADMIN and CAP_SYS_ADMIN)")
     site = first_site(federation)
-    prefix = ["ip", "netns", "exec", NAMESPACE]
-    with started_by_hand(federation, f"node-{site}", prefix):
+    prefix = ["ip", "netns", "exec", harm.NAMESPACE]
+    with harm.by_hand(federation, [f"node-{site}"], prefix=prefix):
         returns(federation, site)
-        with survived(federation, f"link cut for {CUT_SECONDS} s", rounds=1):
+        with survived(federation, f"link cut for {CUT_SECONDS} s", rounds=2):
             wait_for_phase(federation, "uploads")
             began = time.monotonic()
-            assert ip("link", "set", LINK, "down").returncode == 0
+            assert harm.ip("link", "set", harm.LINK, "down").returncode == 0
+            closed_meanwhile = -federation.progress()["rounds_closed"]
             time.sleep(max(0.0, CUT_SECONDS - (time.monotonic() - began)))
-            assert ip("link", "set", LINK, "up").returncode == 0
-        mended = time.monotonic()
-        returns(federation, site)
-        note("first receipt after the link is back", seconds=round(time.monotonic() - mended, 1))
+            closed_meanwhile += federation.progress()["rounds_closed"]
+            assert harm.ip("link", "set", harm.LINK, "up").returncode == 0
+        seconds = round(returns(federation, site), 1)
+        note("first receipt after the link is back", seconds=seconds, meanwhile=closed_meanwhile)
+
+
+def test_a_study_hit_in_every_round_runs_to_its_end(tmp_path, nginx_program):
+    """Four rounds, and in each another process is killed; the last is closed and settled."""
+    options = ("--sites", SITES, "--rounds", 4, *SMALL, "--port", free_port(), "--approve")
+    deployed = Deployed(tmp_path / "home", options)
+    try:
+        deployed.run("up", *options, "--json")
+        (deployed.home / "server" / "deadlines.json").write_text(json.dumps(DEADLINES))
+        deployed.run("study", "start")
+        site = first_site(deployed)
+        began = time.monotonic()
+        wait_for_phase(deployed, "uploads")
+        os.kill(servers_process(deployed), signal.SIGKILL)
+        for phase, name in [
+            ("unmasking", f"agent-{site}"),
+            ("closing", "superlink"),
+            ("opening", f"node-{site}"),
+        ]:
+            wait_for_phase(deployed, phase)
+            deployed.kill(name)
+        deployed.until(lambda _: deployed.units()["study"]["state"] == "done")
+        seconds = round(time.monotonic() - began, 1)
+        store = deployed.store()
+        assert store.rounds_closed() == 4
+        assert all(store.round(number).settled for number in range(1, 5))
+        receipts = [len(store.round(number).closed.receipts) for number in range(1, 5)]
+        assert all(found == 0 or found >= QUORUM for found in receipts)
+        note("four kills in four rounds, to the end", seconds=seconds, receipts=receipts)
+    finally:
+        if deployed.home.is_dir():
+            deployed.run("down")
