@@ -41,7 +41,8 @@ from protocol.errors import BitHiveError, ConfigurationError
 from protocol.jobs import moment_of
 
 HERE: Final = Path(__file__).parent
-COOKIE: Final = "bithive-officer"
+COOKIE: Final = "bithive-officer-"
+"""Then the site: cookies know no ports, and one machine may serve the pages of several."""
 BODY_MAX: Final = 8192
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; "
@@ -204,16 +205,16 @@ def _signing_in(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
         # A guess costs a third of a second of work; nobody else waits for it.
         token = await run_in_threadpool(sessions.begin, name, password, address=address)
         response = _see("/")
-        response.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
+        response.set_cookie(COOKIE + desk.site, token, httponly=True, samesite="strict", path="/")
         return response
 
     @app.post("/sign-out")
     async def end(request: Request) -> Response:
         session, _ = await _form(request, sessions)
         if session is not None:
-            sessions.end(request.cookies.get(COOKIE, ""))
+            sessions.end(request.cookies.get(COOKIE + desk.site, ""))
         response = _see("/sign-in")
-        response.delete_cookie(COOKIE, path="/")
+        response.delete_cookie(COOKIE + desk.site, path="/")
         return response
 
 
@@ -254,7 +255,7 @@ async def _fields(request: Request) -> dict[str, str]:
 
 
 def _session(request: Request, sessions: Sessions) -> Session | None:
-    return sessions.find(request.cookies.get(COOKIE, ""))
+    return sessions.find(request.cookies.get(COOKIE + sessions.site, ""))
 
 
 def _sign_in_first() -> Response:

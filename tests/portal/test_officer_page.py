@@ -90,7 +90,7 @@ def sign_in(client, name="officer-1", password=PASSWORD):
 def officer(client):
     """A browser in which an officer is signed in."""
     assert sign_in(client).status_code == 200
-    assert client.cookies.get(COOKIE)
+    assert client.cookies.get(COOKIE + SITE)
     return client
 
 
@@ -244,13 +244,13 @@ def test_a_wrong_name_or_password_opens_nothing_and_says_the_same(client, name, 
     answer = sign_in(client, name.encode(errors="surrogatepass"), password)
     assert answer.status_code == 403
     assert "name and password do not fit" in answer.text
-    assert client.cookies.get(COOKIE) is None
+    assert client.cookies.get(COOKIE + SITE) is None
 
 
 def test_an_account_of_another_site_opens_nothing_here(client, accounts):
     accounts.add("away", PASSWORD, roles={Role.OFFICER}, actor=OPERATOR, site="south")
     assert sign_in(client, "away").status_code == 403
-    assert client.cookies.get(COOKIE) is None
+    assert client.cookies.get(COOKIE + SITE) is None
 
 
 def test_who_guesses_is_made_to_wait(client):
