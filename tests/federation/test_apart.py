@@ -3,11 +3,13 @@
 import shutil
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from consent.registry import Registry
+from fl_client.jobs import JobBook
 from portal.market import Market
 from records.tables import read_wisconsin
 from tests.federation.apart import Consortium
@@ -45,11 +47,14 @@ def apart(tmp_path_factory, nginx_program, granting):
             *("wisconsin", "--modality", "table", "--rounds", ROUNDS, "--circuit", "cover8"),
             *("--patients-most", 16, "--price", 10),
         )
-        made.granted = {}
-        for site in made.sites:
-            made.set_up(site, made.study, *DIVISION)
-            made.granted[site] = made.grant(site, granting[site])
         made.sockets = sockets
+
+        def begin(site):
+            made.set_up(site, made.study, *DIVISION)
+            return made.grant(site, granting[site])
+
+        with ThreadPoolExecutor() as pool:  # hospitals do not wait for one another
+            made.granted = dict(zip(made.sites, pool.map(begin, made.sites), strict=True))
         yield made
     finally:
         made.stop()
@@ -78,10 +83,11 @@ def finished(apart, granting):
 def approve(apart, site):
     """Approve, as the hospital's officer, the job that its agent was offered."""
     party, deadline = apart.sites[site], time.monotonic() + SECONDS
-    while not (jobs := party.run("site", "jobs", site, "--json")["jobs"]):
+    book = JobBook(party.home / "sites" / site / "site.db", site)
+    while not book.jobs():
         assert time.monotonic() < deadline, apart.logs()
         time.sleep(0.5)
-    party.run("site", "approve", site, jobs[0]["job"], "--officer", "officer")
+    party.run("site", "approve", site, book.jobs()[0].hash, "--officer", "officer")
 
 
 def closed_rounds(apart):
