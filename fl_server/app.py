@@ -43,8 +43,8 @@ class ServerFolderIncomplete(ConfigurationError):
     def __init__(self, folder: Path, missing: str) -> None:
         self.folder = folder
         super().__init__(
-            f"the server folder {folder} lacks {missing}; give the folder that "
-            "`bithive demo` prepared"
+            f"the server folder {folder} lacks {missing}; found a study in it with `bithive study "
+            "found`, or give the one that `bithive up` or `bithive demo` prepared"
         )
 
 
