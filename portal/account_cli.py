@@ -132,7 +132,7 @@ def _accounts(home: Path, name: str) -> Iterator[tuple[Accounts, Actor]]:
 def _password(*, piped: bool) -> str:
     if piped:
         return sys.stdin.readline().rstrip("\r\n")
-    if not sys.stdin.isatty():
+    if not _at_terminal():
         raise typer.BadParameter(
             "there is no terminal to type it at", param_hint="--password-stdin"
         )
@@ -140,6 +140,10 @@ def _password(*, piped: bool) -> str:
     if typed != getpass.getpass("Again: "):
         raise typer.BadParameter("the two are not the same", param_hint="Password")
     return typed
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _done(facts: dict[str, Any], done: str, *, as_json: bool) -> None:
