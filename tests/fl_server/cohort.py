@@ -39,21 +39,18 @@ from protocol.errors import BitHiveError
 from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import SiteId
 from protocol.messages import (
-    ConsentTerms,
     Contribution,
     Epoch,
     Join,
-    PrivacyTerms,
     Receipt,
     RoundPlan,
-    SiteIdentity,
     StudyTerms,
-    TrainingTerms,
     body,
     digest,
     read,
 )
 from protocol.progress import silent
+from tests.study_terms import bare_terms, identities_of
 
 LENGTH = 40
 NOTHING = "0" * 64
@@ -76,47 +73,16 @@ def terms_of(
     keys, server_key, *, opening, sites_min=3, key_rounds=10, noise="per-site", rounds=1000
 ):
     """Return terms of a study of these sites, with everything that a sum does not need at hand."""
-    return StudyTerms(
+    noisy = {} if noise == "per-site" else SUMMED | {"honest": sites_min - 1}
+    return bare_terms(
+        identities_of(keys),
+        length=LENGTH,
+        privacy={"epsilon": 1, "delta": 1e-6} | noisy,
+        consent={"dataset": "none", "through_day": 20_010},
         study=STUDY,
         title="sums only",
         rounds=rounds,
-        sites=tuple(
-            SiteIdentity(
-                site=site, signing_key=one.signing_public, agreement_key=one.agreement_public
-            )
-            for site, one in keys.items()
-        ),
         server_key=server_key.public_key().public_bytes_raw(),
-        training=TrainingTerms(
-            network="none",
-            input_shape=(LENGTH,),
-            tensor_sizes=(LENGTH,),
-            reference_patients=10,
-            learning_rate=1,
-            server_learning_rate=1,
-            server_momentum=0,
-            augment=False,
-        ),
-        privacy=PrivacyTerms(
-            epsilon=1,
-            delta=1e-6,
-            sampling_rate=1,
-            noise_multiplier=1,
-            clipping_norm=1,
-            steps=1,
-            accountant="rdp",
-            **({} if noise == "per-site" else SUMMED | {"honest": sites_min - 1}),
-        ),
-        consent=ConsentTerms(
-            registry="registry",
-            registry_key=bytes(32),
-            dataset="none",
-            required=1,
-            from_day=20_000,
-            through_day=20_010,
-            circuit="cover8",
-            key_hash=NOTHING,
-        ),
         encryption=f"{ENCRYPTION[opening]}-{8 if noise == 'per-site' else 20}",
         sites_min=sites_min,
         opening=opening,

@@ -13,14 +13,8 @@ from fl_server.live import RunEvent, RunEvents
 from fl_server.tables import STUDY
 from portal.home import Home
 from protocol.ids import SiteId
-from protocol.messages import (
-    ConsentTerms,
-    PrivacyTerms,
-    SiteIdentity,
-    StudyTerms,
-    TrainingTerms,
-    canonical,
-)
+from protocol.messages import SiteIdentity, StudyTerms, canonical
+from tests.study_terms import bare_terms
 
 SITES = tuple(map(SiteId, ("harbour", "hillside", "lakeside", "meadow", "northgate", "riverbank")))
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -31,46 +25,11 @@ def terms_of(rounds=ROUNDS, sites=SITES):
     def key(site, use):
         return hashlib.sha256(f"{site} {use}".encode()).digest()
 
-    return StudyTerms(
-        study="breast-2026",
-        title="Breast ultrasound",
-        rounds=rounds,
-        sites=tuple(
-            SiteIdentity(site=site, signing_key=key(site, "sign"), agreement_key=key(site, "agree"))
-            for site in sites
-        ),
-        server_key=bytes(32),
-        training=TrainingTerms(
-            network="none",
-            input_shape=(4,),
-            tensor_sizes=(4,),
-            reference_patients=10,
-            learning_rate=1,
-            server_learning_rate=1,
-            server_momentum=0,
-            augment=False,
-        ),
-        privacy=PrivacyTerms(
-            epsilon=3,
-            delta=1e-5,
-            sampling_rate=1,
-            noise_multiplier=1,
-            clipping_norm=1,
-            steps=1,
-            accountant="rdp",
-        ),
-        consent=ConsentTerms(
-            registry="registry",
-            registry_key=bytes(32),
-            dataset="scans",
-            required=1,
-            from_day=20_000,
-            through_day=20_030,
-            circuit="cover8",
-            key_hash="0" * 64,
-        ),
-        encryption="packed-bfv-8",
+    found = (
+        SiteIdentity(site=site, signing_key=key(site, "sign"), agreement_key=key(site, "agree"))
+        for site in sites
     )
+    return bare_terms(found, rounds=rounds)
 
 
 @dataclass

@@ -26,16 +26,10 @@ from portal.patient.steward import Steward
 from privacy.keys import SiteKeys
 from privacy.signatures import signing_key
 from protocol.ids import PatientId, SiteId, StudyId, number_of
-from protocol.messages import (
-    ConsentTerms,
-    PrivacyTerms,
-    SiteIdentity,
-    StudyTerms,
-    TrainingTerms,
-    canonical,
-)
+from protocol.messages import StudyTerms, canonical
 from protocol.units import day_number
 from storage.files import write_whole
+from tests.study_terms import bare_terms, identities_of
 from zk import semaphore_prover
 from zk.lean_imt import LeanIMT
 
@@ -59,47 +53,17 @@ SHEET = {
 
 
 def terms_of(keys, registry_key, today):
-    return StudyTerms(
+    return bare_terms(
+        identities_of(keys),
+        consent={
+            "registry_key": registry_key,
+            "dataset": DATASET,
+            "required": purpose_mask(["HMB"]) | category_mask(["US"]),
+            "from_day": today,
+            "through_day": today + 30,
+        },
         study=STUDY,
-        title="Breast ultrasound",
         rounds=40,
-        sites=tuple(
-            SiteIdentity(
-                site=site, signing_key=one.signing_public, agreement_key=one.agreement_public
-            )
-            for site, one in keys.items()
-        ),
-        server_key=bytes(32),
-        training=TrainingTerms(
-            network="none",
-            input_shape=(4,),
-            tensor_sizes=(4,),
-            reference_patients=10,
-            learning_rate=1,
-            server_learning_rate=1,
-            server_momentum=0,
-            augment=False,
-        ),
-        privacy=PrivacyTerms(
-            epsilon=3,
-            delta=1e-5,
-            sampling_rate=1,
-            noise_multiplier=1,
-            clipping_norm=1,
-            steps=1,
-            accountant="rdp",
-        ),
-        consent=ConsentTerms(
-            registry="registry",
-            registry_key=registry_key,
-            dataset=DATASET,
-            required=purpose_mask(["HMB"]) | category_mask(["US"]),
-            from_day=today,
-            through_day=today + 30,
-            circuit="cover8",
-            key_hash="0" * 64,
-        ),
-        encryption="packed-bfv-8",
     )
 
 
