@@ -10,7 +10,7 @@ user::
 Where the file is missing, the folder's user holds all of the site's roles. It is the site's own
 bookkeeping and no fence against somebody who owns the folder. A server's folder, which holds the
 keys of its operator and of the study's researcher, may have the same file for the two of them, and
-a witness's folder for auditors and officers::
+a witness's folder for its auditors::
 
     HOME/people.json             {"ops": ["operator"], "lab": ["researcher"]}
     WITNESS/people.json          {"audit": ["auditor"]}
