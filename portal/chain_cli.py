@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from portal.chain_stake_cli import app as stake
 from protocol.units import btt_text
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from portal.chain import ChainHome
 
 app = typer.Typer(no_args_is_help=True, help="Settle the books of BTT on an Ethereum chain.")
+app.add_typer(stake, name="stake")
 
 DEFAULT_HOME: Final = Path("bithive-home")
 HomePath = Annotated[

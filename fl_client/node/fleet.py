@@ -176,7 +176,7 @@ class _BoundedFleet(FleetHttpClient):
 
     def __init__(self, url: str, *, interceptors: list[Any], verify: ssl.SSLContext) -> None:
         super().__init__(url, interceptors=interceptors, verify=verify)
-        self._client.close()
+        self.close()
         self._client = bounded_client(verify, timeout_seconds=REQUEST_SECONDS)
 
 
