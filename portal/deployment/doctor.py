@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from portal.deployment import loopback, machine, trust
+from portal.deployment import loopback, machine, trust, workers
 from portal.deployment.findings import Finding, fails, ok, warning
 from portal.deployment.plan import LOOPBACK, NothingDeployed, Plan
 from portal.deployment.up import SERVING, status_of
@@ -41,6 +41,7 @@ def examine(home: Path, *, now: datetime | None = None) -> list[Finding]:
     found += _processes(status)
     found += _ports(plan, status)
     found += _configurations(plan)
+    found += workers.look(plan.front)
     found += _trust(plan, now)
     if status["supervisor"] is not None:
         found.append(_clock(plan))

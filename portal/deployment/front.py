@@ -18,6 +18,8 @@ What holds, each line a test in tests/federation/test_front_door.py:
 3. A revoked certificate is refused at the next handshake, sessions are not resumed, and
    connections that were open at the reload are closed within ``CUT_SECONDS``.
 4. No query string, header or body is logged; a line names the certificate's subject.
+5. One address has at most ``ADDRESS_CONNECTIONS_MAX`` requests open at once, one site
+   ``CONNECTIONS_MAX``, whatever certificates it shows.
 
 References:
     nginx documentation, ngx_http_ssl_module (``ssl_verify_client``, ``ssl_crl``) and
@@ -34,6 +36,8 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
+from portal.deployment.workers import Workers
+
 CUT_SECONDS: Final = 2
 BODY_BYTES_MAX: Final = 16 << 20
 """Flower cuts what it sends into objects of 5 MB and wraps each into one message."""
@@ -41,6 +45,8 @@ CALLS_PER_SECOND: Final = 200
 """Of one site; a burst of as many again is let through."""
 CONNECTIONS_MAX: Final = 64
 """Of one site at once."""
+ADDRESS_CONNECTIONS_MAX: Final = 256
+"""Of one address at once: several hospitals may share one, behind a translator of addresses."""
 
 CIPHERS: Final = (
     "ECDHE-ECDSA-AES128-GCM-SHA256",
@@ -73,11 +79,11 @@ http {
         '"bytes_in":$$request_length,"bytes_out":$$bytes_sent,"seconds":$$request_time}';
     access_log $access_log door;
 
-    client_body_temp_path $run/body;
-    proxy_temp_path $run/proxy;
-    fastcgi_temp_path $run/fastcgi;
-    uwsgi_temp_path $run/uwsgi;
-    scgi_temp_path $run/scgi;
+    client_body_temp_path $scratch/body;
+    proxy_temp_path $scratch/proxy;
+    fastcgi_temp_path $scratch/fastcgi;
+    uwsgi_temp_path $scratch/uwsgi;
+    scgi_temp_path $scratch/scgi;
 
     client_header_timeout 10s;
     client_body_timeout 30s;
@@ -90,6 +96,7 @@ http {
 
     limit_req_zone $$ssl_client_fingerprint zone=calls:4m rate=${calls}r/s;
     limit_conn_zone $$ssl_client_fingerprint zone=connections:4m;
+    limit_conn_zone $$binary_remote_addr zone=addresses:4m;
 
     upstream superlink {
         server 127.0.0.1:$superlink_port;
@@ -99,6 +106,8 @@ http {
     server {
         listen $listen ssl;
         server_name $server_name;
+        # Counted once a request's head was read; what is silent before that has 10 s.
+        limit_conn addresses $address_connections;
 
         ssl_certificate $certificate;
         ssl_certificate_key $key;
@@ -119,6 +128,7 @@ http {
             limit_except POST { deny all; }
             limit_req zone=calls burst=$calls nodelay;
             limit_conn connections $connections;
+            limit_conn addresses $address_connections;
             proxy_pass https://superlink/v1/fleet/$$call;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
@@ -142,8 +152,8 @@ http {
 class Front:
     """Everything that decides the door.
 
-    ``listen`` is nginx's address, ``8443`` or ``127.0.0.1:8443``; ``run`` is a folder for pid file
-    and temporary files, which ``prepare`` makes.
+    ``listen`` is nginx's address, ``8443`` or ``127.0.0.1:8443``; ``run`` is a folder for the pid
+    file, and for temporary files where ``workers`` name no other.
     """
 
     listen: str
@@ -157,6 +167,7 @@ class Front:
     run: Path
     access_log: Path
     error_log: str = "stderr"
+    workers: Workers | None = None
 
 
 def front_config(front: Front) -> str:
@@ -164,13 +175,15 @@ def front_config(front: Front) -> str:
     return CONFIG.substitute(
         ciphers=":".join(CIPHERS),
         cut=CUT_SECONDS,
-        user=_user_line(),
+        user=_user_line(front.workers),
         run=front.run,
+        scratch=front.run if front.workers is None else front.workers.scratch,
         error_log=front.error_log,
         access_log=front.access_log,
         body_bytes=BODY_BYTES_MAX,
         calls=CALLS_PER_SECOND,
         connections=CONNECTIONS_MAX,
+        address_connections=ADDRESS_CONNECTIONS_MAX,
         superlink_port=front.superlink_port,
         listen=front.listen,
         server_name=front.server_name,
@@ -182,10 +195,12 @@ def front_config(front: Front) -> str:
     )
 
 
-def _user_line() -> str:
-    """Return the line that keeps nginx's workers with the user who starts it.
+def _user_line(workers: Workers | None) -> str:
+    """Return the line that says whose nginx's workers are.
 
-    Started by root it would hand them to ``nobody``, who may not write into our folder; started by
-    another user nginx warns of the line.
+    Without one, nginx that root started would hand them to the account it was compiled with, who
+    may not write into our folder; started by another user it warns of any such line.
     """
+    if workers is not None:
+        return f"user {workers.user} {workers.group};"
     return f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""

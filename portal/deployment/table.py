@@ -24,6 +24,7 @@ from portal.deployment.front import Front, front_config
 from portal.deployment.plan import Plan
 from portal.deployment.roster import ready_file
 from portal.deployment.units import FileThere, PortOpen, SocketOpen, Unit
+from portal.deployment.workers import Workers
 from protocol.errors import ConfigurationError
 from protocol.ids import SiteId
 from storage.files import PRIVATE, private_folder, write_whole
@@ -53,8 +54,8 @@ def nginx_program() -> str:
     return found
 
 
-def front_of(plan: Plan) -> Front:
-    """Return the front door of a plan."""
+def front_of(plan: Plan, workers: Workers | None = None) -> Front:
+    """Return the front door of a plan, its workers handed over where some are named."""
     return Front(
         listen=f"{plan.listen}:{plan.port}",
         server_name=plan.server_name,
@@ -66,12 +67,18 @@ def front_of(plan: Plan) -> Front:
         superlink_authority=loopback.paths_of(plan.flower).authority.resolve(),
         run=private_folder(plan.front / "run").resolve(),
         access_log=(private_folder(plan.folder / "logs") / "access.log").resolve(),
+        workers=workers,
     )
 
 
-def write_configurations(plan: Plan) -> None:
-    """Write what nginx and Flower read."""
-    content = front_config(front_of(plan)).encode()
+def write_configurations(plan: Plan, workers: Workers | None = None) -> None:
+    """Write what nginx and Flower read.
+
+    Args:
+        plan: The deployment.
+        workers: Whose nginx's workers are to be, where root will start it.
+    """
+    content = front_config(front_of(plan, workers)).encode()
     write_whole(plan.front / "nginx.conf", content, mode=PRIVATE)
     loopback.write_connection(plan.flower, plan.superlink_port)
 

@@ -34,6 +34,7 @@ from portal.deployment.plan import (
 )
 from portal.deployment.supervisor import Supervisor, end_marked, mark_of
 from portal.deployment.table import nginx_program, units_of, write_configurations
+from portal.deployment.workers import remove_scratch, workers_for
 from portal.display import Display
 from portal.home import Home, Settings
 from portal.own_log import own_record
@@ -151,6 +152,7 @@ def supervise(home: Path) -> None:
         AlreadySupervised: Another one does.
     """
     plan = Plan.load(home)
+    workers_for(plan.front)  # where a `bithive down` took their folder away
     supervisor = Supervisor(plan.folder, units_of(plan), root=loopback.ROOT)
     signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGINT, supervisor.stop)
@@ -175,7 +177,7 @@ def take_down(home: Path) -> str:
         for one in read_state(folder)["units"]:
             end_marked(mark_of(folder, one["name"]))
         (folder / "lock").unlink(missing_ok=True)
-        remove_sockets(home)
+        _tidy(home)
         return f"the supervisor (process {pid}) had been killed, and its processes ended with it"
     assert pid is not None
     with contextlib.suppress(ProcessLookupError):
@@ -185,8 +187,14 @@ def take_down(home: Path) -> str:
         if time.monotonic() > deadline:
             raise StillRunning(pid)
         time.sleep(POLL_SECONDS)
-    remove_sockets(home)
+    _tidy(home)
     return "everything was stopped"
+
+
+def _tidy(home: Path) -> None:
+    """Remove what the processes that ended left outside the home."""
+    remove_sockets(home)
+    remove_scratch(folder_of(home) / "front")
 
 
 def status_of(home: Path) -> dict[str, Any]:
@@ -250,7 +258,7 @@ def _prepared(home: Home, wanted: Wanted, display: Display, say: Say) -> Plan:
         say("letting the sites in")
         admit_all(plan, record=own_record(plan.authority))
         loopback.certificates_of(plan.flower)
-        write_configurations(plan)
+        write_configurations(plan, workers_for(plan.front))
         plan.save()
     if wanted.approve:
         _approve(home, say)

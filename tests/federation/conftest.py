@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from portal.certificates import make_certificates
 from portal.deployment.front import Front, front_config
 from portal.deployment.plan import free_port
+from portal.deployment.workers import remove_scratch, workers_for
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 240
@@ -198,6 +199,7 @@ def door(tmp_path_factory, nginx_program):
         superlink_authority=loopback.authority,
         run=folder / "run",
         access_log=folder / "access.log",
+        workers=workers_for(folder),
     )
     (folder / "run").mkdir()
     (folder / "nginx.conf").write_text(front_config(front))
@@ -229,3 +231,4 @@ def door(tmp_path_factory, nginx_program):
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGTERM)
                     process.wait(30)
+            remove_scratch(folder)

@@ -2,6 +2,7 @@
 
 import http.client
 import itertools
+import os
 import socket
 import ssl
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from portal.deployment.front import ADDRESS_CONNECTIONS_MAX
+from portal.deployment.workers import workers_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.superlink]
 
@@ -134,6 +138,51 @@ def test_the_query_of_a_call_neither_passes_nor_is_logged(door, site):
     logs = (door.folder / "access.log").read_text() + (door.folder / "nginx.log").read_text()
     assert "4711" not in logs
     assert "CN=north" in logs
+
+
+def workers_of(nginx):
+    children = Path(f"/proc/{nginx.pid}/task/{nginx.pid}/children").read_text().split()
+    return [Path(f"/proc/{child}") for child in children]
+
+
+def test_a_large_message_passes_workers_that_have_no_rights(door, site):
+    from flwr.proto.message_pb2 import PushObjectRequest
+
+    body = PushObjectRequest(object_content=bytes(3 << 20)).SerializeToString()
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", door.port, context=door.context(certificate=site), timeout=30
+    )
+    headers = {"content-type": "application/protobuf"}
+    connection.request("POST", "/v1/fleet/push-object", body=body, headers=headers)
+    assert connection.getresponse().status == 401  # the SuperLink's word: it came through
+    connection.close()
+    if workers_for(door.folder) is None:
+        pytest.skip("the door was not started by a root that may hand its workers over")
+    found = workers_of(door.nginx)
+    assert found
+    for worker in found:
+        assert worker.stat().st_uid not in {0, os.getuid()}
+
+
+def test_one_address_has_so_many_requests_open_and_no_more(door):
+    """Each of several sites has less than a site may; together they have more than an address."""
+    sites = [door.consortium.issue(f"site{number}") for number in range(5)]
+    head = b"POST /v1/fleet/push-object HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n"
+    refused, opened = 0, []
+    try:
+        for number in range(ADDRESS_CONNECTIONS_MAX + 8):
+            connection = door.connect(certificate=sites[number % len(sites)])
+            opened.append(connection)
+            connection.sendall(head)  # and never the whole body
+            if number >= ADDRESS_CONNECTIONS_MAX:
+                refused += b" 503 " in connection.recv(64)
+            elif number % 32 == 0:
+                for one in opened:
+                    one.sendall(b"0")  # so that none is given up as silent
+    finally:
+        for connection in opened:
+            connection.close()
+    assert refused == 8
 
 
 def test_flowers_own_client_can_neither_register_submit_stop_nor_read(door):
