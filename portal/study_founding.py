@@ -417,7 +417,7 @@ def input_shape_of(dataset: str, modality: Modality, given: int | None = None) -
 
     Examples:
         >>> input_shape_of("scans", "image"), input_shape_of("heart", "table")
-        ((1, 64, 64), (28,))
+        ((1, 64, 64), (24,))
     """
     if not SLUG.fullmatch(dataset) or len(dataset) > DATASET_CHARACTERS_MAX:
         raise DatasetMisnamed(dataset)
