@@ -3,8 +3,9 @@
 The log (``audit.log``, in ``audit.db`` of the site's folder) is what counts, so nothing has to be
 kept the same as it. Each record is a leaf of its Merkle tree under a head that the site's log key
 signs. A record that was changed, dropped or moved is found by every reading here, and offline by
-``bithive audit verify --folder SITE``; a log that was cut short is found with a head kept elsewhere
-(``bithive audit head``).
+``bithive audit verify --folder SITE``. The head that was last read is kept in ``site.db``, so that
+an older copy of the log by itself brings no decision back that was taken back since; offline, a log
+that was cut short is found with a head kept elsewhere (``bithive audit head``).
 
 What holds, each line a test in tests/fl_client/test_decisions.py:
 
@@ -12,6 +13,7 @@ What holds, each line a test in tests/fl_client/test_decisions.py:
 2. Any change of any record of the log is found, by whatever else it was made.
 3. A decision that was returned is on the disk, under a signature.
 4. Whoever may not decide is refused, and that is recorded before it is said.
+5. A log that does not go on from the one that was last read here is not believed.
 """
 
 from __future__ import annotations
@@ -22,16 +24,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import sqlalchemy as sa
+
 from audit.checkpoints import AuditDamaged, SignedHead
 from audit.log import AuditLog
 from audit.records import Event
+from fl_client.tables import LOG_HEAD, METADATA
 from identity.roles import About, Actor, Permission, check
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError, StorageError
 from protocol.ids import SiteId
 from protocol.jobs import REASON_MAX, instant
+from storage.database import open_database, reading, writing
 from storage.files import private_folder
-from storage.merkle import Frontier, leaf_hash
+from storage.merkle import leaf_hash, root
 
 Kind = Literal[
     "approved",
@@ -114,6 +120,7 @@ class Decisions:
 
     def __init__(self, folder: Path) -> None:
         private_folder(folder)
+        self._engine = open_database(folder / "site.db", METADATA, private=True)
         self.log = AuditLog(folder / "audit.db", signing_key(folder / "audit.key"))
 
     def add(self, kind: Kind, subject: str, *, who: str, reason: str, now: datetime) -> Decision:
@@ -156,22 +163,46 @@ class Decisions:
             DecisionsDamaged: It was changed.
         """
         try:
+            seen = self._seen()  # before the log, which only grows meanwhile
             head = self.log.head()
             events = self.log.events(0, head.size)
-            self._check_under(head, events)
+            leaves = self._check_under(head, events)
+            self._check_goes_on(seen, head, leaves)
             return [_decision(one) for one in events if _is_decision(one)]
         except (AuditDamaged, ValueError, TypeError, LookupError) as error:
             # A record that cannot even be read was not written here.
             raise DecisionsDamaged(getattr(error, "finding", "it cannot be read")) from error
 
-    def _check_under(self, head: SignedHead, events: list[Event]) -> None:
+    def _check_under(self, head: SignedHead, events: list[Event]) -> list[bytes]:
+        """Return the leaves of the records, which are those of the head."""
         head.check(self.log.public_key)
         leaves = [leaf_hash(one.record.encode()) for one in events]
-        tree, _ = Frontier().extend(leaves)
         if [one.position for one in events] != list(range(head.size)):
             raise AuditDamaged(f"it has lost or gained records before event {head.size}")
-        if head.size and tree.root() != head.root:
+        if leaves and root(leaves) != head.root:
             raise AuditDamaged("its records are not those that were signed")
+        return leaves
+
+    def _check_goes_on(
+        self, seen: tuple[int, bytes], head: SignedHead, leaves: list[bytes]
+    ) -> None:
+        """Return if the log begins with what was seen of it; note how far it is seen now."""
+        size, before = seen
+        if size > head.size or (size and root(leaves[:size]) != before):
+            raise AuditDamaged(f"it does not go on from the {size} records that were read before")
+        if head.size == size:
+            return
+        with writing(self._engine) as connection:
+            last = connection.execute(sa.select(LOG_HEAD.c.size)).scalar_one_or_none() or 0
+            if last < head.size:
+                connection.execute(LOG_HEAD.delete())
+                row = {"one": 1, "size": head.size, "root": head.root}
+                connection.execute(LOG_HEAD.insert().values(**row))
+
+    def _seen(self) -> tuple[int, bytes]:
+        with reading(self._engine) as connection:
+            row = connection.execute(sa.select(LOG_HEAD)).first()
+        return (0, b"") if row is None else (row.size, row.root)
 
 
 def _is_decision(event: Event) -> bool:

@@ -111,6 +111,13 @@ UNDER_WAY = sa.Table(
     sa.Column("round", sa.Integer, nullable=False),
     sa.Column("until", sa.Text, nullable=False),  # when its server will have given it up
 )
+LOG_HEAD = sa.Table(
+    "log_head",
+    METADATA,
+    sa.Column("one", sa.Integer, primary_key=True),  # always 1
+    sa.Column("size", sa.Integer, nullable=False),  # of the audit log as it was last read
+    sa.Column("root", sa.LargeBinary, nullable=False),
+)
 DUTY = sa.Table(
     "duty",
     METADATA,

@@ -99,6 +99,29 @@ def test_a_log_that_was_cut_short_is_found_with_a_head_kept_elsewhere(record):
         verify_log(record.log.engine, record.log.key, since=kept)
 
 
+def test_an_older_copy_of_the_log_brings_no_decision_back(tmp_path, record):
+    job = "f" * 64
+    record.add("approved", job, who="officer-1", reason="", now=NOW)
+    older = {name: (tmp_path / name).read_bytes() for name in ("audit.db", "audit.db-wal")}
+    record.add("refused", job, who="officer-1", reason="no longer", now=NOW)
+    assert record.all()[-1].kind == "refused"
+    record.log.close()
+    for name, content in older.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "audit.db-shm").unlink(missing_ok=True)
+    with pytest.raises(DecisionsDamaged):
+        Decisions(tmp_path).all()
+
+
+def test_a_log_that_was_thrown_away_is_no_log_without_decisions(tmp_path, record):
+    assert record.all()
+    record.log.close()
+    for name in ("audit.db", "audit.db-wal", "audit.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    with pytest.raises(DecisionsDamaged):
+        Decisions(tmp_path).all()
+
+
 def test_records_in_another_order_are_found(record):
     first, second = stored(record, 0).records, stored(record, 1).records
     change(record, 0, records=second)
