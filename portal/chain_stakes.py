@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import time
-from decimal import Decimal, DecimalException, Inexact, InvalidOperation, localcontext
+from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, localcontext
 from pathlib import Path
 from typing import Final
 
@@ -52,7 +52,7 @@ def base_units(text: str) -> int:
         (5000000000000000000000, 1)
     """
     try:
-        with localcontext(prec=DIGITS, traps=[Inexact, InvalidOperation]):
+        with localcontext(Context(prec=DIGITS, traps=[Inexact, InvalidOperation])):
             found = Decimal(text).scaleb(DECIMALS)
     except DecimalException:
         raise AmountUnusable(text) from None
