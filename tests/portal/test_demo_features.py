@@ -72,6 +72,7 @@ def test_every_site_ran_the_code_it_was_sent_on_its_patients(finished):
         assert made > 0
 
 
+@pytest.mark.exhaustive
 def test_the_model_card_names_the_bundle(finished):
     terms = ServerStore(finished.server / "server.db").terms()
     card = trained(finished).card
