@@ -2,7 +2,7 @@
 
 import itertools
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -233,6 +233,15 @@ def test_a_plan_is_read_back_as_it_was_written(plan):
     assert Plan.load(plan.home) == plan
     with pytest.raises(NothingDeployed):
         Plan.load(plan.home / "elsewhere")
+
+
+def test_each_site_has_a_page_for_its_officer(plan):
+    paged = replace(plan, officer_ports=(8091,))
+    paged.save()
+    assert Plan.load(plan.home) == paged
+    (unit,) = [one for one in units_of(paged) if one.name == "officer-north"]
+    assert unit.command[-2:] == ("--port", "8091")
+    assert unit.address == "http://127.0.0.1:8091"
 
 
 def test_processes_that_work_in_another_folder_find_a_home_that_was_named_from_here(
