@@ -71,9 +71,10 @@ class ModelReader:
 
     def __call__(self, count: int) -> GlobalState:
         """Return the next ``count`` numbers, fewer at the end."""
+        weights, momentum = self._vector.take(count), self._momentum.take(count)
         return GlobalState(
-            self._vector.take(count),
-            self._momentum.take(count),
+            weights,
+            momentum if momentum.size else np.zeros_like(weights),  # zeros alone are not kept
             {name: numbers.take(count) for name, numbers in self._carried.items()},
         )
 

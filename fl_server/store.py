@@ -224,9 +224,11 @@ class ServerStore:
                 blob = self.database.parts.whole(connection, round_number, kind, name)
                 return np.frombuffer(blob, form)
 
+            weights = vector("model", "vector", "<f4").astype(np.float32, copy=False)
+            momentum = vector("model", "momentum", "<f4").astype(np.float32, copy=False)
             return ModelState(
-                vector("model", "vector", "<f4").astype(np.float32, copy=False),
-                vector("model", "momentum", "<f4").astype(np.float32, copy=False),
+                weights,
+                momentum if momentum.size else np.zeros_like(weights),
                 np.frombuffer(row.steps, "<f8").astype(np.float64),
                 {
                     name: vector("carried", name, "<f8").astype(np.float64, copy=False)
@@ -257,6 +259,10 @@ class ServerStore:
 
     def _sent(self, connection: sa.Connection, number: int) -> Iterator[bytes]:
         yield from self.database.parts.pieces(connection, number, "model", "vector")
+        yield from self._control(connection, number)
+
+    def _control(self, connection: sa.Connection, number: int) -> Iterator[bytes]:
+        """Yield what the sites are sent beside the weights, where the algorithm has it."""
         for piece in self.database.parts.pieces(connection, number, "carried", CONTROL):
             yield np.frombuffer(piece, "<f8").astype("<f4").tobytes()
 
@@ -385,15 +391,23 @@ class ServerStore:
             vector = parts.writer(connection, number, "model", "vector")
             momentum = parts.writer(connection, number, "model", "momentum")
             carried = {name: parts.writer(connection, number, "carried", name) for name in names}
+            sent = hashlib.sha256()
+            still: int | None = 0
             for part in slices(read):
-                vector.write(part.vector.astype("<f4", copy=False).tobytes())
-                momentum.write(part.momentum.astype("<f4", copy=False).tobytes())
+                weights = part.vector.astype("<f4", copy=False).tobytes()
+                sent.update(weights)
+                vector.write(weights)
+                if still is not None and not part.momentum.any():
+                    still += part.momentum.size  # a server without momentum keeps no zeros
+                else:
+                    momentum.write(bytes(4 * (still or 0)))
+                    still = None
+                    momentum.write(part.momentum.astype("<f4", copy=False).tobytes())
                 for name, wide in part.carried.items():
                     carried[name].write(wide.astype("<f8", copy=False).tobytes())
             for writer in (vector, momentum, *carried.values()):
                 writer.close()
-            sent = hashlib.sha256()
-            for piece in self._sent(connection, number):
+            for piece in self._control(connection, number):
                 sent.update(piece)
             round_ = finish(sent.hexdigest())
             row = {"round": number, "sha256": sent.hexdigest(), "carried": json.dumps(names)}
@@ -569,8 +583,9 @@ class ServerStore:
             )
         )
         keep = self.database.parts.keep
-        for name, vector in (("vector", state.vector), ("momentum", state.momentum)):
-            keep(connection, round_number, "model", name, in_form(vector, "<f4"))
+        keep(connection, round_number, "model", "vector", in_form(state.vector, "<f4"))
+        if state.momentum.any():
+            keep(connection, round_number, "model", "momentum", in_form(state.momentum, "<f4"))
         for name, wide in state.carried.items():
             keep(connection, round_number, "carried", name, in_form(wide, "<f8"))
 

@@ -28,7 +28,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -158,24 +157,21 @@ class Called:
 class Opened:
     """The integers of a sum, and the commitment they were opened under.
 
-    ``surplus`` is what sites showed of noise in the integers that the sum can spare.
+    ``surplus`` is what sites showed of noise in the integers that the sum can spare, and
+    ``integers_sha256`` what the manifest names the integers by.
     """
 
     integers: NDArray[np.signedinteger[Any]]
     weight: int
     commitment: Commitment
     faults: tuple[Fault, ...]
-    surplus: tuple[SurplusNoise, ...] = ()
+    surplus: tuple[SurplusNoise, ...]
+    integers_sha256: str
 
     @property
     def liars(self) -> tuple[SiteId, ...]:
         """The sites whose tag was not that of their upload; their uploads stand."""
         return tuple(fault.site for fault in self.faults)
-
-    @cached_property
-    def integers_sha256(self) -> str:
-        """What the manifest names the integers by."""
-        return sha256_of(self.integers)
 
 
 @dataclass
@@ -286,8 +282,8 @@ class SecureSum:
             )
             shown["partials"] = [body(one) for one, _ in partials]
             blobs["partials"] = join_parts([share for _, share in partials])
-        integers = self._openings(plan, commitment, unmaskings, shown, blobs)
-        return Opened(integers, commitment.weight, commitment, faults, surplus)
+        integers, agreed = self._openings(plan, commitment, unmaskings, shown, blobs)
+        return Opened(integers, commitment.weight, commitment, faults, surplus, agreed)
 
     def _add(self, plan: RoundPlan, uploads: Uploads) -> EncryptedSum:
         started = time.thread_time()
@@ -460,8 +456,12 @@ class SecureSum:
         unmaskings: Mapping[SiteId, tuple[Unmasking, dict[SiteId, bytes]]],
         shown: dict[str, object],
         blobs: dict[str, bytes],
-    ) -> NDArray[np.signedinteger[Any]]:
-        """Ask the sites in the sum to open it; all that answer must agree."""
+    ) -> tuple[NDArray[np.signedinteger[Any]], str]:
+        """Ask the sites in the sum to open it; all that answer must agree.
+
+        Returns:
+            The integers, and their digest as every site that answered has it.
+        """
 
         def frame(opener: SiteId, *, send: bool) -> bytes:
             revealed = [
@@ -491,7 +491,8 @@ class SecureSum:
             raise OpeningDisputed(plan.round)
         if len(taken.openings) < OPENERS_MIN or taken.integers is None:
             raise OpeningMissing(plan.round, len(taken.openings), taken.declined)
-        return taken.integers
+        ((agreed, _),) = found
+        return taken.integers, agreed
 
     def _ask_to_open(
         self, plan: RoundPlan, taken: _Taken, requests: Requests, attempt: str

@@ -33,7 +33,7 @@ from fl_client.resident import Identity, Resident
 from fl_client.store import SiteStore
 from fl_client.telemetry import Telemetry
 from fl_server import live
-from fl_server.app import assemble
+from fl_server.app import assemble, keep_freed_memory
 from fl_server.inprocess import InProcessGrid
 from fl_server.store import ServerStore
 from fl_server.transport import GridTransport
@@ -302,6 +302,7 @@ def prepare(home: Home, settings: Settings, display: Display, *, hospitals: bool
 def run_in_process(run: Run) -> None:
     """Run the Flower apps on a grid inside this process."""
     decide_for_demonstration(run.home, run.terms)
+    keep_freed_memory()
     with agents_in_process(run) as addresses:
         grid = InProcessGrid(
             client_app, [{"agent": address} for address in addresses], threads=run.processes

@@ -5,9 +5,11 @@ import pytest
 import sqlalchemy as sa
 
 from fl_server.database import VERSION, ServerDatabaseVersion
+from fl_server.model_state import SLICE, ModelReader, unchanged
 from fl_server.parts import INLINE_BYTES
 from fl_server.store import RoundFrozen, ServerStore, UploadConflict, run_of
 from fl_server.tables import SCHEMA
+from models.algorithms.interface import GlobalState
 from protocol.messages import Refusal
 from tests.fl_server.records import SITES, closing, contribution, model, planned, terms
 
@@ -109,6 +111,34 @@ def test_a_model_is_read_as_it_was_kept(store):
     assert (found.carried["squares"] == carried["squares"]).all()
     assert store.model_head(1)[0] == found.sha256 == after.sha256
     assert b"".join(store.sent_model(1)) == after.blob
+
+
+@pytest.mark.parametrize("first", [None, 0, 7, SLICE, SLICE + 5], ids=lambda at: f"moving-{at}")
+def test_a_momentum_that_stands_still_is_not_kept_and_read_as_zeros(tmp_path, first):
+    store = ServerStore(tmp_path / "long.db")
+    store.found(terms(), model(0.0, size=2 * SLICE + 9))
+    moving = np.zeros(2 * SLICE + 9, np.float32)
+    if first is not None:
+        moving[first:] = 2.5
+
+    def slices(read):
+        at = 0
+        for part in unchanged(read):
+            yield GlobalState(part.vector + 1, moving[at : at + part.vector.size], part.carried)
+            at += part.vector.size
+
+    store.plan(planned(1))
+    store.close_with(1, slices, np.ones(1), lambda _sha256: closing(1))
+    found = store.model(1)
+    assert (found.vector == 1).all()
+    assert (found.momentum == moving).all()
+    assert store.model_head(1)[0] == found.sha256
+    with store.database.reading() as connection:
+        kept = store.database.parts.whole(connection, 1, "model", "momentum")
+        read = ModelReader(store.database.parts, connection, 1, ())
+        parts = [part.momentum for part in unchanged(read)]
+    assert len(kept) == (0 if first is None else moving.nbytes)
+    assert (np.concatenate(parts) == moving).all()
 
 
 def test_a_database_of_another_version_is_refused_and_left_as_it_is(store, source):
