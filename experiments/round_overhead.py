@@ -7,8 +7,9 @@ Method    Two sites add one to every float of a model; the server averages. Firs
           transport in the ServerApp. Then over Flower's: the same SuperLink, ``flower-supernode``,
           FedAvg. Both with TLS, registered node keys and the state in SQLite, on loopback, one
           after the other on the same machine, and the sum is checked. The first round of each is
-          left out. In process: the engine's own rounds over the in-process grid, with all that it
-          stores (``experiments/_noop_round.py``).
+          left out. In process: the same clients and the same average over the in-process grid. And
+          beside it what a round of our engine costs there with three sites, every step of a secure
+          sum asked and stored, without its cryptography (``experiments/_noop_round.py``).
 Expected  At most a fifth of Flower's time; in process at most 0.1 s.
 Run       python -m experiments.round_overhead [--floats N] [--rounds N] [--json]   (3 minutes)
 Result    experiments/results/round_overhead.json
@@ -31,9 +32,15 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments._noop_deployments import deployment, run_rounds
+from experiments._noop_deployments import SITES, deployment, run_rounds
+from experiments._noop_resident import answer, average
 from experiments._noop_round import seconds_of_rounds
 from experiments._recorded import record
+from fl_client import link
+from fl_client.app import app as carrier
+from fl_server.app import keep_freed_memory
+from fl_server.inprocess import InProcessGrid
+from fl_server.transport import GridTransport
 
 RATIO_MAX: Final = 0.2
 IN_PROCESS_SECONDS_MAX: Final = 0.1
@@ -46,7 +53,7 @@ class Config:
     floats: int
     rounds: int
     sites: int = 2
-    sites_in_process: int = 3  # the fewest a study may have
+    sites_engine: int = 3  # the fewest a study may have
 
 
 def main() -> None:
@@ -70,21 +77,43 @@ def measure(config: Config) -> dict[str, Any]:
     """Return seconds per round of each way, their spread, and the machine's load."""
     ours, ours_load = _deployed(config, flower=False)
     flower, flower_load = _deployed(config, flower=True)
-    inside = seconds_of_rounds(config.floats, config.rounds, sites=config.sites_in_process)
+    inside = in_process(config)
+    engine = seconds_of_rounds(config.floats, config.rounds, sites=config.sites_engine)
     return {
         "seconds_per_round": round(median(ours), 3),
         "flower_seconds_per_round": round(median(flower), 3),
         "ratio": round(median(ours) / median(flower), 4),
         "in_process_seconds_per_round": round(median(inside), 4),
+        "in_process_engine_seconds_per_round": round(median(engine), 4),
         "floats": config.floats,
         "rounds": config.rounds,
         "spread": {
             "ours": _spread(ours),
             "flower": _spread(flower),
             "in_process": _spread(inside),
+            "engine": _spread(engine),
         },
-        "load": {"ours": ours_load, "flower": flower_load, "in_process": _load()},
+        "load": {
+            "ours": ours_load,
+            "flower": flower_load,
+            "in_process": _load(),
+            "engine": _load(),
+        },
     }
+
+
+def in_process(config: Config) -> list[float]:
+    """Return the seconds of the same rounds over the in-process grid, the first left out."""
+    keep_freed_memory()
+    addresses = [link.register(f"noop/{site}", answer) for site in SITES]
+    grid = InProcessGrid(carrier, [{"agent": address} for address in addresses])
+    try:
+        transport = GridTransport(grid, poll_seconds=0.01)
+        return average(transport, floats=config.floats, rounds=config.rounds + 1)[1:]
+    finally:
+        grid.close()
+        for address in addresses:
+            link.forget(address.removeprefix("local:"))
 
 
 def show(row: dict[str, Any]) -> None:
@@ -96,6 +125,7 @@ def show(row: dict[str, Any]) -> None:
         ("BitHive's deployment", "seconds_per_round", "ours"),
         ("Flower's deployment", "flower_seconds_per_round", "flower"),
         ("in process", "in_process_seconds_per_round", "in_process"),
+        ("our engine in process", "in_process_engine_seconds_per_round", "engine"),
     )
     for title, key, way in ways:
         least, most = row["spread"][way]
