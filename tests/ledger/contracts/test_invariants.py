@@ -326,7 +326,7 @@ class Escrows(Conserving):
             assert one[5] <= one[4]
             held += one[5]
             assert (one[5] > 0) == (one[2] == 1)
-            ends[name] = one[2] if one[2] > 1 else None
+            ends[name, "epoch"] = one[2] if one[2] > 1 else None  # named like a party's order
         assert self.contract.held() == held == self.btt.balanceOf(self.contract.address)
         for thing, end in self.ended.items():
             assert end is None or ends[thing] == end
