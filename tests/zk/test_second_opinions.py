@@ -332,7 +332,7 @@ def test_the_fast_verifier_is_right_about_all_of_them(vk, mutate):
     assert not differing(mutations, fast_verdicts(vk, mutations))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_reference_is_right_about_all_of_them(vk, mutate, remembering):
     mutations = mutate(NUMBERS | BYTES)
     assert not differing(mutations, reference_verdicts(vk, mutations))
