@@ -36,6 +36,7 @@ from consent.registry import Registry, SignedEpoch
 from experiments._recorded import record
 from experiments._sum_hospitals import Hospital, SocketTransport, listening, terms_of
 from fl_server.aggregation import first_state
+from fl_server.app import keep_freed_memory
 from fl_server.engine import Engine
 from fl_server.gate import Admitted, Gate
 from fl_server.phases import Deadlines
@@ -159,6 +160,7 @@ def _status(name: str) -> int:
 
 def _serve(folder: Path, sites: int) -> dict[str, Any]:
     """Run the rounds."""
+    keep_freed_memory()  # as the server's own process does
     terms = StudyTerms.model_validate_json((folder / "terms.json").read_bytes())
     key = Ed25519PrivateKey.from_private_bytes((folder / "server.key").read_bytes())
     parameters = parameter_set(terms.encryption)
@@ -200,6 +202,7 @@ def _serve(folder: Path, sites: int) -> dict[str, Any]:
 
 def _hold(folder: Path) -> dict[str, Any]:
     """Add the last round's updates as one adds what is all in memory."""
+    keep_freed_memory()
     terms = StudyTerms.model_validate_json((folder / "terms.json").read_bytes())
     parameters = parameter_set(terms.encryption)
     context = ServerContext(parameters)
