@@ -261,7 +261,7 @@ def with_step(loader: Loader, server: Path, terms: StudyTerms, kept: Path) -> Lo
         FeatureStore(kept / FILE),
         lambda: None,  # who runs a demonstration runs code of her own choice, on her own machine
         whole=False,
-        run=_at_once,
+        hold=False,  # how long records of nobody take tells nothing
     )
 
 
@@ -274,20 +274,6 @@ def features_note(features: FeatureTerms | None) -> dict[str, Any] | None:
         "function": features.function,
         "from": list(features.input_shape),
     }
-
-
-def _at_once(
-    bundle: bytes,
-    function: str,
-    given: bytes,
-    *,
-    sha256: str,
-    limits: Limits | None = None,
-    hold_seconds: float = 0.0,
-) -> bytes:
-    """Run code without holding its answer back: how long records of nobody take hides nothing."""
-    del hold_seconds
-    return run_code(bundle, function, given, sha256=sha256, limits=limits)
 
 
 def _shape(said: bytes) -> tuple[int, ...]:
