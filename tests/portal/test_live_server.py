@@ -237,6 +237,31 @@ def test_a_watcher_ends_as_soon_as_nobody_reads(run, words):
     watcher.stderr.close()
 
 
+def test_it_ends_too_where_the_first_word_of_it_was_lost():
+    code = """
+import time
+from portal.live.reader import until_reader_leaves
+
+class Slow:
+    def __del__(self):
+        print("tidying up", flush=True)
+        time.sleep(60)
+
+with until_reader_leaves():
+    slow = Slow()
+    del slow  # what is raised in there goes nowhere
+    time.sleep(60)
+"""
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert watcher.stdout.readline()
+    watcher.stdout.close()
+    assert watcher.wait(50) == 0
+    assert watcher.stderr.read() == b""
+    watcher.stderr.close()
+
+
 # A real server.
 
 
