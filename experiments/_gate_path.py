@@ -22,17 +22,13 @@ from privacy.keys import SiteKeys
 from protocol.ids import KeyId, SiteId, StudyId
 from protocol.messages import (
     ChunkState,
-    ConsentTerms,
     Contribution,
     CoverageCertificate,
     Epoch,
-    PrivacyTerms,
     Receipt,
     RoundPlan,
-    SiteIdentity,
-    StudyTerms,
-    TrainingTerms,
 )
+from protocol.terms import ConsentTerms, PrivacyTerms, SiteIdentity, StudyTerms, TrainingTerms
 from zk.cover import CoverStatement, Scope
 from zk.keys import VerificationKey
 

@@ -49,26 +49,13 @@ from privacy.bfv import EncryptedUpdate
 from privacy.keys import SiteKeys
 from privacy.parameters import parameter_set
 from privacy.sharing import quorum
+from protocol.canonical import body, digest, read
 from protocol.frames import Frame, decode, encode
 from protocol.ids import KeyId, SiteId, StudyId
-from protocol.messages import (
-    ConsentTerms,
-    Contribution,
-    Join,
-    PrivacyTerms,
-    Receipt,
-    RoundCall,
-    RoundKey,
-    RoundPlan,
-    SiteIdentity,
-    StudyTerms,
-    TrainingTerms,
-    body,
-    digest,
-    read,
-)
+from protocol.messages import Contribution, Join, Receipt, RoundCall, RoundKey, RoundPlan
 from protocol.progress import Step
 from protocol.summation import Commitment, Opening
+from protocol.terms import ConsentTerms, PrivacyTerms, SiteIdentity, StudyTerms, TrainingTerms
 from zk.keys import VerificationKey
 
 ENCRYPTION: Final = "packed-bfv-8"

@@ -28,24 +28,13 @@ from privacy.masks import apply
 from privacy.packing import pack
 from privacy.parameters import parameter_set
 from privacy.quantisation import QuantisedUpdate
+from protocol.canonical import body, digest, read
 from protocol.errors import BitHiveError
 from protocol.frames import Frame, decode, encode
 from protocol.ids import SiteId
-from protocol.messages import (
-    ConsentTerms,
-    Contribution,
-    Join,
-    PrivacyTerms,
-    Receipt,
-    RoundPlan,
-    SiteIdentity,
-    StudyTerms,
-    TrainingTerms,
-    body,
-    digest,
-    read,
-)
+from protocol.messages import Contribution, Join, Receipt, RoundPlan
 from protocol.progress import silent
+from protocol.terms import ConsentTerms, PrivacyTerms, SiteIdentity, StudyTerms, TrainingTerms
 
 ENCRYPTION: Final = "packed-bfv-8"
 LENGTH_BYTES: Final = 8

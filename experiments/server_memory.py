@@ -45,8 +45,9 @@ from privacy.bfv import EncryptedUpdate, ServerContext, self_test
 from privacy.keys import SiteKeys
 from privacy.parameters import parameter_set
 from protocol.ids import SiteId
-from protocol.messages import Contribution, StudyTerms
+from protocol.messages import Contribution
 from protocol.progress import Step
+from protocol.terms import StudyTerms
 from zk.keys import VerificationKey
 
 MODEL_BYTES_EACH: Final = 4

@@ -61,20 +61,13 @@ from privacy.opening import check_way
 from privacy.packing import ValuesTooLarge
 from privacy.parameters import ParameterSet
 from privacy.randomness import RandomStream
+from protocol.canonical import body, digest, read
 from protocol.errors import BitHiveError, PrivacyError, RecordError
 from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import PatientId, SiteId
-from protocol.messages import (
-    ChunkState,
-    Join,
-    RoundPlan,
-    StudyTerms,
-    TrainRequest,
-    body,
-    digest,
-    read,
-)
+from protocol.messages import ChunkState, Join, RoundPlan, TrainRequest
 from protocol.progress import Progress, Step, silent
+from protocol.terms import StudyTerms
 from records.dataset import Loader, Patient
 
 log = logging.getLogger("bithive.agent")

@@ -27,7 +27,8 @@ from dataclasses import dataclass, field
 from fl_client.coverage import Selection
 from fl_client.store import SiteStore
 from protocol.errors import BitHiveError
-from protocol.messages import CoverageCertificate, StudyTerms
+from protocol.messages import CoverageCertificate
+from protocol.terms import StudyTerms
 from zk.cover import CoverStatement
 from zk.poseidon import FIELD
 from zk.prover import Prover, ProverFailed

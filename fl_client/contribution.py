@@ -13,17 +13,12 @@ from typing import Final
 
 from fl_client.egress import Outgoing
 from privacy.keys import SiteKeys
+from protocol.canonical import body
 from protocol.errors import ConsentError
 from protocol.frames import encode
 from protocol.ids import SiteId
-from protocol.messages import (
-    Contribution,
-    CoverageCertificate,
-    Receipt,
-    RoundPlan,
-    StudyTerms,
-    body,
-)
+from protocol.messages import Contribution, CoverageCertificate, Receipt, RoundPlan
+from protocol.terms import StudyTerms
 from zk.cover import CoverStatement
 
 COUNT_BYTES: Final = 4

@@ -31,9 +31,9 @@ from fl_client.logs import event
 from fl_client.orders import Ordered
 from fl_client.refusals import refusal
 from fl_client.resident import Resident
+from protocol.canonical import read
 from protocol.errors import BitHiveError, PrivacyError
 from protocol.frames import MalformedFrame, decode, encode
-from protocol.messages import read
 
 log = logging.getLogger("bithive.resident")
 DISK_LOW_BYTES: Final = 2**30

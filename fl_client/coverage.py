@@ -23,7 +23,8 @@ from consent.openings import OpeningStore
 from fl_client.lane import LaneState, check_lane
 from protocol.errors import ConsentError
 from protocol.ids import PatientId, SiteId, number_of
-from protocol.messages import PROTOCOL_VERSION, ChunkState, RoundPlan, StudyTerms
+from protocol.messages import ChunkState, RoundPlan
+from protocol.terms import PROTOCOL_VERSION, StudyTerms
 from records.dataset import Patient, patient_digest
 from zk.cover import Scope, Slot, closed_slot, context_of
 from zk.merkle import root_of

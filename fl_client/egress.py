@@ -49,8 +49,9 @@ from privacy.site_level import add_noise, clip
 from privacy.summed_noise import train_summed
 from privacy.update import IntegerUpdate, NoisedUpdate, Update
 from protocol.ids import SiteId
-from protocol.messages import RoundPlan, StudyTerms
+from protocol.messages import RoundPlan
 from protocol.progress import Progress, Step
+from protocol.terms import StudyTerms
 from records.dataset import Arrays, Loader, Patient
 
 

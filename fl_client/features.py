@@ -73,9 +73,10 @@ from fl_client.job_code import JobCode
 from fl_client.jobs import JobBook
 from fl_client.logs import event
 from fl_client.sandbox import CodeChanged, CodeFailed, Limits, run_code
+from protocol.canonical import canonical
 from protocol.errors import RecordError, storage_error
 from protocol.ids import SiteId
-from protocol.messages import FeatureTerms, StudyTerms, canonical
+from protocol.terms import FeatureTerms, StudyTerms
 from records.dataset import Arrays, Loader, Patient, Progress, patient_digest
 from storage.database import open_database, reading, writing
 from storage.files import PRIVATE

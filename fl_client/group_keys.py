@@ -48,11 +48,12 @@ from privacy.parameters import ParameterSet
 from privacy.recovery import recover
 from privacy.sharing import SHARE_BYTES, quorum, split
 from privacy.signatures import check_signature, check_site_message, registered
+from protocol.canonical import body, canonical, read
 from protocol.errors import FederationError, PrivacyError
 from protocol.frames import Frame, decode, encode, join_parts, split_parts
 from protocol.ids import SiteId
-from protocol.messages import StudyTerms, body, canonical, read
 from protocol.summation import DealtKey, KeyCommitment, KeyPart, KeyRequest, ShareRequest
+from protocol.terms import StudyTerms
 
 WRAP_CONTEXT: Final = b"bithive group key v2"
 KEK_BYTES: Final = 32

@@ -32,10 +32,11 @@ from fl_client.offers import asked_of
 from fl_client.tables import JOBS, METADATA
 from identity.roles import Actor, Permission
 from privacy.statement import PrivacyStatement
+from protocol.canonical import canonical
 from protocol.errors import ConfigurationError, FederationError, PrivacyError
 from protocol.ids import SiteId
 from protocol.jobs import JobManifest, instant
-from protocol.messages import StudyTerms, canonical
+from protocol.terms import StudyTerms
 from storage.database import open_database, reading, writing
 
 PENDING_MAX: Final = 100

@@ -27,7 +27,8 @@ from consent.registry import SignedEpoch, verify_epoch
 from fl_client.store import SiteStore
 from protocol.errors import BitHiveError, ConsentError
 from protocol.ids import SiteId
-from protocol.messages import ChunkState, Epoch, StudyTerms
+from protocol.messages import ChunkState, Epoch
+from protocol.terms import StudyTerms
 from zk.merkle import PathInvalid, climb, root_of
 
 log = logging.getLogger("bithive.agent")

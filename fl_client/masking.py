@@ -41,10 +41,12 @@ from privacy.round_secrets import (
 )
 from privacy.sharing import quorum
 from privacy.signatures import check_signature, check_site_message, registered
+from protocol.canonical import body, digest, read
 from protocol.errors import FederationError, PrivacyError
 from protocol.frames import Frame, encode, join_parts, split_parts
 from protocol.ids import SiteId
-from protocol.messages import RoundCall, RoundKey, RoundPlan, StudyTerms, body, digest, read
+from protocol.messages import RoundCall, RoundKey, RoundPlan
+from protocol.terms import StudyTerms
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,11 +14,12 @@ from fl_client.job_code import check_code
 from privacy.keys import SiteKeys
 from privacy.signatures import check_signature
 from privacy.statement import PrivacyStatement
+from protocol.canonical import MalformedMessage, digest, read
 from protocol.errors import FederationError
 from protocol.frames import Frame
 from protocol.ids import SiteId
 from protocol.jobs import CODE_BLOB, DECLARATIVE, JobManifest, JobOffer
-from protocol.messages import MalformedMessage, StudyTerms, digest, read
+from protocol.terms import StudyTerms
 
 PURPOSE_BITS: Final = 0xFFFF
 

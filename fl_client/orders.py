@@ -11,8 +11,8 @@ from pydantic import Field
 
 from fl_client.decisions import WHO_MAX
 from identity.roles import Actor, Role
+from protocol.canonical import Message, Site
 from protocol.jobs import REASON_MAX
-from protocol.messages import Message, Site
 
 
 class Ordered(Message):

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from fl_client.store import SiteStore
 from privacy.signatures import check_signature
+from protocol.canonical import digest
 from protocol.errors import FederationError
-from protocol.messages import Manifest, RoundPlan, StudyTerms, digest
+from protocol.messages import Manifest, RoundPlan
+from protocol.terms import StudyTerms
 
 NO_MANIFEST: Final = "0" * 64
 

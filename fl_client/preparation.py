@@ -29,9 +29,10 @@ from fl_client.certifier import Certifier
 from fl_client.coverage import Selection
 from fl_client.lane import LaneMemory, LaneState
 from fl_client.plans import PlanRefused
+from protocol.canonical import Digest, Message, read
 from protocol.errors import BitHiveError, ConsentError
 from protocol.frames import Frame, encode
-from protocol.messages import ChunkState, Digest, Epoch, Message, read
+from protocol.messages import ChunkState, Epoch
 
 log = logging.getLogger("bithive.agent")
 Choose = Callable[[tuple[ChunkState, ...]], list[Selection]]

@@ -42,11 +42,11 @@ from fl_client.store import SiteStore
 from fl_client.telemetry import OTHER, Telemetry
 from fl_client.under_way import UnderWay
 from privacy.keys import SiteKeys
+from protocol.canonical import body
 from protocol.errors import BitHiveError, FederationError
 from protocol.frames import Frame, decode, encode
 from protocol.ids import SiteId
 from protocol.jobs import JobAnswer, SignOff, moment_of
-from protocol.messages import body
 
 log = logging.getLogger("bithive.resident")
 SMALL: Final = 2**16

@@ -41,8 +41,9 @@ from fl_client.tables import (
     ROUND_SECRETS,
 )
 from privacy.cohorts import fingerprint
+from protocol.canonical import canonical, digest
 from protocol.errors import PrivacyError
-from protocol.messages import CoverageCertificate, RoundCall, RoundPlan, canonical, digest
+from protocol.messages import CoverageCertificate, RoundCall, RoundPlan
 from storage.database import open_database, reading, writing
 
 

@@ -75,19 +75,11 @@ from privacy.round_secrets import (
 from privacy.sharing import quorum
 from privacy.signatures import check_site_message, registered
 from privacy.tags import check_tags, tag
+from protocol.canonical import body, digest, read
 from protocol.errors import PrivacyError
 from protocol.frames import Frame, decode, encode, join_parts, split_parts
 from protocol.ids import SiteId
-from protocol.messages import (
-    Contribution,
-    Receipt,
-    RoundCall,
-    RoundPlan,
-    StudyTerms,
-    body,
-    digest,
-    read,
-)
+from protocol.messages import Contribution, Receipt, RoundCall, RoundPlan
 from protocol.progress import Progress, Step
 from protocol.summation import (
     Commitment,
@@ -97,6 +89,7 @@ from protocol.summation import (
     SurplusNoise,
     Unmasking,
 )
+from protocol.terms import StudyTerms
 
 log = logging.getLogger("bithive.agent")
 REVEAL_CONTEXT: Final = b"bithive reveal v1\n"

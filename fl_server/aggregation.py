@@ -27,8 +27,8 @@ from privacy.mechanism import round_plan, update_step
 from privacy.noise_shares import SurplusRefused, surplus_noise
 from privacy.parameters import ParameterSet
 from protocol.ids import SiteId
-from protocol.messages import StudyTerms
 from protocol.summation import SurplusNoise
+from protocol.terms import StudyTerms
 
 SPREADS = 4.5
 """Standard deviations of a coordinate that the quantised range holds; beyond it, it saturates."""

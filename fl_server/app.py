@@ -27,8 +27,9 @@ from fl_server.transport import AGAIN_SECONDS, GridTransport, Transport
 from privacy.parameters import parameter_set
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
-from protocol.messages import RoundClosed, StudyTerms
+from protocol.messages import RoundClosed
 from protocol.progress import Progress, silent
+from protocol.terms import StudyTerms
 from zk.keys import VerificationKey, check_allowed
 
 SETTLE_POLL_SECONDS: Final = 0.2

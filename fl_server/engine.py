@@ -70,10 +70,12 @@ from privacy.mechanism import check_mechanism
 from privacy.opening import check_way
 from privacy.parameters import ParameterSet
 from privacy.sharing import QuorumMissing, quorum
+from protocol.canonical import digest
 from protocol.errors import BitHiveError, ConfigurationError
 from protocol.ids import SiteId
-from protocol.messages import Manifest, Receipt, RoundClosed, RoundPlan, StudyTerms, digest
+from protocol.messages import Manifest, Receipt, RoundClosed, RoundPlan
 from protocol.progress import Progress, Step, silent
+from protocol.terms import StudyTerms
 from protocol.units import day_number
 from zk.keys import VerificationKey
 

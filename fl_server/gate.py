@@ -35,15 +35,8 @@ from privacy.bfv import EncryptedUpdate, ServerContext
 from privacy.signatures import check_signature
 from protocol.errors import FederationError, ProofError
 from protocol.ids import SiteId, number_of
-from protocol.messages import (
-    PROTOCOL_VERSION,
-    ChunkState,
-    Contribution,
-    CoverageCertificate,
-    Receipt,
-    RoundPlan,
-    StudyTerms,
-)
+from protocol.messages import ChunkState, Contribution, CoverageCertificate, Receipt, RoundPlan
+from protocol.terms import PROTOCOL_VERSION, StudyTerms
 from zk.cover import CoverStatement, Scope, context_of
 from zk.groth16 import verify_many
 from zk.keys import VerificationKey

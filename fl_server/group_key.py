@@ -27,12 +27,13 @@ from fl_server.store import HeldKey, ServerStore
 from privacy.key_generation import commitment
 from privacy.sharing import quorum
 from privacy.signatures import check_site_message
+from protocol.canonical import body, canonical, read
 from protocol.errors import FederationError
 from protocol.frames import Frame, decode, encode, join_parts, split_parts
 from protocol.ids import KeyId, SiteId
-from protocol.messages import StudyTerms, body, canonical, read
 from protocol.progress import Progress, Step
 from protocol.summation import DealtKey, KeyCommitment, KeyPart, KeyRequest, ShareRequest
+from protocol.terms import StudyTerms
 
 
 @dataclass

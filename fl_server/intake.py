@@ -25,21 +25,13 @@ from fl_server.sites import Sites, refusal_of
 from fl_server.store import RoundFrozen, ServerStore, StoredRound, UploadConflict
 from fl_server.summation import Requests
 from privacy.sharing import quorum
+from protocol.canonical import body, canonical, read
 from protocol.errors import BitHiveError, FederationError, StorageError
 from protocol.frames import Frame, encode, encode_pieces
 from protocol.ids import SiteId
-from protocol.messages import (
-    ChunkState,
-    Contribution,
-    Manifest,
-    Refusal,
-    StudyTerms,
-    TrainRequest,
-    body,
-    canonical,
-    read,
-)
+from protocol.messages import ChunkState, Contribution, Manifest, Refusal, TrainRequest
 from protocol.progress import Step
+from protocol.terms import StudyTerms
 
 COUNT_BYTES: Final = 4
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from consent.registry import Registry
 from protocol.ids import SiteId
-from protocol.messages import ChunkState, StudyTerms
+from protocol.messages import ChunkState
+from protocol.terms import StudyTerms
 
 
 def lane_states(registry: Registry, terms: StudyTerms) -> dict[SiteId, tuple[ChunkState, ...]]:

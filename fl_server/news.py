@@ -20,10 +20,12 @@ from typing import Final
 from consent.registry import Registry, SignedEpoch
 from fl_server.lanes import lane_states
 from fl_server.sites import Sites, refusal_of
+from protocol.canonical import body, digest
 from protocol.frames import encode
 from protocol.ids import SiteId
-from protocol.messages import ChunkState, Epoch, StudyTerms, body, digest
+from protocol.messages import ChunkState, Epoch
 from protocol.progress import Progress, Step
+from protocol.terms import StudyTerms
 
 PREPARE_SECONDS: Final = 30.0
 """How long the server waits for the sites to say that they heard."""

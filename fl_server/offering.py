@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from privacy.signatures import check_signature
+from protocol.canonical import body, read
 from protocol.errors import FederationError
 from protocol.frames import Frame, encode
 from protocol.jobs import CODE_BLOB, JobAnswer, JobManifest, JobOffer, instant
-from protocol.messages import StudyTerms, body, read
+from protocol.terms import StudyTerms
 
 JOB_FILE = "job.json"
 CODE_FILE = "code.zip"

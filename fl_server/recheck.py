@@ -25,9 +25,11 @@ from privacy.parameters import parameter_set
 from privacy.sharing import quorum
 from privacy.signatures import check_signature, check_site_message
 from privacy.tags import tag
+from protocol.canonical import digest
 from protocol.errors import FederationError
-from protocol.messages import Manifest, StudyTerms, digest
+from protocol.messages import Manifest
 from protocol.summation import Commitment, Fault
+from protocol.terms import StudyTerms
 
 NOTHING = "0" * 64
 

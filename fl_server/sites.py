@@ -16,12 +16,14 @@ from fl_server.offering import Offering
 from fl_server.phases import Wait
 from fl_server.transport import Transport
 from privacy.signatures import check_signature
+from protocol.canonical import digest, read
 from protocol.errors import FederationError
 from protocol.frames import Frame, decode, encode
 from protocol.ids import SiteId
 from protocol.jobs import JobAnswer
-from protocol.messages import Join, StudyTerms, digest, read
+from protocol.messages import Join
 from protocol.progress import Progress, Step
+from protocol.terms import StudyTerms
 
 AGAIN_SECONDS = 5.0
 """How long a node that did not say who it is is left alone before it is asked again."""

@@ -44,21 +44,13 @@ from fl_server.tables import (
 )
 from models.algorithms.interface import GlobalState
 from models.algorithms.scaffold import CONTROL
+from protocol.canonical import canonical, digest
 from protocol.errors import FederationError
 from protocol.frames import decode, encode
 from protocol.ids import KeyId, SiteId
-from protocol.messages import (
-    ChunkState,
-    Contribution,
-    Manifest,
-    Refusal,
-    RoundClosed,
-    RoundPlan,
-    StudyTerms,
-    canonical,
-    digest,
-)
+from protocol.messages import ChunkState, Contribution, Manifest, Refusal, RoundClosed, RoundPlan
 from protocol.summation import Commitment, Fault
+from protocol.terms import StudyTerms
 
 LANES: Final = TypeAdapter(dict[SiteId, tuple[ChunkState, ...]])
 FAULTS: Final = TypeAdapter(tuple[Fault, ...])

@@ -46,20 +46,11 @@ from privacy.parameters import ParameterSet
 from privacy.sharing import QuorumMissing, quorum
 from privacy.signatures import check_site_message
 from privacy.tags import SumAltered, check_tags, tag
+from protocol.canonical import SiteMessage, body, digest, read
 from protocol.errors import FederationError
 from protocol.frames import Frame, MalformedFrame, decode, encode, join_parts, split_parts
 from protocol.ids import SiteId
-from protocol.messages import (
-    Contribution,
-    RoundCall,
-    RoundKey,
-    RoundPlan,
-    SiteMessage,
-    StudyTerms,
-    body,
-    digest,
-    read,
-)
+from protocol.messages import Contribution, RoundCall, RoundKey, RoundPlan
 from protocol.progress import Progress, Step
 from protocol.summation import (
     Commitment,
@@ -70,6 +61,7 @@ from protocol.summation import (
     SurplusNoise,
     Unmasking,
 )
+from protocol.terms import StudyTerms
 
 AnySiteMessage = TypeVar("AnySiteMessage", bound=SiteMessage)
 INTEGERS_FROM: Final = 2

@@ -36,8 +36,8 @@ from identity.requests import (
 )
 from identity.site_folder import Keys, SiteFolder, SiteKeysMissing
 from privacy.signatures import BadSignature, check_signature
+from protocol.canonical import Digest, Key32, Message, Signature, Site, Slug, canonical
 from protocol.errors import IdentityError, storage_error
-from protocol.messages import Digest, Key32, Message, Signature, Site, Slug, canonical
 from storage.files import PRIVATE, PUBLIC, private_folder, write_whole
 
 FORMAT: Final = "bithive-admission-1"

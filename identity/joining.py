@@ -10,9 +10,9 @@ from pathlib import Path
 from identity.admission import stored_request
 from identity.requests import SiteRequest, make_request
 from identity.site_folder import SiteFolder
+from protocol.canonical import canonical
 from protocol.errors import IdentityError
 from protocol.ids import SiteId
-from protocol.messages import canonical
 from storage.files import private_folder, write_whole
 
 

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import hashes
 from pydantic import AwareDatetime, Field, ValidationError
 
 from identity.authority import Revocation
+from protocol.canonical import Digest, Key32, Message, Site, Slug
 from protocol.errors import IdentityError, storage_error
 from protocol.ids import SiteId
-from protocol.messages import Digest, Key32, Message, Site, Slug
 from storage.files import write_whole
 
 FORMAT: Final = "bithive-sites-1"

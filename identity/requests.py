@@ -52,9 +52,9 @@ from pydantic import AwareDatetime, Field, ValidationError
 from identity.site_folder import Keys, openssh
 from privacy.keys import SiteKeys
 from privacy.signatures import BadSignature, check_signature
+from protocol.canonical import Hex, Key32, Message, Signature, Site, canonical
 from protocol.errors import IdentityError, storage_error
 from protocol.ids import SiteId
-from protocol.messages import Hex, Key32, Message, Signature, Site, canonical
 
 FORMAT: Final = "bithive-site-request-1"
 BYTES_MAX: Final = 64 * 1024

@@ -21,9 +21,9 @@ from ledger import chart, escrow
 from ledger.books import Ledger
 from ledger.journal import Transfer
 from marketplace.valuation import round_budgets
+from protocol.canonical import ROUNDS_MAX
 from protocol.errors import MarketError
 from protocol.ids import SLUG, AccountId, StudyId
-from protocol.messages import ROUNDS_MAX
 
 PATIENT_SHARE_PERCENT: Final = 30
 """Of each payout, for the consenting patients; the hospital receives the rest (ECONOMY 4.6)."""

@@ -35,8 +35,8 @@ from portal.consent_files import (
 from portal.consents import Consents, open_registry
 from portal.home import Home
 from privacy.signatures import check_site_message, registered
+from protocol.canonical import canonical, digest
 from protocol.ids import SiteId
-from protocol.messages import canonical, digest
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from privacy.dpsgd import train_private
 from privacy.randomness import RandomStream
 from protocol.errors import RecordError
 from protocol.ids import SiteId
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 from records.dataset import Arrays
 
 

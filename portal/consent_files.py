@@ -25,9 +25,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from consent.receipts import GrantReceipt, WithdrawalReceipt, read_receipt, receipt_json
 from consent.withdrawal import SiteWithdrawal
+from protocol.canonical import Digest, Element, Hex, Key32, Message, Site, SiteMessage, Slug, Study
 from protocol.errors import ConsentError
 from protocol.ids import GrantId
-from protocol.messages import Digest, Element, Hex, Key32, Message, Site, SiteMessage, Slug, Study
 
 GRANTS_MAX: Final = 65_536
 """In one file; as many as a registry publishes at once."""

@@ -42,7 +42,7 @@ from portal.site_settings import site_keys
 from privacy.signatures import registered, signing_key
 from protocol.errors import ConsentError
 from protocol.ids import GrantId, PatientId, SiteId, number_of
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 from protocol.units import day_number
 from storage.files import PRIVATE, private_folder, write_whole
 

@@ -60,8 +60,9 @@ from portal.world import Founding, found
 from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError
 from protocol.ids import PatientId, SiteId
-from protocol.messages import RoundClosed, StudyTerms
+from protocol.messages import RoundClosed
 from protocol.progress import Progress, Step, silent
+from protocol.terms import StudyTerms
 from records.dataset import Loader, Patient, StudyData
 from records.sources import PACKAGED, modality_of, open_source
 from storage.files import write_whole

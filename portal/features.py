@@ -25,8 +25,9 @@ from fl_client.features import FILE, FeatureStore, SandboxedLoader, read_feature
 from fl_client.job_code import BUNDLE_BYTES_MAX, files_of, pack
 from fl_client.sandbox import CodeFailed, Limits, run_code
 from fl_server.offering import CODE_FILE
+from protocol.canonical import MalformedMessage, read
 from protocol.errors import ConfigurationError, storage_error
-from protocol.messages import FeatureTerms, MalformedMessage, StudyTerms, read
+from protocol.terms import FeatureTerms, StudyTerms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

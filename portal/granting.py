@@ -26,7 +26,7 @@ from portal.patients import Decision, Wishes
 from portal.proven_grants import Desks, Member, Paper, enrol, grant
 from portal.semaphore_workers import SemaphoreWorkers, Tell
 from protocol.ids import GrantId, PatientId, SiteId, number_of
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 from protocol.units import day_number
 from storage.files import PRIVATE, write_whole
 

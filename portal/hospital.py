@@ -20,9 +20,10 @@ from portal.site_settings import SiteOwn, check_held, site_keys
 from privacy.budget import PrivacyBudget
 from privacy.cohorts import EVERYONE
 from privacy.parameters import parameter_set
+from protocol.canonical import digest
 from protocol.ids import PatientId, SiteId
-from protocol.messages import StudyTerms, digest
 from protocol.progress import Progress, silent
+from protocol.terms import StudyTerms
 from records.dataset import Loader, Patient
 from records.own import OwnRecords
 from zk.prover import Prover

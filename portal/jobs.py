@@ -24,10 +24,11 @@ from portal.home import Home
 from portal.officer.desk import OfficerDesk
 from portal.site_settings import site_keys
 from privacy.signatures import signing_key
+from protocol.canonical import canonical, digest, read
 from protocol.frames import decode
 from protocol.ids import SiteId
 from protocol.jobs import JobManifest, instant
-from protocol.messages import StudyTerms, canonical, digest, read
+from protocol.terms import StudyTerms
 from storage.files import write_whole
 
 JOB_DAYS: Final = 30

@@ -22,7 +22,9 @@ from ledger.store import open_tables
 from marketplace.settlement import Settlement, finish, receipts_hash, settle
 from marketplace.study import Study, fund
 from privacy.signatures import signing_key
-from protocol.messages import RoundClosed, StudyTerms, digest
+from protocol.canonical import digest
+from protocol.messages import RoundClosed
+from protocol.terms import StudyTerms
 from protocol.units import BASE_UNITS_PER_BTT
 
 SERVER: Final = Actor("server", frozenset({Role.SERVER}))

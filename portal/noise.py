@@ -16,7 +16,7 @@ from portal.home import Settings
 from privacy.accounting import noise_multiplier_for
 from privacy.sharing import colluders
 from privacy.summed_noise import grid_for, sensitivity, share_deviation_for
-from protocol.messages import PrivacyTerms
+from protocol.terms import PrivacyTerms
 
 NOISES: Final = ("per-site", "summed")
 ACCOUNTANT: Final = "prv"

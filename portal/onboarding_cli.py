@@ -389,7 +389,7 @@ def _consortium(home: Path) -> Consortium:
 def _write_admission(made: Admission, to: Path | None, home: Path, *, as_json: bool) -> None:
     from identity.admission import operator_digest
     from identity.requests import fingerprint
-    from protocol.messages import canonical
+    from protocol.canonical import canonical
     from storage.files import write_whole
 
     file = to or Path(f"{made.site}.admission.json")

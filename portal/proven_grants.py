@@ -42,7 +42,7 @@ from portal.patient.sealing import (
 from portal.patient.steward import Steward
 from portal.semaphore_workers import Saying, SemaphoreWorkers, Tell, new_secret
 from protocol.ids import GrantId, PatientId, SiteId
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 from zk import fast
 
 Shuffle = Callable[[MutableSequence[Any]], None]

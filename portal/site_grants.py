@@ -46,9 +46,10 @@ from portal.consent_files import (
 from portal.grant_book import GrantBook, Waiting
 from portal.patient_list import Wish
 from portal.site_settings import SiteOwn, check_held, site_keys
+from protocol.canonical import canonical, digest
 from protocol.errors import ConsentError
 from protocol.ids import GrantId, PatientId, SiteId, StudyId, number_of
-from protocol.messages import StudyTerms, canonical, digest
+from protocol.terms import StudyTerms
 from protocol.units import day_number
 from storage.files import PRIVATE, private_folder, write_whole
 

@@ -33,9 +33,10 @@ from identity.requests import fingerprint, read_bounded
 from identity.site_folder import SiteFolder, SiteKeysMissing
 from privacy.cohorts import EVERYONE
 from privacy.keys import SiteKeys
+from protocol.canonical import Digest, Key32, Message, Site, Slug
 from protocol.errors import ConfigurationError
 from protocol.ids import SLUG, SiteId
-from protocol.messages import ConsentTerms, Digest, Key32, Message, Site, Slug, StudyTerms
+from protocol.terms import ConsentTerms, StudyTerms
 from records.split import SITES_MAX
 from storage.files import PRIVATE, write_whole
 

@@ -39,7 +39,7 @@ from portal.site_settings import (
 from privacy.cohorts import EVERYONE
 from protocol.errors import ConfigurationError, FederationError, RecordError
 from protocol.ids import SiteId
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 from records.own import Divided, OwnRecords, open_site_records
 from records.phantom import LABELS, PATIENTS_PER_SITE, write_own_phantom
 from records.sources import PHANTOM, WISCONSIN_NAME, SourceUnknown, modality_of

@@ -56,16 +56,10 @@ from portal.site_settings import (
 from privacy.parameters import parameter_set
 from privacy.sharing import quorum
 from privacy.signatures import signing_key
+from protocol.canonical import canonical
 from protocol.errors import ConfigurationError
 from protocol.ids import SLUG, SiteId, StudyId
-from protocol.messages import (
-    SITES_MIN,
-    ConsentTerms,
-    SiteIdentity,
-    StudyTerms,
-    TrainingTerms,
-    canonical,
-)
+from protocol.terms import SITES_MIN, ConsentTerms, SiteIdentity, StudyTerms, TrainingTerms
 from protocol.units import EPOCH_DAY, day_number
 from records.image import INPUT_SHAPE
 from records.tables import HEART, WISCONSIN, width

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from privacy.statement import PrivacyStatement
-    from protocol.messages import StudyTerms
+    from protocol.terms import StudyTerms
     from records.dataset import Loader, StudyData
 
 Format = Literal["onnx", "bundle"]

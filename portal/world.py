@@ -22,7 +22,7 @@ from portal.study_founding import Design, found_server
 from privacy.keys import SiteKeys
 from privacy.stewardship import open_dataset
 from protocol.ids import SiteId
-from protocol.messages import SiteIdentity, StudyTerms
+from protocol.terms import SiteIdentity, StudyTerms
 from records.dataset import StudyData
 from zk.keys import VerificationKey
 

@@ -29,18 +29,12 @@ from typing import Final
 
 from privacy.sharing import QuorumMissing
 from privacy.signatures import check_signature, check_site_message, registered
+from protocol.canonical import digest
 from protocol.errors import FederationError
 from protocol.ids import SiteId
-from protocol.messages import (
-    Receipt,
-    RoundCall,
-    RoundKey,
-    RoundPlan,
-    SiteIdentity,
-    StudyTerms,
-    digest,
-)
+from protocol.messages import Receipt, RoundCall, RoundKey, RoundPlan
 from protocol.summation import Commitment, Endorsement
+from protocol.terms import SiteIdentity, StudyTerms
 from storage.merkle import leaf_hash, root
 
 CHALLENGE_LABEL: Final = b"bithive challenge\n"

@@ -19,7 +19,7 @@ from privacy.parameters import ParameterSet
 from privacy.sharing import colluders, quorum
 from privacy.summed_noise import event_of, patients_max, step_size
 from protocol.errors import PrivacyError
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 
 ONE_GRADIENT: Final = frozenset({"fedavg", "fedavgm", "fedadam", "fedprox", "ditto"})
 """Algorithms whose sites send a sum of gradients at the round's weights and nothing else."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from protocol.canonical import SiteMessage
 from protocol.errors import FederationError, PrivacyError, storage_error
 from protocol.ids import SiteId
-from protocol.messages import SiteIdentity, SiteMessage, StudyTerms
+from protocol.terms import SiteIdentity, StudyTerms
 from storage.files import PRIVATE, write_whole
 
 

@@ -23,7 +23,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-from protocol.messages import Digest, Key32, Round, SignedMessage, SiteMessage, Slug, Study
+from protocol.canonical import Digest, Key32, Round, SignedMessage, SiteMessage, Slug, Study
 from protocol.units import TOTAL_SUPPLY
 
 DECLARATIVE: Final = "declarative"

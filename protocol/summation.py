@@ -19,22 +19,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from protocol.ids import SiteId
-from protocol.messages import (
-    SITES_MAX,
-    SITES_MIN,
+from protocol.canonical import (
     Count,
     Digest,
     GroupKeyId,
     Key32,
     Message,
-    Receipt,
     Round,
     SignedMessage,
     Site,
     SiteMessage,
     Study,
 )
+from protocol.ids import SiteId
+from protocol.messages import Receipt
+from protocol.terms import SITES_MAX, SITES_MIN
 
 EPOCHS_MAX = 10**6
 Sites = Annotated[tuple[Site, ...], Field(min_length=SITES_MIN, max_length=SITES_MAX)]

@@ -3,13 +3,7 @@
 A test names what matters to it, and the rest is here once.
 """
 
-from protocol.messages import (
-    ConsentTerms,
-    PrivacyTerms,
-    SiteIdentity,
-    StudyTerms,
-    TrainingTerms,
-)
+from protocol.terms import ConsentTerms, PrivacyTerms, SiteIdentity, StudyTerms, TrainingTerms
 
 TRAINING = {
     "network": "none",

@@ -28,9 +28,9 @@ from typing import Any, Protocol, Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from protocol.canonical import AnyMessage, MalformedMessage, Message, canonical, read
 from protocol.errors import ProofError
 from protocol.ids import SiteId
-from protocol.messages import AnyMessage, MalformedMessage, Message, canonical, read
 from zk.transcript_lines import (
     KINDS,
     LINES_MAX,

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
-from protocol.messages import Digest, Hex, Key32, Message, Site, SiteMessage
+from protocol.canonical import Digest, Hex, Key32, Message, Site, SiteMessage
 
 SITES_MIN: Final = 2
 """Contributions a phase needs: of one, its maker could have kept what forges proofs."""

@@ -20,8 +20,8 @@ from identity.consortium import Consortium, Record
 from identity.requests import SiteRequest, fingerprint, make_request
 from identity.roles import Actor, Role
 from portal.deployment.plan import Plan
+from protocol.canonical import canonical
 from protocol.ids import SiteId
-from protocol.messages import canonical
 from storage.files import write_whole
 
 FEDERATION: Final = "bithive"

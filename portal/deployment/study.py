@@ -41,7 +41,8 @@ from portal.home import Home, Settings
 from portal.market import BUDGET, SERVER, Market
 from portal.study_rights import check_may, note
 from protocol.errors import ConfigurationError, storage_error
-from protocol.messages import RoundClosed, StudyTerms
+from protocol.messages import RoundClosed
+from protocol.terms import StudyTerms
 from protocol.units import BASE_UNITS_PER_BTT
 from storage.files import write_whole
 

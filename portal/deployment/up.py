@@ -40,7 +40,7 @@ from portal.home import Home, Settings
 from portal.own_log import own_record
 from protocol.errors import FederationError
 from protocol.ids import SiteId
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 from storage.files import PRIVATE, private_folder
 
 READY_SECONDS: Final = 600.0

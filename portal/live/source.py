@@ -34,8 +34,9 @@ from portal.books import NoRunHere
 from portal.home import Home
 from portal.live.events import LiveEvent, public
 from portal.live.stream import BATCH, HEARTBEAT_SECONDS, MEDIA_TYPE, events_of, is_last
+from protocol.canonical import digest
 from protocol.errors import ConfigurationError, FederationError
-from protocol.messages import StudyTerms, digest
+from protocol.terms import StudyTerms
 from storage.database import name_of
 
 WAIT_SECONDS: Final = 5.0

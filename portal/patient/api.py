@@ -44,8 +44,8 @@ from portal.patient.schemas import (
     WithdrawalAsked,
 )
 from portal.patient.sheet import StudySheet, study_view
+from protocol.canonical import Site
 from protocol.ids import GrantId
-from protocol.messages import Site
 from zk import fast
 from zk.semaphore import SemaphoreProof
 

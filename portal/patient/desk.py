@@ -42,7 +42,7 @@ from portal.patient.mailbox import Mailbox, Request
 from portal.patient.rounds import Coverage, RoundReceipt, Rounds
 from protocol.errors import BitHiveError
 from protocol.ids import GrantId, SiteId, StudyId
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 from zk.semaphore import SemaphoreProof, Verifier
 
 AT_ONCE: Final = timedelta()

@@ -35,9 +35,10 @@ from portal.patient.server import open_group, read_terms
 from portal.patient.steward import Steward
 from portal.site_settings import keys_file
 from privacy.signatures import registered
+from protocol.canonical import canonical
 from protocol.errors import ConfigurationError, storage_error
 from protocol.ids import SiteId
-from protocol.messages import StudyTerms, canonical
+from protocol.terms import StudyTerms
 from storage.files import write_whole
 
 TERMS: Final = "terms.json"

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from portal.patient.sealing import KEY_BYTES, LOOKUP_BYTES, SEALED_MAX
-from protocol.messages import Element, Hex, Site
+from protocol.canonical import Element, Hex, Site
 from zk.semaphore import PROOF_TEXT_MAX
 
 Lookup = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * LOOKUP_BYTES}}}$")]

@@ -39,7 +39,7 @@ from portal.patient.page import HEADERS, assets, document, language_of
 from portal.patient.problems import LimitedBodies, NotHere, answer_with_problems, problem_of
 from portal.patient.sheet import StudySheet, read_sheet, study_view
 from privacy.signatures import signing_key
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 from zk import fast, groth16
 from zk.semaphore import Verifier
 

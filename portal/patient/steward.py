@@ -61,7 +61,7 @@ from portal.patient.sealing import (
 from portal.site_settings import site_keys
 from protocol.errors import BitHiveError, ConsentError
 from protocol.ids import PatientId, SiteId, number_of
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 from storage.database import open_database, reading, writing
 from zk.cover import DATASET_BITS, SITE_BITS, STUDY_BITS
 from zk.poseidon import FIELD

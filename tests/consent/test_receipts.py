@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consent.receipts import GrantReceipt, NotSignedByRegistry, WithdrawalReceipt
 from consent.registry import SignedEpoch, verify_epoch
-from protocol.messages import Epoch, canonical
+from protocol.canonical import canonical
+from protocol.messages import Epoch
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 PUBLIC = KEY.public_key().public_bytes_raw()

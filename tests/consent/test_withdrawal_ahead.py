@@ -18,8 +18,8 @@ from fl_client.cohort import gather
 from fl_client.coverage import left_out, select, select_checked
 from fl_client.lane import LaneMemory, newest_in
 from fl_client.preparation import Preparation
+from protocol.canonical import body, digest
 from protocol.frames import Frame, decode
-from protocol.messages import body, digest
 from tests.consent.test_withdrawal_interleavings import (
     NORTH,
     PATIENTS,

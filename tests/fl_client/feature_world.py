@@ -6,7 +6,7 @@ import numpy as np
 
 from fl_client.job_code import pack
 from protocol.ids import PatientId
-from protocol.messages import FeatureTerms
+from protocol.terms import FeatureTerms
 from records.dataset import Patient, TableRow, arrays_of
 
 SOURCES = {

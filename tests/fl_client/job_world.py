@@ -12,19 +12,11 @@ from fl_client.offers import purposes_of, unit_of
 from fl_client.resident import Identity, Resident
 from identity.roles import Actor, Role
 from privacy.keys import SiteKeys
+from protocol.canonical import body, digest, read
 from protocol.frames import decode, encode
 from protocol.ids import SiteId
 from protocol.jobs import CODE_BLOB, JobAnswer, JobManifest, JobOffer, instant
-from protocol.messages import (
-    ConsentTerms,
-    PrivacyTerms,
-    SiteIdentity,
-    StudyTerms,
-    TrainingTerms,
-    body,
-    digest,
-    read,
-)
+from protocol.terms import ConsentTerms, PrivacyTerms, SiteIdentity, StudyTerms, TrainingTerms
 
 SITE = SiteId("north")
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

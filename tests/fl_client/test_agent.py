@@ -15,8 +15,9 @@ from fl_server import gate as gate_module
 from privacy.budget import BudgetConflict, BudgetUnreadable, DatasetUnknown, PrivacyBudget
 from privacy.events import DpSgdEvent
 from privacy.stewardship import Steward, open_dataset
+from protocol.canonical import body, digest, read
 from protocol.frames import decode, encode
-from protocol.messages import Contribution, body, digest, read
+from protocol.messages import Contribution
 from protocol.summation import KeyRequest
 from records.files import FileUnreadable
 from storage.database import writing

@@ -9,8 +9,8 @@ from privacy.bfv import generate_key
 from privacy.key_generation import KeyPartMalformed
 from privacy.keys import SiteKeys, seal, wrap
 from privacy.opening import MemberCipher, QuorumCipher
+from protocol.canonical import body, digest, read
 from protocol.frames import Frame, join_parts, split_parts
-from protocol.messages import body, digest, read
 from protocol.summation import DealtKey, KeyCommitment, KeyPart, KeyRequest, ShareRequest
 from storage.database import reading
 from tests.fl_server.cohort import STUDY, Cohort

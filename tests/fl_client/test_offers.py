@@ -6,8 +6,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fl_client.offers import JobFalse, check_addressed, read_offer
 from privacy.keys import SiteKeys
 from privacy.signatures import BadSignature
+from protocol.canonical import MalformedMessage
 from protocol.frames import Frame, decode
-from protocol.messages import MalformedMessage
 from tests.fl_client.job_world import SITE, World
 
 FALSE = {

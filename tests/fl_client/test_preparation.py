@@ -10,8 +10,8 @@ from fl_client.coverage import select_checked
 from fl_client.lane import LaneForged, LaneMemory
 from fl_client.plans import PlanRefused
 from fl_client.preparation import EpochOutdated, Preparation
+from protocol.canonical import MalformedMessage, body, digest
 from protocol.frames import Frame, decode
-from protocol.messages import MalformedMessage, body, digest
 from tests.fl_client.lane_world import CHUNKS, NORTH, SLOTS, TERMS, HandProver, LaneWorld
 
 APPROVED = digest(TERMS)

@@ -6,10 +6,10 @@ import threading
 import pytest
 
 from privacy.signatures import check_signature
+from protocol.canonical import digest, read
 from protocol.errors import ConfigurationError
 from protocol.frames import decode, encode
 from protocol.jobs import SignOff
-from protocol.messages import digest, read
 from tests.fl_client.feature_world import feature_job
 from tests.fl_client.job_world import (
     NONCE,

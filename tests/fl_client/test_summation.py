@@ -11,8 +11,9 @@ from fl_client.summation import _reveal_context
 from privacy.bfv import EncryptedSum
 from privacy.keys import KeyUnwrapFailed, SiteKeys, unwrap
 from privacy.round_secrets import Reveal, RoundSecrets
+from protocol.canonical import body, digest, read
 from protocol.frames import Frame, decode, encode, join_parts, split_parts
-from protocol.messages import Contribution, RoundPlan, body, digest, read
+from protocol.messages import Contribution, RoundPlan
 from protocol.summation import Commitment, Endorsement, Partial, Unmasking
 from tests.fl_server.cohort import NOTHING, Begun, Cohort, values_of
 from tests.fl_server.test_summation import sealed_noise

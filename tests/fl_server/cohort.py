@@ -35,21 +35,13 @@ from privacy.quantisation import QuantisedUpdate
 from privacy.randomness import RandomStream
 from privacy.signatures import check_signature
 from privacy.update import IntegerUpdate
+from protocol.canonical import body, digest, read
 from protocol.errors import BitHiveError
 from protocol.frames import Frame, MalformedFrame, decode, encode
 from protocol.ids import SiteId
-from protocol.messages import (
-    Contribution,
-    Epoch,
-    Join,
-    Receipt,
-    RoundPlan,
-    StudyTerms,
-    body,
-    digest,
-    read,
-)
+from protocol.messages import Contribution, Epoch, Join, Receipt, RoundPlan
 from protocol.progress import silent
+from protocol.terms import StudyTerms
 from tests.study_terms import bare_terms, identities_of
 
 LENGTH = 40

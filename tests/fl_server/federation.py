@@ -22,7 +22,7 @@ from fl_server.store import ServerStore
 from fl_server.transport import Late
 from privacy.bfv import EncryptedUpdate
 from privacy.parameters import parameter_set
-from protocol.messages import digest
+from protocol.canonical import digest
 from protocol.progress import silent
 from tests.fl_server.cohort import LENGTH, Cohort, Direct
 

@@ -23,8 +23,10 @@ from portal.study_founding import recipe_of
 from portal.world import Founding, found
 from privacy.keys import SiteKeys
 from privacy.signatures import signing_key
+from protocol.canonical import body, read
 from protocol.frames import decode, encode
-from protocol.messages import Contribution, StudyTerms, TrainRequest, body, read
+from protocol.messages import Contribution, TrainRequest
+from protocol.terms import StudyTerms
 from records.sources import open_source
 from zk.circuit import circuit
 from zk.keys import VerificationKey, development_key

@@ -8,9 +8,10 @@ import pytest
 
 from fl_client.lane import newest_in
 from fl_server import gate as gate_module
+from protocol.canonical import read
 from protocol.frames import decode, encode
 from protocol.ids import GrantId
-from protocol.messages import Contribution, read
+from protocol.messages import Contribution
 from tests.fl_server.study import Direct
 
 WAIT = 120.0

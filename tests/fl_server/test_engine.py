@@ -15,8 +15,8 @@ from fl_server.engine import Deadlines
 from fl_server.sites import TooFewSites
 from fl_server.summation import OpeningDisputed
 from privacy.signatures import check_signature
+from protocol.canonical import body, digest, read
 from protocol.frames import decode, encode
-from protocol.messages import body, digest, read
 from protocol.summation import Opening
 from storage.database import writing
 from tests.fl_server.study import Direct

@@ -8,8 +8,8 @@ from fl_server.sites import TooFewSites
 from fl_server.store import GROUP_KEY, ServerStore
 from privacy.key_generation import commitment
 from privacy.opening import QuorumCipher
+from protocol.canonical import body, read
 from protocol.frames import decode, encode, join_parts, split_parts
-from protocol.messages import body, read
 from protocol.summation import DealtKey, KeyCommitment, KeyPart
 from storage.database import reading
 from tests.fl_server.cohort import STUDY, Cohort

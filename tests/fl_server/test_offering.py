@@ -5,9 +5,9 @@ import pytest
 from fl_server import sites as sites_module
 from fl_server.offering import Offering, read_offering
 from fl_server.sites import Sites, TooFewSites
+from protocol.canonical import body, canonical, digest
 from protocol.frames import decode, encode
 from protocol.jobs import JobAnswer, JobManifest, instant
-from protocol.messages import body, canonical, digest
 from tests.fl_client.job_world import NOW
 from tests.fl_server.cohort import Cohort
 

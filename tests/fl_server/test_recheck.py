@@ -12,7 +12,8 @@ from privacy.commitment import CommitmentRefused
 from privacy.parameters import parameter_set
 from privacy.signatures import BadSignature
 from privacy.tags import tag
-from protocol.messages import Manifest, canonical, digest
+from protocol.canonical import canonical, digest
+from protocol.messages import Manifest
 from protocol.summation import Commitment, Fault, Unmasking
 from storage.database import writing
 

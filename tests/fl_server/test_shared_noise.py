@@ -7,8 +7,8 @@ from fl_server.aggregation import first_steps, next_steps, without_surplus
 from privacy.mechanism import round_plan, update_step
 from privacy.noise_shares import surplus_noise
 from privacy.parameters import parameter_set
+from protocol.canonical import body, digest, read
 from protocol.frames import Frame, decode, encode
-from protocol.messages import body, digest, read
 from protocol.summation import SurplusNoise
 from tests.fl_server.cohort import LENGTH, Cohort
 

@@ -7,8 +7,10 @@ import pytest
 
 from fl_server import sites as sites_module
 from fl_server.sites import Sites, TooFewSites, refusal_of
+from protocol.canonical import MalformedMessage, body, digest, read
 from protocol.frames import Frame, decode, encode
-from protocol.messages import Join, MalformedMessage, StudyTerms, body, digest, read
+from protocol.messages import Join
+from protocol.terms import StudyTerms
 from tests.fl_server.cohort import Cohort, Direct
 
 

@@ -12,9 +12,10 @@ from fl_client.masking import Masking
 from fl_server.sites import TooFewSites
 from fl_server.summation import OpeningDisputed, OpeningMissing, SumUnsound
 from privacy.sharing import QuorumMissing, quorum
+from protocol.canonical import body, digest, read
 from protocol.errors import FederationError
 from protocol.frames import decode, encode, join_parts, split_parts
-from protocol.messages import RoundKey, body, digest, read
+from protocol.messages import RoundKey
 from protocol.summation import Endorsement, Opening, Partial, Unmasking
 from tests.fl_server.cohort import Cohort, Stopped, names
 

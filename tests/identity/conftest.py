@@ -10,7 +10,7 @@ from identity.joining import prepare
 from identity.requests import fingerprint
 from identity.roles import Actor, Role
 from identity.site_folder import SiteFolder
-from protocol.messages import canonical
+from protocol.canonical import canonical
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 OPERATOR = Actor("operator", frozenset({Role.OPERATOR}))

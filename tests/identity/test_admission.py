@@ -22,7 +22,7 @@ from identity.admission import (
 from identity.authority import CertificateRefused
 from identity.requests import FingerprintDiffers, fingerprint
 from identity.site_folder import SiteKeysMissing
-from protocol.messages import canonical
+from protocol.canonical import canonical
 
 CUT_AFTER = ["operator.pub", "authority.crt", "tls.crt", "terms.txt"]
 

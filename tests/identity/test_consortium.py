@@ -23,8 +23,8 @@ from identity.register import Register, RegisterUnreadable, SiteNotAdmitted
 from identity.requests import FingerprintDiffers, RequestRefused, fingerprint, make_request
 from identity.roles import Actor, PermissionMissing, Role
 from identity.site_folder import Keys
+from protocol.canonical import canonical
 from protocol.errors import StorageFailed
-from protocol.messages import canonical
 
 
 def revoked(world):

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from identity.requests import fingerprint
-from protocol.messages import canonical
+from protocol.canonical import canonical
 
 
 def forms(raw):

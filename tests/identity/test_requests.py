@@ -24,7 +24,7 @@ from identity.requests import (
     read_request,
 )
 from identity.site_folder import Keys, openssh
-from protocol.messages import canonical
+from protocol.canonical import canonical
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 

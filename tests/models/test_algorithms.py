@@ -61,7 +61,7 @@ def nothing_learned(_start, _correction):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_name_of_the_messages_has_an_algorithm_and_defaults_that_it_takes(name):
-    from protocol.messages import TrainingTerms
+    from protocol.terms import TrainingTerms
 
     assert TrainingTerms.model_fields["algorithm"].annotation.__args__ == ALGORITHMS
     start = defaults_for(name)
@@ -70,7 +70,7 @@ def test_every_name_of_the_messages_has_an_algorithm_and_defaults_that_it_takes(
 
 
 def test_constants_are_read_from_a_studys_terms():
-    from protocol.messages import TrainingTerms
+    from protocol.terms import TrainingTerms
 
     terms = TrainingTerms(
         network="mlp", input_shape=(3,), tensor_sizes=(4,), reference_patients=R,

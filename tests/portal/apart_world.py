@@ -18,7 +18,7 @@ from portal.home import Home
 from portal.site_grants import GrantDesk
 from portal.site_settings import SiteOwn
 from portal.study_founding import Asked, Design, found_study, input_shape_of, recipe_of
-from protocol.messages import canonical
+from protocol.canonical import canonical
 from protocol.units import BASE_UNITS_PER_BTT
 from zk.keys import VerificationKey
 

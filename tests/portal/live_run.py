@@ -12,8 +12,9 @@ from fl_server.database import ServerDatabase
 from fl_server.live import RunEvent, RunEvents
 from fl_server.tables import STUDY
 from portal.home import Home
+from protocol.canonical import canonical
 from protocol.ids import SiteId
-from protocol.messages import SiteIdentity, StudyTerms, canonical
+from protocol.terms import SiteIdentity, StudyTerms
 from tests.study_terms import bare_terms
 
 SITES = tuple(map(SiteId, ("harbour", "hillside", "lakeside", "meadow", "northgate", "riverbank")))

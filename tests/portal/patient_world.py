@@ -25,8 +25,9 @@ from portal.patient.server import open_group
 from portal.patient.steward import Steward
 from privacy.keys import SiteKeys
 from privacy.signatures import signing_key
+from protocol.canonical import canonical
 from protocol.ids import PatientId, SiteId, StudyId, number_of
-from protocol.messages import StudyTerms, canonical
+from protocol.terms import StudyTerms
 from protocol.units import day_number
 from storage.files import write_whole
 from tests.study_terms import bare_terms, identities_of

@@ -21,8 +21,8 @@ from portal.patient_list import Wish
 from portal.site_settings import site_keys
 from portal.study_founding import found_study
 from privacy.signatures import BadSignature, SiteUnknown, check_site_message
+from protocol.canonical import canonical
 from protocol.ids import PatientId
-from protocol.messages import canonical
 from tests.portal.apart_world import NOW, Apart, design
 
 WISHES = [Wish(PatientId(str(number))) for number in range(4)]

@@ -25,8 +25,8 @@ from portal.consents import GrantNotHeld, GrantsAlready
 from portal.home import Home
 from privacy.keys import SiteKeys
 from privacy.signatures import SiteUnknown, signing_key
+from protocol.canonical import canonical
 from protocol.ids import SiteId
-from protocol.messages import canonical
 from protocol.units import day_number
 from storage.files import write_whole
 from tests.portal.patient_world import CHUNK, DATASET, STUDY, terms_of

@@ -18,8 +18,8 @@ from portal.grant_book import GrantBook
 from portal.patient_list import Wish
 from portal.site_grants import GrantDesk, NoGrantsToEnd, NoGrantsToSend, ReceiptNotOurs
 from portal.site_settings import SiteNotSetUp, StudyNotHeld
+from protocol.canonical import canonical
 from protocol.ids import PatientId
-from protocol.messages import canonical
 from tests.portal.apart_world import NOW, Apart
 
 PATIENTS = [PatientId(f"ward7-{number}") for number in range(5)]

@@ -13,9 +13,10 @@ import pytest
 
 from fl_client.link import ask as ask_door
 from portal.site_settings import SiteOwn
+from protocol.canonical import digest
 from protocol.frames import decode, encode
 from protocol.ids import SiteId
-from protocol.messages import StudyTerms, digest
+from protocol.terms import StudyTerms
 from records.phantom import write_own_phantom
 from tests.portal.conftest import ROOT, command
 

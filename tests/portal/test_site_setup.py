@@ -29,8 +29,9 @@ from portal.site_setup import (
 )
 from privacy.keys import SiteKeys
 from privacy.ledger_view import datasets
+from protocol.canonical import canonical
 from protocol.ids import SiteId
-from protocol.messages import StudyTerms, canonical
+from protocol.terms import StudyTerms
 from records.dataset import SiteWithoutRecords
 from records.own import Divided
 from records.sources import SourceMissing, SourceUnknown

@@ -24,7 +24,7 @@ from portal.study_founding import (
     found_study,
     input_shape_of,
 )
-from protocol.messages import StudyTerms
+from protocol.terms import StudyTerms
 from protocol.units import BASE_UNITS_PER_BTT
 from tests.portal.apart_world import NOW, SITES, Apart, design
 from zk.keys import VerificationKey

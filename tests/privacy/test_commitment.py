@@ -17,8 +17,8 @@ from privacy.commitment import (
 from privacy.keys import SiteKeys
 from privacy.sharing import QuorumMissing, quorum
 from privacy.signatures import BadSignature
+from protocol.canonical import digest
 from protocol.ids import SiteId
-from protocol.messages import digest
 from protocol.summation import Commitment, Endorsement
 from tests.fl_server.cohort import NOTHING, Cohort
 

@@ -17,7 +17,7 @@ from privacy.noise_shares import NoisePlanUnsound
 from privacy.parameters import parameter_set
 from privacy.sharing import colluders, quorum
 from privacy.summed_noise import sensitivity
-from protocol.messages import PrivacyTerms, StudyTerms
+from protocol.terms import PrivacyTerms, StudyTerms
 from tests.fl_server.cohort import LENGTH, Cohort
 
 

@@ -29,8 +29,9 @@ from privacy.sharing import join, quorum
 from privacy.signatures import check_signature
 from privacy.tags import Coefficients, check_tags, tag
 from privacy.wire import MalformedCiphertext
+from protocol.canonical import canonical, digest, read
 from protocol.errors import PrivacyError
-from protocol.messages import Manifest, Receipt, RoundCall, RoundKey, canonical, digest, read
+from protocol.messages import Manifest, Receipt, RoundCall, RoundKey
 from protocol.summation import (
     Commitment,
     DealtKey,

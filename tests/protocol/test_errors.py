@@ -6,8 +6,8 @@ import pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.canonical import MalformedMessage
 from protocol.errors import BitHiveError, DiskFull, StorageFailed, storage_error
-from protocol.messages import MalformedMessage
 
 
 @given(st.text(), st.text())

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.signatures import BadSignature, check_signature
+from protocol.canonical import MalformedMessage, body, read
 from protocol.jobs import JobManifest, JobOffer, instant, moment_of
-from protocol.messages import MalformedMessage, body, read
 from protocol.units import TOTAL_SUPPLY
 from tests.fl_client.job_world import NONCE, NOW, World
 

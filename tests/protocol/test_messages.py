@@ -7,18 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.messages import (
-    BN254_SCALARS,
-    FeatureTerms,
-    MalformedMessage,
-    PrivacyTerms,
-    Receipt,
-    TrainingTerms,
-    body,
-    canonical,
-    digest,
-    read,
-)
+from protocol.canonical import BN254_SCALARS, MalformedMessage, body, canonical, digest, read
+from protocol.messages import Receipt
+from protocol.terms import FeatureTerms, PrivacyTerms, TrainingTerms
 
 RECEIPT = {
     "study": "busi",

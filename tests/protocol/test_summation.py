@@ -7,18 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import messages, summation
-from protocol.messages import (
-    SITES_MAX,
-    MalformedMessage,
-    Receipt,
-    RoundCall,
-    RoundKey,
-    SignedMessage,
-    body,
-    canonical,
-    digest,
-    read,
-)
+from protocol.canonical import MalformedMessage, SignedMessage, body, canonical, digest, read
+from protocol.messages import Receipt, RoundCall, RoundKey
 from protocol.summation import (
     Commitment,
     DealtKey,
@@ -31,6 +21,7 @@ from protocol.summation import (
     ShareRequest,
     Unmasking,
 )
+from protocol.terms import SITES_MAX
 
 HASH = "ab" * 32
 SIGNATURE = "cd" * 64

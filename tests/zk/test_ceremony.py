@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from protocol.canonical import canonical
 from protocol.errors import DiskFull, StorageError
-from protocol.messages import canonical
 from tests.zk import rehearsal
 from tests.zk.rehearsal import (
     BEACONS,

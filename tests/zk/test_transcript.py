@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.messages import canonical
+from protocol.canonical import canonical
 from tests.zk import rehearsal
 from tests.zk.rehearsal import FIRST, KEYS, SECOND, SITES, SOURCE, STRANGER, VALUES, VECTORS
 from zk.transcript import BeaconNotAnnounced, CeremonyOutOfTurn, Transcript, TranscriptRefused

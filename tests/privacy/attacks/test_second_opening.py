@@ -7,8 +7,8 @@ import pytest
 
 from fl_client.store import SiteStore
 from privacy.sharing import QuorumMissing
+from protocol.canonical import body, digest
 from protocol.frames import decode, encode
-from protocol.messages import body, digest
 from protocol.summation import Endorsement
 from tests.fl_server.cohort import NOTHING, Begun, Cohort, Hospital, values_of
 from tests.privacy.attacks.reference import opened

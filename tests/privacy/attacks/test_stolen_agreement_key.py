@@ -8,7 +8,7 @@ from privacy import keys
 from privacy.keys import wrap
 from privacy.round_secrets import RoundSecrets, SharePair, deal
 from privacy.sharing import join, quorum
-from protocol.messages import digest
+from protocol.canonical import digest
 from tests.fl_server.cohort import Cohort
 
 SITES = 6

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from fl_server.gate import CertificateRefused, Gate, scope_of
 from protocol.errors import BitHiveError
 from protocol.ids import SiteId
-from protocol.messages import CERTIFICATE_DAYS_MAX, ChunkState, ConsentTerms, CoverageCertificate
+from protocol.messages import ChunkState, CoverageCertificate
+from protocol.terms import CERTIFICATE_DAYS_MAX, ConsentTerms
 from tests.zk.conftest import Chunk
 from tests.zk.soundness.attacks import WRAP
 from tests.zk.test_groth16 import Q, R, malleated, packed, words
