@@ -58,6 +58,10 @@ class Answers(Protocol):
         """Store what waits to be, if it waits long enough."""
         ...
 
+    def store(self) -> None:
+        """Store what waits to be, at once."""
+        ...
+
     def forget(self, number: int, kind: str) -> None:
         """Remove the answers to a step, so that all are asked again."""
         ...
@@ -94,6 +98,9 @@ class Forgetful:
         """Do nothing."""
 
     def gather(self) -> None:
+        """Do nothing."""
+
+    def store(self) -> None:
         """Do nothing."""
 
     def forget(self, *_step: object) -> None:
@@ -138,6 +145,10 @@ class StoredAnswers:
     def gather(self) -> None:
         """Store what has waited long enough."""
         self.database.gather()
+
+    def store(self) -> None:
+        """Store what waits, however short: it is to be found when the step is tried again."""
+        self.database.flush()
 
     def ended(self, number: int, kind: str, question: str) -> bool:
         """Say whether this step has ended before."""

@@ -555,6 +555,8 @@ class SecureSum:
                 self.progress(Step(kind, number, site))
         if wait.quorum is not None and wait.answered >= wait.quorum:
             self.answers.end(number, kind, question, wait, len(requests))
+        else:
+            self.answers.store()  # tried again, the step begins with what came
 
     def _signed(
         self, shape: type[AnySiteMessage], reply: Frame, kind: str, site: SiteId
