@@ -14,9 +14,7 @@ What holds (tests/consent/test_openings.py):
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -28,9 +26,9 @@ from consent.grant import Opening
 from consent.receipts import GrantReceipt
 from consent.store import Element
 from consent.terms import Terms
-from protocol.errors import ConsentError, StorageFailed, storage_error
+from protocol.errors import ConsentError
 from protocol.ids import GrantId, PatientId
-from storage.database import open_database, reading, writing
+from storage.database import open_database, reading, write_anew, writing
 from zk.poseidon import FIELD
 
 SALT_BYTES: Final = 64
@@ -175,32 +173,14 @@ class OpeningStore:
     def destroy(self, patient: PatientId) -> int:
         """Delete every opening of a patient so that no byte of it stays in the files; say how many.
 
-        Pages that once held her rows may keep them in corners that are free now, so the file is
-        written anew, and the write-ahead log, which had all of them, is emptied.
-
         Raises:
             StorageError: The disk refused, or another process is reading; try again.
         """
         with writing(self._engine) as connection:
             gone = connection.execute(sa.delete(OPENINGS).where(OPENINGS.c.patient == patient))
             count = gone.rowcount
-        self._write_anew()
+        write_anew(self._engine, wait_seconds=REWRITE_WAIT_SECONDS)
         return count
-
-    def _write_anew(self) -> None:
-        file = self._engine.url.database
-        if file is None:
-            return
-        try:
-            with contextlib.closing(sqlite3.connect(file, timeout=REWRITE_WAIT_SECONDS)) as raw:
-                raw.isolation_level = None
-                raw.execute("PRAGMA secure_delete=ON")
-                raw.execute("VACUUM")
-                (busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.Error as error:
-            raise storage_error(error, "the openings") from error
-        if busy:
-            raise StorageFailed("the openings", "another process is reading them; try again")
 
     def all(self) -> dict[int, tuple[PatientId, Opening]]:
         """Return every opening by the index of its leaf, in ascending order."""

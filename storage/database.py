@@ -11,6 +11,7 @@ What holds, each a test in tests/storage/test_database.py:
 3. A full disk is ``DiskFull`` and loses nothing that was committed.
 4. A private database is unreadable for other users from its first byte.
 5. A process may open a database twice; what it commits stays, whatever other processes do.
+6. After ``write_anew`` no file of the database has a byte of what was deleted before.
 
 References:
     SQLite documentation, "Write-Ahead Logging", "PRAGMA synchronous" and "How To Corrupt An SQLite
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +31,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from protocol.errors import StorageError, storage_error
+from protocol.errors import StorageError, StorageFailed, storage_error
 from storage.files import PRIVATE
 
 WAIT_SECONDS: Final = 60
@@ -100,6 +102,37 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
         connection.begin(),
     ):
         yield connection
+
+
+def write_anew(engine: sa.Engine, *, wait_seconds: float) -> None:
+    """Leave no byte of deleted rows in the database's files.
+
+    Pages that once held a row may keep it in corners that are free now, so the file is written
+    anew, and the write-ahead log, which had all of them, is emptied.
+
+    Args:
+        engine: Of a file; in memory nothing is to be done.
+        wait_seconds: How long to wait for others who use the file.
+
+    Raises:
+        StorageError: The disk refused, or another process is reading; try again.
+
+    References:
+        SQLite documentation, "VACUUM" and "PRAGMA secure_delete".
+    """
+    file = engine.url.database
+    if file is None:
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(file, timeout=wait_seconds)) as raw:
+            raw.isolation_level = None
+            raw.execute("PRAGMA secure_delete=ON")
+            raw.execute("VACUUM")
+            (busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        raise storage_error(error, name_of(engine)) from error
+    if busy:
+        raise StorageFailed(name_of(engine), "another process is reading it; try again")
 
 
 def name_of(engine: sa.Engine) -> str:

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from protocol.errors import DiskFull, StorageFailed
-from storage.database import DatabaseDamaged, open_database, reading, writing
+from storage.database import DatabaseDamaged, open_database, reading, write_anew, writing
 from storage.files import PRIVATE, write_whole
 
 METADATA = sa.MetaData()
@@ -121,3 +121,17 @@ def test_a_file_on_a_full_disk_keeps_its_old_content():
     # /dev/full refuses every write as a full disk does; a folder of the real disk cannot be filled.
     with pytest.raises((DiskFull, StorageFailed)):
         write_whole(__import__("pathlib").Path("/dev/full/key"), b"new")
+
+
+def test_a_database_written_anew_has_no_byte_of_what_was_deleted(tmp_path):
+    names = sa.MetaData()
+    table = sa.Table("names", names, sa.Column("name", sa.Text))
+    engine = open_database(tmp_path / "a.db", names)
+    with writing(engine) as connection:
+        connection.execute(table.insert(), [{"name": f"somebody-{n}" * 9} for n in range(500)])
+    with writing(engine) as connection:
+        connection.execute(table.delete().where(table.c.name.like("somebody-77%")))
+    write_anew(engine, wait_seconds=1)
+    found = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"somebody-77" not in found
+    assert b"somebody-78" in found
