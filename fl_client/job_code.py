@@ -43,6 +43,8 @@ NAME: Final = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]{0,40}/){0,4}[A-Za-z_][A-Za-z
 FIRST_DAY: Final = (1980, 1, 1, 0, 0, 0)
 """Of the zip format: a bundle does not say when it was packed."""
 READABLE: Final = 0o100644 << 16
+ENCODING: Final = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+"""How a source says, in its first two lines, as what its bytes are to be read (PEP 263)."""
 
 METADATA = sa.MetaData()
 CODE = sa.Table(
@@ -183,3 +185,6 @@ def _check(name: str, text: bytes) -> None:
         raise CodeUnreadable("a file is not UTF-8") from error
     if not shown.replace("\n", "").replace("\t", "").isprintable():
         raise CodeUnreadable("a file holds characters that cannot be seen")
+    said = filter(None, map(ENCODING.match, shown.split("\n", 2)[:2]))
+    if any(one.group(1).lower() not in {"utf-8", "utf8"} for one in said):
+        raise CodeUnreadable("a file says that it is to be read as something else than UTF-8")

@@ -14,9 +14,11 @@ What holds, each line a test in tests/fl_client/test_sandbox.py:
 
 1. Only a bundle of the approved hash is run.
 2. The code reaches no network, sees no file of the hospital, writes none, and starts no process.
-3. Whatever it does to time or memory ends it alone, with ``code-failed``.
+3. Whatever it does to time or memory ends it alone, with ``code-failed``. It outlives neither its
+   run nor the hospital's process.
 4. Without namespaces, nothing runs: ``sandbox-unavailable``.
-5. With ``hold_seconds`` answer or failure comes so long after the code was let go, however soon it
+5. What is run is the text as UTF-8 shows it, whatever encoding it claims.
+6. With ``hold_seconds`` answer or failure comes so long after the code was let go, however soon it
    was done: how long it took says nothing.
 
 References:
@@ -140,13 +142,14 @@ def run_code(
 
 
 def _start(function: str, limits: Limits) -> subprocess.Popen[bytes]:
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        raise SandboxUnavailable("there is no unshare program")
+    unshare, setpriv = shutil.which("unshare"), shutil.which("setpriv")
+    if unshare is None or setpriv is None:
+        raise SandboxUnavailable("there is no unshare or setpriv program")
     allowed = [f"{name}={value}" for name, value in asdict(limits).items()]
     try:
         return subprocess.Popen(  # noqa: S603  # our own command; the code comes over its input
             (
+                *(setpriv, "--pdeathsig", "KILL", "--"),  # it ends with the thread that waits
                 *(unshare, *NAMESPACES, "--fork", "--kill-child", "--"),
                 *(sys.executable, "-I", str(CHILD), function, *allowed),
             ),

@@ -86,6 +86,8 @@ def test_any_bytes_are_a_bundle_or_a_refusal(noise):
         {"a.py": "x = 1  # \u202e".encode()},
         {"a.py": b"x = 1\r"},
         {"a.py": b"\x1b[2K"},
+        {"a.py": b"# coding: utf-7\n# +AAo-x = 1"},
+        {"a.py": b'"""Text."""\n# -*- coding: rot13 -*-\n'},
         {"a.py": b" " * BUNDLE_BYTES_MAX},
         {f"m{number}.py": b"" for number in range(65)},
     ],

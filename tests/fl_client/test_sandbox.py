@@ -3,7 +3,11 @@
 import ast
 import hashlib
 import io
+import os
+import signal
+import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -51,11 +55,25 @@ def probes(given):
         "more memory": probe(
             lambda: __import__("resource").setrlimit(__import__("resource").RLIMIT_AS, (-1, -1))
         ),
+        "own session": probe(os.setsid),
+        "own group": probe(lambda: os.setpgid(0, 0)),
+        "outlive": probe(lambda: libc.prctl(1, 0, 0, 0, 0)),
+        "shared memory": probe(lambda: libc.shmget(0, 4096, 0o1600)),
+        "semaphores": probe(lambda: libc.semget(0, 1, 0o1600)),
+        "messages": probe(lambda: libc.msgget(0, 0o1600)),
+        "memory file": probe(lambda: os.memfd_create("x")),
+        "kernel's words": probe(lambda: libc.klogctl(10, None, 0)),
+        "disk": probe(lambda: os.statvfs("/")),
+        "calls to come": probe(lambda: [call(libc, n) for n in (452, 457, 500, 0x40000027)]),
         "environment": probe(lambda: sorted(os.environ)),
         "beside": probe(lambda: os.listdir(os.path.dirname(sys.prefix))),
         "descriptors": probe(lambda: [n for n in range(64) if exists(n)]),
     }
     return repr(found).encode()
+
+def call(libc, number):
+    ctypes.set_errno(0)
+    return libc.syscall(number, 0, 0, 0, 0), ctypes.get_errno()
 
 def exists(number):
     try:
@@ -90,6 +108,14 @@ def words(given):
 def leave(given):
     import os
     os._exit(0)
+def linger(given):
+    import ctypes, os, time
+    ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)  # not to be told of its parent's end
+    try:
+        os.setsid()
+    except OSError:
+        pass
+    time.sleep(300)
 def stray(given):
     print("patient 4711")
     return b"quiet"
@@ -164,6 +190,22 @@ def test_code_writes_no_file(found, place):
     assert found[place] in {"OSError", "FileNotFoundError", "PermissionError"}
 
 
+@pytest.mark.parametrize("act", ["own session", "own group", "disk", "memory file"])
+def test_code_stays_in_the_group_that_is_ended_and_learns_nothing_of_the_disk(found, act):
+    assert found[act] == "PermissionError"
+
+
+@pytest.mark.parametrize(
+    "act", ["outlive", "shared memory", "semaphores", "messages", "kernel's words"]
+)
+def test_code_holds_no_memory_beyond_its_limit_and_leaves_no_word_with_the_kernel(found, act):
+    assert found[act] == "-1"
+
+
+def test_code_makes_no_call_that_is_newer_than_the_sandbox(found):
+    assert {number for _, number in ast.literal_eval(found["calls to come"])} == {38}  # ENOSYS
+
+
 @pytest.mark.parametrize("act", ["mount", "unshare"])
 def test_code_has_no_privileges(found, act):
     assert found[act] == "-1"
@@ -195,6 +237,61 @@ def test_code_that_fails_ends_alone_and_its_words_stay_inside(function):
 def test_code_that_never_ends_is_ended():
     with pytest.raises(CodeFailed):
         run("acting:spin", limits=Limits(cpu_seconds=1, wall_seconds=120))
+
+
+def test_code_that_flees_is_ended_at_its_time_too():
+    begun = time.monotonic()
+    with pytest.raises(CodeFailed):
+        run("acting:linger", limits=Limits(wall_seconds=2))
+    assert time.monotonic() - begun < 150
+    assert not running("acting:linger")
+
+
+def test_code_does_not_outlive_the_hospitals_process(tmp_path):
+    (tmp_path / "bundle").write_bytes(BUNDLE)
+    asked = f"run_code(open('bundle', 'rb').read(), 'acting:linger', b'', sha256={HASH!r})"
+    words = [sys.executable, "-c", f"from fl_client.sandbox import run_code; {asked}"]
+    paths = {**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parents[1])}
+    hospital = subprocess.Popen(words, cwd=tmp_path, env=paths)
+    try:
+        assert within_a_minute(lambda: running("acting:linger"))
+    finally:
+        hospital.send_signal(signal.SIGKILL)
+        hospital.wait()
+    assert within_a_minute(lambda: not running("acting:linger"))
+
+
+def within_a_minute(happened):
+    until = time.monotonic() + 60
+    while not happened() and time.monotonic() < until:
+        time.sleep(0.05)
+    return happened()
+
+
+def running(function):
+    """Say whether a process that runs this function in a sandbox is left."""
+    named = function.encode()
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = one.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if named in words and not one.with_name("status").read_text().count("State:\tZ"):
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'# coding: utf-7\n# a note +AAo-def f(given): return b"hidden"\n',
+        b'# coding: unicode_escape\n# a note \\u000adef f(given): return b"hidden"\n',
+    ],
+)
+def test_what_runs_is_what_the_text_shows_whatever_encoding_it_claims(text):
+    bundle = zipped(hidden=text.decode() + 'def f(given):\n    return b"seen"\n')
+    digest = hashlib.sha256(bundle).hexdigest()
+    assert run_code(bundle, "hidden:f", b"", sha256=digest, limits=QUICK) == b"seen"
 
 
 def test_code_gives_back_no_more_than_it_may():
