@@ -21,8 +21,9 @@ from datetime import datetime
 from pathlib import Path
 
 from consent.claims import Claim, ClaimBook
-from ledger.chain.adapter import CLAIMS, Adapter
+from ledger.chain.adapter import Adapter
 from ledger.chain.bindings import AddressUnusable, address_of
+from ledger.chain.bookings import CLAIMS
 from ledger.chain.claims import tree_over
 from ledger.chain.deployment import Deployment
 from ledger.chart import pool

@@ -29,7 +29,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ledger.books import Ledger
-from ledger.chain.adapter import BURN, CLAIMS, PAY, ROOT
+from ledger.chain.bookings import BURN, CLAIMS, PAY, ROOT
 from ledger.chain.calls import arguments_of, decoded, encoded, topic
 from ledger.chain.deployment import Deployment
 from ledger.chain.node import Node

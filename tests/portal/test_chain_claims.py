@@ -9,7 +9,8 @@ import pytest
 
 from consent.claims import ClaimBook, SmallGroups
 from consent.registry import Registry
-from ledger.chain.adapter import CLAIMS, Adapter
+from ledger.chain.adapter import Adapter
+from ledger.chain.bookings import CLAIMS
 from ledger.contracts.tree import claim_leaf, climb
 from portal.chain_claims import ClaimDiffers, is_address, publish_claims, write_leaves
 from portal.patient.payouts import open_payout, pay_claims

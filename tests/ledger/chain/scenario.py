@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from ledger import chart, escrow, fees, journal, staking
 from ledger.books import Ledger
-from ledger.chain.adapter import CLAIMS
+from ledger.chain.bookings import CLAIMS
 from ledger.contracts.tree import Tree, batch_leaf, claim_leaf
 from ledger.economy import load_economy
 from ledger.journal import InsufficientFunds, Leg

@@ -6,8 +6,9 @@ import pytest
 
 from ledger import chart
 from ledger.chain import bindings
-from ledger.chain.adapter import BURN, CLAIMS, CustodyShort
+from ledger.chain.adapter import CustodyShort
 from ledger.chain.bindings import AddressUnusable, address_of, bind
+from ledger.chain.bookings import BURN, CLAIMS
 from ledger.chain.calls import decoded, encoded
 from ledger.chain.claims import ClaimsUnbalanced
 from ledger.chain.outbox import Attempt

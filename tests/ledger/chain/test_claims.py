@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ledger import chart
 from ledger.chain import claims
-from ledger.chain.adapter import CLAIMS, CustodyShort
+from ledger.chain.adapter import CustodyShort
+from ledger.chain.bookings import CLAIMS
 from ledger.chain.claims import LEAVES, ClaimsUnbalanced, LeafFell, LeavesDiffer, claim_call
 from ledger.chain.node import NodeRefused
 from ledger.chain.signer import Transaction

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from ledger.chain import outbox as outboxes
-from ledger.chain.adapter import BatchDiffers
+from ledger.chain.evidence import BatchDiffers
 from ledger.chain.outbox import ATTEMPTS, INTENTS
 from ledger.store import writing
 from tests.ledger.chain.crashes import Deaths, Killed
