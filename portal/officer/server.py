@@ -12,7 +12,8 @@
 ============================  ==================================================================
 
 Who may do what is decided in the desk and below it; a page leaves out the buttons of acts that are
-not hers only so that she is not led on.
+not hers only so that she is not led on. A form that a page of another place sent changes nothing
+and signs nobody in.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from identity.accounts import SignInRefused
 from identity.roles import PermissionMissing, Role
 from identity.throttle import SignInThrottled
 from portal.officer.desk import OfficerDesk
-from portal.officer.signin import FormNotOurs, Session, Sessions
+from portal.officer.signin import FormNotOurs, PageForeign, Session, Sessions, check_same_place
 from protocol.errors import BitHiveError, ConfigurationError
 from protocol.jobs import moment_of
 
@@ -64,6 +65,7 @@ TEMPLATES.filters["time"] = lambda text: moment_of(text).strftime("%Y-%m-%d %H:%
 STATUS: Final[Mapping[type[BitHiveError], HTTPStatus]] = {
     PermissionMissing: HTTPStatus.FORBIDDEN,
     FormNotOurs: HTTPStatus.FORBIDDEN,
+    PageForeign: HTTPStatus.FORBIDDEN,
     SignInRefused: HTTPStatus.FORBIDDEN,
     SignInThrottled: HTTPStatus.TOO_MANY_REQUESTS,
     BitHiveError: HTTPStatus.CONFLICT,
@@ -199,6 +201,7 @@ def _signing_in(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
 
     @app.post("/sign-in")
     async def begin(request: Request) -> Response:
+        check_same_place(request.headers)  # nobody is signed in, or tried, by a page elsewhere
         fields = await _fields(request)
         name, password = fields.get("name", "").strip(), fields.get("password", "")
         address = "" if request.client is None else request.client.host
@@ -220,12 +223,20 @@ def _signing_in(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
 
 def serve(desk: OfficerDesk, sessions: Sessions, *, port: int) -> None:
     """Serve the page on loopback until interrupted."""
-    uvicorn.run(
-        create_app(desk, sessions),
+    uvicorn.Server(configured(create_app(desk, sessions), port=port)).run()
+
+
+def configured(app: FastAPI, *, port: int) -> uvicorn.Config:
+    """Return how the page is served."""
+    return uvicorn.Config(
+        app,
         host="127.0.0.1",
         port=port,
         log_level="warning",
         access_log=False,
+        # Every caller is on loopback, so none is believed when it says for whom it calls: else
+        # each guess at a password could come from an address of its own.
+        proxy_headers=False,
         ws="none",
         server_header=False,
     )
@@ -233,6 +244,7 @@ def serve(desk: OfficerDesk, sessions: Sessions, *, port: int) -> None:
 
 async def _form(request: Request, sessions: Sessions) -> tuple[Session | None, dict[str, str]]:
     """Return who sent a form and its fields, once it is sure that the page gave her the form."""
+    check_same_place(request.headers)
     session = _session(request, sessions)
     if session is None:
         return None, {}

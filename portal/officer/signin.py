@@ -9,17 +9,19 @@ What holds, each line a test in tests/portal/test_officer_page.py:
 2. A session ends at its hour, when idle, when she signs out, and when her account is changed.
 3. A form that does not carry its session's own value changes nothing.
 4. An account of another site opens nothing here.
+5. A page of another place signs nobody in and sends no form, whatever it knows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from identity.accounts import Accounts, SessionEnded, SignInRefused
 from identity.passwords import Cost
@@ -38,6 +40,18 @@ class FormNotOurs(IdentityError):
 
     def __init__(self) -> None:
         super().__init__("this form is not of this session; open the page again and decide there")
+
+
+class PageForeign(IdentityError):
+    """A form was sent by a page of another place."""
+
+    code = "page-foreign"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this form was sent by another page than ours; open the hospital's page itself and "
+            "decide there"
+        )
 
 
 def site_accounts(folder: Path, audit: Denied, *, cost: Cost | None = None) -> Accounts:
@@ -106,6 +120,32 @@ class Sessions:
     def end(self, token: str) -> None:
         """Sign out."""
         self.accounts.sign_out(token)
+
+
+def check_same_place(headers: Mapping[str, str]) -> None:
+    """Return if a form may have been sent by a page of ours.
+
+    A browser says where a request came from in a header that no page can write [1]; one that does
+    not know that header says the origin. A program that is no browser says neither, and has no
+    cookies of anybody.
+
+    Args:
+        headers: Of the request, by their names in small letters.
+
+    Raises:
+        PageForeign: The browser says that it was a page of another place.
+
+    References:
+        [1] W3C, Fetch Metadata Request Headers, section 2.3 (``Sec-Fetch-Site``).
+    """
+    said = headers.get("sec-fetch-site")
+    if said is not None:
+        if said not in {"same-origin", "none"}:
+            raise PageForeign
+        return
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        raise PageForeign
 
 
 def _form_of(token: str) -> str:

@@ -15,7 +15,7 @@ from fl_client.service import listening, make_token, serve
 from identity.passwords import Cost
 from identity.roles import Actor, Role
 from portal.officer.desk import OfficerDesk
-from portal.officer.server import COOKIE, create_app
+from portal.officer.server import COOKIE, configured, create_app
 from portal.officer.signin import ACCOUNTS, Sessions, site_accounts
 from portal.site_control import control_token_at, keep_places
 from privacy.budget import BudgetConflict, DatasetUnknown, PrivacyBudget
@@ -257,6 +257,56 @@ def test_who_guesses_is_made_to_wait(client):
     answers = [sign_in(client, password="guess a long word").status_code for _ in range(6)]
     assert answers == [403] * 5 + [429]
     assert sign_in(client).status_code == 429
+
+
+def test_a_guess_does_not_come_from_wherever_it_says(desk, accounts, clock):
+    config = configured(create_app(desk, Sessions(accounts, SITE, clock)), port=1)
+    config.load()
+    with TestClient(config.loaded_app, base_url=HERE, client=("127.0.0.1", 1)) as client:
+        for number in range(20):
+            said = {"X-Forwarded-For": f"192.0.2.{number}"}
+            data = {"name": f"nobody-{number}", "password": "another few words"}
+            assert client.post("/sign-in", data=data, headers=said).status_code == 403
+        data = {"name": "nobody", "password": "another few words"}
+        last = client.post("/sign-in", data=data, headers={"X-Forwarded-For": "198.51.100.1"})
+        assert last.status_code == 429
+
+
+FOREIGN = [
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},  # another port of this machine
+    {"Sec-Fetch-Site": "cross-site", "Origin": HERE},
+    {"Origin": "https://elsewhere.example"},
+    {"Origin": "http://127.0.0.1:9999"},
+    {"Origin": "null"},
+]
+
+
+@pytest.mark.parametrize("said", FOREIGN)
+def test_a_page_elsewhere_signs_nobody_in_and_uses_up_no_attempt(client, said):
+    for _ in range(21):
+        data = {"name": "steward-1", "password": PASSWORD}
+        found = client.post("/sign-in", data=data, headers=said)
+        assert found.status_code == 403
+        assert "another page than ours" in Seen(found.text).text
+    assert not client.cookies
+    assert sign_in(client).status_code == 200
+
+
+@pytest.mark.parametrize("said", FOREIGN)
+def test_a_page_elsewhere_decides_nothing_even_with_this_sessions_form(officer, desk, job, said):
+    form = form_of(officer.get(f"/jobs/{job.hash}"))
+    found = officer.post(f"/jobs/{job.hash}/approve", data={"form": form}, headers=said)
+    assert found.status_code == 403
+    assert not decided(desk)
+
+
+@pytest.mark.parametrize(
+    "said", [{"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, {"Origin": HERE}, {}]
+)
+def test_the_page_itself_and_a_program_that_is_no_browser_may_send_forms(client, said):
+    data = {"name": "officer-1", "password": PASSWORD}
+    assert client.post("/sign-in", data=data, headers=said).status_code == 200
 
 
 def test_the_sites_accounts_are_in_a_private_file_without_passwords(client, desk):
