@@ -15,16 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from portal.deployment import loopback
 from portal.superlink import (
-    FEDERATION,
     Door,
     Processes,
     ServerFailed,
     environment,
-    flwr,
     free_port,
     start_node,
     start_superlink,
+    wait_for_superlink,
 )
 
 HERE: Final = Path(__file__).parent
@@ -54,18 +54,36 @@ def deployment(folder: Path, *, flower: bool) -> Iterator[Processes]:
     ``folder`` is short: sockets lie in it.
     """
     folder.mkdir(parents=True)
-    processes = Processes(folder, environment(folder))
-    port = free_port()
+    processes = Processes(folder, free_port(), environment(folder))
     try:
-        start_superlink(processes, port)
+        start_flowers_superlink(processes) if flower else start_superlink(processes)
         for site in SITES:
             door = Door(folder / f"{site}.sock", folder / f"{site}.token")
             if not flower:
                 start_agent(processes, site, door)
-            start_node(processes, site, door, port, flower=flower)
+            start_node(processes, site, door, flower=flower)
         yield processes
     finally:
         processes.stop()
+
+
+def start_flowers_superlink(processes: Processes) -> None:
+    """Start Flower's own program, with what a SuperLink of ours has but for the lock."""
+    folder = processes.folder
+    loopback.make_trust(folder)
+    tls = loopback.paths_of(folder)
+    processes.start(
+        "superlink",
+        str(Path(sys.executable).parent / "flower-superlink"),
+        *("--ssl-ca-certfile", str(tls.authority)),
+        *("--ssl-certfile", str(tls.certificate)),
+        *("--ssl-keyfile", str(tls.key)),
+        "--enable-supernode-auth",
+        *("--database", str(folder / "state.db")),
+        *("--host", "127.0.0.1", "--port", str(processes.port)),
+        "--disable-runtime-dependency-installation",
+    )
+    wait_for_superlink(processes)
 
 
 def start_agent(processes: Processes, site: str, door: Door) -> None:
@@ -88,8 +106,8 @@ def run_rounds(processes: Processes, *, flower: bool, floats: int, rounds: int) 
     shutil.copy(HERE / f"_{module}.py", app / f"{module}.py")
     (app / "pyproject.toml").write_text(BUNDLE.format(module=module))
     report = processes.folder / "seconds.json"
-    settings = f"floats={floats} rounds={rounds} report='{report}'"
-    flwr(processes, "run", str(app), FEDERATION, "-c", settings)
+    settings = {"floats": floats, "rounds": rounds, "report": str(report)}
+    loopback.start_run(processes.folder, processes.port, settings, app=app)
     deadline = time.monotonic() + RUN_SECONDS_MAX
     while not (report.is_file() and report.read_text()):
         processes.check()

@@ -10,8 +10,8 @@ A node is ours, resident (``bithive site node``). With the engine ``supernode`` 
 SuperNode, which starts a process with the ClientApp for every message (``fl_client/app.py``).
 
 Every process listens on loopback only. Keys and certificates are made for this run and live in its
-home. The apps are the very files of this repository, bundled by ``flwr`` from the allow-list in
-``pyproject.toml``.
+home. The apps are the very files of this repository, bundled by Flower's builder from the
+allow-list in ``pyproject.toml``.
 
 References:
     Flower 1.41 documentation: "Run Flower with the Deployment Engine", "Enable TLS connections",
@@ -34,22 +34,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from portal.agent_sockets import remove_sockets, socket_of
-from portal.certificates import make_certificates, make_node_key
+from portal.certificates import make_node_key
+from portal.deployment import loopback
 from portal.jobs import decide_for_demonstration
 from portal.site_control import token_at
 from protocol.errors import FederationError
 from protocol.ids import SiteId
 from protocol.progress import Step
-from storage.files import write_whole
 
 if TYPE_CHECKING:
     from portal.demo import Run
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = loopback.ROOT
 START_SECONDS: Final = 300.0
 STOP_SECONDS: Final = 15.0
 POLL_SECONDS: Final = 0.25
-FEDERATION: Final = "bithive"
 
 
 class ServerFailed(FederationError):
@@ -64,9 +63,13 @@ class ServerFailed(FederationError):
 
 @dataclass
 class Processes:
-    """The processes of a run, their logs, and one way to stop them all."""
+    """The processes of a run, their logs, and one way to stop them all.
+
+    ``folder`` is the SuperLink's, ``port`` is where it listens on loopback.
+    """
 
     folder: Path
+    port: int
     environment: Mapping[str, str]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -134,51 +137,25 @@ def servers(run: Run) -> Iterator[Processes]:
     folder = run.home.path / "flower"
     shutil.rmtree(folder, ignore_errors=True)  # each start is a new Flower run
     folder.mkdir(mode=0o700)
-    port = free_port()
-    processes = Processes(folder, environment(folder))
+    processes = Processes(folder, free_port(), environment(folder))
     try:
-        start_superlink(processes, port)
+        start_superlink(processes)
         places = {one.site: _start_agent(run, processes, one.site) for one in run.terms.sites}
         _wait_for_agents(processes, places)  # a SuperNode asks its agent once
         for site, place in places.items():
             door = Door(place, token_at(run.home.site(site)).resolve())
-            start_node(processes, site, door, port, flower=run.settings.engine == "supernode")
+            start_node(processes, site, door, flower=run.settings.engine == "supernode")
         yield processes
     finally:
         processes.stop()
         remove_sockets(run.home.path)
 
 
-def start_superlink(processes: Processes, port: int) -> None:
-    """Start a SuperLink on loopback and wait until it listens; ``flwr`` then knows it by name."""
-    folder = processes.folder
-    certificates = make_certificates(folder / "certificates")
-    write_whole(
-        folder / "config.toml",
-        (
-            f'[superlink.{FEDERATION}]\naddress = "127.0.0.1:{port}"\n'
-            f'root-certificates = "{certificates.authority}"\n'
-        ).encode(),
-    )
-    processes.start(
-        "superlink",
-        _tool("flower-superlink"),
-        "--ssl-ca-certfile",
-        str(certificates.authority),
-        "--ssl-certfile",
-        str(certificates.certificate),
-        "--ssl-keyfile",
-        str(certificates.key),
-        "--enable-supernode-auth",
-        "--database",
-        str(folder / "state.db"),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--disable-runtime-dependency-installation",
-    )
-    _wait_for_port(processes, port)
+def start_superlink(processes: Processes) -> None:
+    """Start a SuperLink on loopback, with certificates and a secret of its own; await its port."""
+    loopback.make_trust(processes.folder)
+    processes.start("superlink", *loopback.superlink_command(processes.folder, processes.port))
+    wait_for_superlink(processes)
 
 
 def _start_agent(run: Run, processes: Processes, site: str) -> Path:
@@ -206,12 +183,11 @@ def _wait_for_agents(processes: Processes, places: Mapping[SiteId, Path]) -> Non
         time.sleep(POLL_SECONDS)
 
 
-def start_node(
-    processes: Processes, site: str, door: Door, port: int, *, flower: bool = False
-) -> None:
+def start_node(processes: Processes, site: str, door: Door, *, flower: bool = False) -> None:
     """Register a site's key with the SuperLink and start its node, ours or Flower's."""
     key = make_node_key(processes.folder / "nodes", site)
-    flwr(processes, "supernode", "register", str(key.public), FEDERATION, "--name", site)
+    with loopback.control(processes.folder, processes.port) as superlink:
+        superlink.register(loopback.node_bytes(key.public.read_bytes()), site)
     ours = [sys.executable, "-m", "portal", "site", "node", site]
     agent = ["--agent", f"unix:{door.socket}", "--agent-token", str(door.token)]
     carried = ["--node-config", f"agent='unix:{door.socket}' token='{door.token}'"]
@@ -220,7 +196,7 @@ def start_node(
         f"node-{site}",
         *([_tool("flower-supernode")] if flower else ours),
         "--superlink",
-        f"127.0.0.1:{port}",
+        f"127.0.0.1:{processes.port}",
         "--root-certificates",
         str(processes.folder / "certificates" / "ca.pem"),
         "--auth-supernode-private-key",
@@ -232,7 +208,7 @@ def start_node(
 
 def _start_run(run: Run, processes: Processes) -> None:
     home = run.home.server.resolve()
-    flwr(processes, "run", str(ROOT), FEDERATION, "-c", f"home='{home}'")
+    loopback.start_run(processes.folder, processes.port, {"home": str(home)})
 
 
 def _watch(run: Run, processes: Processes) -> None:
@@ -268,41 +244,9 @@ def _show(run: Run, number: int, seen: set[tuple[int, str]]) -> None:
             run.observe(Step("refuse", number, refusal.site, note=note))
 
 
-def flwr(processes: Processes, *arguments: str) -> None:
-    """Run Flower's command line against this deployment's SuperLink, and wait for it.
-
-    Raises:
-        ServerFailed: It refused.
-    """
-    log = processes.folder / "flwr.log"
-    with log.open("ab") as file:
-        done = subprocess.run(  # noqa: S603  # our own command
-            [_tool("flwr"), *arguments],
-            cwd=ROOT,
-            env=dict(processes.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-            timeout=START_SECONDS,
-        )
-    if done.returncode != 0:
-        raise ServerFailed(f"flwr {arguments[0]}", log)
-
-
 def environment(folder: Path) -> dict[str, str]:
-    """Return the environment of the Flower processes: nothing calls home or installs anything."""
-    environment = dict(os.environ)
-    environment |= {
-        "FLWR_HOME": str(folder),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
-    return environment
+    """Return the environment of the Flower processes: ours, and what Flower's are told."""
+    return {**os.environ, **loopback.environment(folder)}
 
 
 def _tool(name: str) -> str:
@@ -316,11 +260,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for_port(processes: Processes, port: int) -> None:
+def wait_for_superlink(processes: Processes) -> None:
+    """Return when the SuperLink's port is open.
+
+    Raises:
+        ServerFailed: It ended, or does not open it.
+    """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         processes.check()
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", processes.port), 1),
+        ):
             return
         time.sleep(POLL_SECONDS)
     raise ServerFailed("superlink", processes.folder / "superlink.log")

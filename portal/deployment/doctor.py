@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from portal.deployment import loopback, machine, trust, workers
+from portal.deployment.control_lock import secret_path
 from portal.deployment.findings import Finding, fails, ok, warning
 from portal.deployment.plan import LOOPBACK, NothingDeployed, Plan
 from portal.deployment.up import SERVING, status_of
@@ -21,7 +22,7 @@ from protocol.ids import SiteId
 
 LOOPBACK_DAYS_WARN: Final = 7
 UNANSWERED: Final = "see `bithive status`, or ask at the hospital: `bithive site status`"
-CONFIGURATIONS: Final = ("front/nginx.conf", "flower/config.toml", "deployment.json")
+CONFIGURATIONS: Final = ("front/nginx.conf", "deployment.json")
 
 
 def examine(home: Path, *, now: datetime | None = None) -> list[Finding]:
@@ -98,6 +99,7 @@ def _trust(plan: Plan, now: datetime) -> list[Finding]:
         _loopback(plan, now),
         trust.revocations(folder / "crl.pem", now=now),
         trust.keys("operator's keys", secret),
+        _control_secret(plan),
     ]
     for site in plan.sites:
         identity = plan.identity(site)
@@ -116,6 +118,13 @@ def _loopback(plan: Plan, now: datetime) -> Finding:
         days_warn=LOOPBACK_DAYS_WARN,
         renewal="run `bithive down` and `bithive up`, which make another",
     )
+
+
+def _control_secret(plan: Plan) -> Finding:
+    check, path = "SuperLink's secret", secret_path(plan.flower)
+    if not path.exists():
+        return warning(check, "none yet", "it is made when the SuperLink starts")
+    return trust.keys(check, [path])
 
 
 def _clock(plan: Plan) -> Finding:

@@ -133,6 +133,8 @@ http {
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Host localhost;
+            # Nobody who comes this way holds the control API's secret; none is carried on.
+            proxy_set_header Authorization "";
             proxy_ssl_trusted_certificate $superlink_authority;
             proxy_ssl_verify on;
             proxy_ssl_name localhost;

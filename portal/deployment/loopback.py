@@ -3,16 +3,21 @@
 It takes the control API's own client, ``ControlHttpClient`` of Flower 1.41; what of it is used is
 pinned by tests/federation/test_front_door.py. Certificates of the loopback are signed by an
 authority of their own, made anew for each deployment, whose key is thrown away, so that our own
-programs speak to no other server. The port itself asks nobody who he is: every program on this
-machine may call it, and whoever does can submit code (docs/threat-model.md).
+programs speak to no other server. With them a secret is made, which each call shows
+(``control_lock``): the port is on loopback, where every account and container of this machine could
+otherwise submit code.
+
+A run is started by a call of our own, with the bundle that Flower's builder makes. ``flwr run``
+would make the same call, but reads its token from a store of credentials whose format and place are
+Flower's to change, renews it by a login that we have not, and costs the start of another process.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,25 +25,26 @@ from typing import Final
 
 import httpx
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     ListRunsRequest,
     RegisterNodeRequest,
+    StartRunRequest,
     StopRunRequest,
     UnregisterNodeRequest,
 )
 from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from portal.certificates import ServerCertificates, make_certificates
+from portal.deployment.control_lock import ControlSecretUnfit, ShowSecret, make_secret, read_secret
 from protocol.errors import FederationError
-from storage.files import write_whole
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
-FEDERATION: Final = "bithive"
-START_RUN_SECONDS: Final = 300.0
 
 
 class SuperLinkSilent(FederationError):
@@ -76,13 +82,14 @@ class FlowerRun:
         return self.status == "finished"
 
 
-def certificates_of(flower: Path) -> ServerCertificates:
-    """Return the SuperLink's certificates, made once for a deployment and renewed with each."""
-    return make_certificates(flower / "certificates")
+def make_trust(flower: Path) -> None:
+    """Make the SuperLink's certificates and the secret of its control API, anew where they were."""
+    make_certificates(flower / "certificates")
+    make_secret(flower)
 
 
 def paths_of(flower: Path) -> ServerCertificates:
-    """Return where ``certificates_of`` has put them."""
+    """Return where ``make_trust`` puts the certificates."""
     folder = flower / "certificates"
     return ServerCertificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
 
@@ -101,28 +108,9 @@ def environment(flower: Path) -> dict[str, str]:
 
 
 def superlink_command(flower: Path, port: int) -> tuple[str, ...]:
-    """Return the command that starts the SuperLink on loopback, with TLS and registered nodes."""
-    tls = paths_of(flower)
-    return (
-        str(Path(sys.executable).parent / "flower-superlink"),
-        *("--ssl-ca-certfile", str(tls.authority.resolve())),
-        *("--ssl-certfile", str(tls.certificate.resolve())),
-        *("--ssl-keyfile", str(tls.key.resolve())),
-        "--enable-supernode-auth",
-        *("--database", str((flower / "state.db").resolve())),
-        *("--host", "127.0.0.1"),
-        *("--port", str(port)),
-        "--disable-runtime-dependency-installation",
-    )
-
-
-def write_connection(flower: Path, port: int) -> None:
-    """Tell the ``flwr`` command where the SuperLink is."""
-    text = (
-        f'[superlink.{FEDERATION}]\naddress = "127.0.0.1:{port}"\n'
-        f'root-certificates = "{paths_of(flower).authority.resolve()}"\n'
-    )
-    write_whole(flower / "config.toml", text.encode())
+    """Return the command that starts the SuperLink on loopback, locked (``superlink_process``)."""
+    module = "portal.deployment.superlink_process"
+    return (sys.executable, "-m", module, str(flower.resolve()), str(port))
 
 
 class Control:
@@ -163,22 +151,46 @@ class Control:
         with self._named():
             self._client.StopRun(StopRunRequest(run_id=run))
 
+    def start(self, bundle: bytes, configuration: Mapping[str, str | int]) -> int:
+        """Submit an app as a new run; return the run's number."""
+        request = StartRunRequest(
+            fab=fab_to_proto(Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})),
+            override_config=user_config_to_proto({**configuration}),
+        )
+        with self._named():
+            answer = self._client.StartRun(request)
+        if not answer.HasField("run_id"):
+            raise SuperLinkSilent(self._port, "it took no run; its log says why")
+        return answer.run_id
+
     @contextmanager
     def _named(self) -> Iterator[None]:
         try:
             yield
+        except httpx.HTTPStatusError as error:
+            reason = f"it answers {error.response.status_code}"
+            if error.response.status_code == httpx.codes.UNAUTHORIZED:
+                reason = "it knows another secret than the one in its folder; start it again"
+            raise SuperLinkSilent(self._port, reason) from error
         except httpx.HTTPError as error:
             raise SuperLinkSilent(self._port, type(error).__name__) from error
 
 
 @contextmanager
 def control(flower: Path, port: int) -> Iterator[Control]:
-    """Open the control API of the SuperLink whose folder is ``flower``."""
+    """Open the control API of the SuperLink whose folder is ``flower``.
+
+    Raises:
+        SuperLinkSilent: It was not started yet, or does not answer.
+    """
     client = ControlHttpClient.from_server_address(
         f"127.0.0.1:{port}",
         insecure=False,
         root_certificates=str(paths_of(flower).authority),
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
+            ShowSecret(_secret(flower, port)),
+        ],
     )
     try:
         yield Control(client, port)
@@ -191,23 +203,31 @@ def node_bytes(openssh: bytes) -> bytes:
     return bytes(public_key_to_bytes(load_ssh_public_key(openssh)))
 
 
-def start_run(flower: Path, log: Path, configuration: dict[str, str]) -> None:
-    """Submit this repository's apps as a new Flower run.
+def start_run(
+    flower: Path, port: int, configuration: Mapping[str, str | int], *, app: Path = ROOT
+) -> int:
+    """Submit an app as a new Flower run; return the run's number.
+
+    Args:
+        flower: The SuperLink's folder.
+        port: Its port on loopback.
+        configuration: Overrides what the app's ``pyproject.toml`` has as its configuration.
+        app: The folder with ``pyproject.toml``; this repository.
 
     Raises:
-        SuperLinkSilent: It was not taken; the log says why.
+        SuperLinkSilent: It was not taken.
     """
-    pairs = " ".join(f"{key}='{value}'" for key, value in configuration.items())
-    with log.open("ab") as file:
-        done = subprocess.run(  # noqa: S603  # our own command
-            [str(Path(sys.executable).parent / "flwr"), "run", str(ROOT), FEDERATION, "-c", pairs],
-            cwd=ROOT,
-            env={**os.environ, **environment(flower)},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-            timeout=START_RUN_SECONDS,
-        )
-    if done.returncode != 0:
-        raise SuperLinkSilent(0, f"`flwr run` ended with {done.returncode}; its log is {log}")
+    from flwr.cli.build import (  # noqa: PLC0415  # it brings Flower's whole command line
+        build_fab_from_disk,
+    )
+
+    with control(flower, port) as superlink:
+        return superlink.start(build_fab_from_disk(app), configuration)
+
+
+def _secret(flower: Path, port: int) -> str:
+    try:
+        return read_secret(flower)
+    except (FileNotFoundError, ControlSecretUnfit) as error:
+        reason = str(error) if isinstance(error, ControlSecretUnfit) else "it has no secret yet"
+        raise SuperLinkSilent(port, reason) from error

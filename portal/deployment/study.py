@@ -257,7 +257,7 @@ class _Runs:
         if self._ends:
             self._due = now + max(RUNS_LOOK_SECONDS, RUNS.wait(self._ends))
         home = self._plan.server.resolve()
-        start_run(self._plan.flower, self._plan.folder / "logs" / "flwr.log", {"home": str(home)})
+        start_run(self._plan.flower, self._plan.superlink_port, {"home": str(home)})
         log.info("started a Flower run")
 
 

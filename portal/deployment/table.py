@@ -72,7 +72,7 @@ def front_of(plan: Plan, workers: Workers | None = None) -> Front:
 
 
 def write_configurations(plan: Plan, workers: Workers | None = None) -> None:
-    """Write what nginx and Flower read.
+    """Write what nginx reads.
 
     Args:
         plan: The deployment.
@@ -80,7 +80,6 @@ def write_configurations(plan: Plan, workers: Workers | None = None) -> None:
     """
     content = front_config(front_of(plan, workers)).encode()
     write_whole(plan.front / "nginx.conf", content, mode=PRIVATE)
-    loopback.write_connection(plan.flower, plan.superlink_port)
 
 
 def units_of(plan: Plan) -> list[Unit]:

@@ -138,7 +138,7 @@ def plan_server(home: Path, *, server_name: str, listen: str, port: int, superli
     plan = Plan(
         home, (), port, superlink, pages[0], pages[1], listen=listen, server_name=server_name
     )
-    loopback.certificates_of(plan.flower)
+    loopback.make_trust(plan.flower)
     write_configurations(plan)
     plan.save()
     return plan
@@ -257,7 +257,7 @@ def _prepared(home: Home, wanted: Wanted, display: Display, say: Say) -> Plan:
             prepare(home, wanted.settings, display)
         say("letting the sites in")
         admit_all(plan, record=own_record(plan.authority))
-        loopback.certificates_of(plan.flower)
+        loopback.make_trust(plan.flower)
         write_configurations(plan, workers_for(plan.front))
         plan.save()
     if wanted.approve:

@@ -7,7 +7,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from portal.certificates import make_certificates
 from portal.deployment.front import Front, front_config
 from portal.deployment.plan import free_port
 from portal.deployment.workers import remove_scratch, workers_for
@@ -171,23 +169,48 @@ def nginx_program():
     return found
 
 
+@dataclass(frozen=True)
+class Behind:
+    """A running SuperLink as a deployment has it, on loopback: its folder, its port."""
+
+    folder: Path
+    port: int
+    pid: int
+
+    @property
+    def authority(self):
+        return self.folder / "certificates" / "ca.pem"
+
+
 @pytest.fixture(scope="session")
-def door(tmp_path_factory, nginx_program):
-    folder = tmp_path_factory.mktemp("door")
+def superlink(tmp_path_factory):
+    from portal.deployment.loopback import environment, make_trust, superlink_command
+
+    folder, port = tmp_path_factory.mktemp("superlink"), free_port()
+    make_trust(folder)
+    with (folder / "superlink.log").open("w") as words:
+        process = subprocess.Popen(
+            superlink_command(folder, port),
+            cwd=ROOT,
+            env=os.environ | environment(folder) | {"PYTHONUNBUFFERED": "1"},
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            wait_until(lambda: listens(port) or process.poll() is not None)
+            assert process.poll() is None, (folder / "superlink.log").read_text()
+            yield Behind(folder, port, process.pid)
+        finally:
+            stop(process)
+
+
+@pytest.fixture(scope="session")
+def door(superlink, nginx_program):
+    folder = superlink.folder
     consortium = Consortium(folder / "consortium")
     server = consortium.issue("door")
-    loopback = make_certificates(folder / "certificates")
-    superlink_port, port = free_port(), free_port()
-    environment = os.environ | {
-        "FLWR_HOME": str(folder),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    tls = ["--ssl-ca-certfile", loopback.authority, "--ssl-certfile", loopback.certificate]
-    place = ["--host", "127.0.0.1", "--port", superlink_port, "--database", folder / "state.db"]
-    command = ["flower-superlink", *tls, "--ssl-keyfile", loopback.key, *place]
-    command += ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
+    port = free_port()
     front = Front(
         listen=f"127.0.0.1:{port}",
         server_name="localhost",
@@ -195,25 +218,15 @@ def door(tmp_path_factory, nginx_program):
         key=server[1],
         authority=consortium.authority,
         revoked=consortium.crl,
-        superlink_port=superlink_port,
-        superlink_authority=loopback.authority,
+        superlink_port=superlink.port,
+        superlink_authority=superlink.authority,
         run=folder / "run",
         access_log=folder / "access.log",
         workers=workers_for(folder),
     )
     (folder / "run").mkdir()
     (folder / "nginx.conf").write_text(front_config(front))
-    with (
-        (folder / "superlink.log").open("w") as words,
-        (folder / "nginx.log").open("w") as complaints,
-    ):
-        superlink = subprocess.Popen(
-            list(map(str, command)),
-            env=environment | {"PYTHONUNBUFFERED": "1"},
-            stdout=words,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    with (folder / "nginx.log").open("w") as complaints:
         nginx = subprocess.Popen(
             [nginx_program, "-c", str(folder / "nginx.conf"), "-p", str(folder)],
             stdout=complaints,
@@ -221,14 +234,15 @@ def door(tmp_path_factory, nginx_program):
             start_new_session=True,
         )
         try:
-            wait_until(lambda: listens(superlink_port) or superlink.poll() is not None)
             wait_until(lambda: listens(port) or nginx.poll() is not None)
-            assert superlink.poll() is None, (folder / "superlink.log").read_text()
             assert nginx.poll() is None, (folder / "nginx.log").read_text()
-            yield Door(port, superlink_port, consortium, folder, nginx, loopback.authority)
+            yield Door(port, superlink.port, consortium, folder, nginx, superlink.authority)
         finally:
-            for process in (nginx, superlink):
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGTERM)
-                    process.wait(30)
+            stop(nginx)
             remove_scratch(folder)
+
+
+def stop(process):
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)

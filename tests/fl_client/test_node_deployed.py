@@ -8,16 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from portal.superlink import (
-    FEDERATION,
-    Door,
-    Processes,
-    environment,
-    flwr,
-    free_port,
-    start_node,
-    start_superlink,
-)
+from portal.deployment.loopback import start_run
+from portal.superlink import Door, Processes, environment, free_port, start_node, start_superlink
 
 pytestmark = [pytest.mark.slow, pytest.mark.superlink]
 HERE = Path(__file__).parent
@@ -52,7 +44,7 @@ def logs(processes):
 @pytest.fixture
 def processes():
     folder = Path(tempfile.mkdtemp(prefix="bh-"))  # short: sockets lie in it
-    made = Processes(folder, environment(folder))
+    made = Processes(folder, free_port(), environment(folder))
     try:
         yield made
     finally:
@@ -76,18 +68,18 @@ def begin(processes):
     (app / "pyproject.toml").write_text(BUNDLE)
     report = processes.folder / "report.json"
     report.unlink(missing_ok=True)
-    flwr(processes, "run", str(app), FEDERATION, "-c", f"report='{report}'")
+    start_run(processes.folder, processes.port, {"report": str(report)}, app=app)
     return report
 
 
 def test_answers_survive_the_death_of_a_node_and_nodes_that_of_the_server(processes):
-    folder, port = processes.folder, free_port()
-    start_superlink(processes, port)
+    folder = processes.folder
+    start_superlink(processes)
     for site in SITES:
         door = Door(folder / f"{site}.sock", folder / f"{site}.token")
         agent = [str(HERE / "waiting_agent.py"), str(door.socket), str(door.token)]
         processes.start(f"agent-{site}", sys.executable, *agent)
-        start_node(processes, site, door, port)
+        start_node(processes, site, door)
     (folder / "hold").touch()
     report = begin(processes)
     asked = folder / "north.asked"
@@ -99,18 +91,18 @@ def test_answers_survive_the_death_of_a_node_and_nodes_that_of_the_server(proces
     assert report.read_text() == "[true, true]", logs(processes)
 
     kill_and_restart(processes, "superlink", pause=1.0)
-    report = begin_when_up(processes, port)
+    report = begin_when_up(processes)
     until(report.exists, processes)
     assert report.read_text() == "[true, true]", logs(processes)
     assert "connected to" in (folder / "node-north.log").read_text()
 
 
-def begin_when_up(processes, port):
+def begin_when_up(processes):
     import socket
 
     def up():
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
+            return probe.connect_ex(("127.0.0.1", processes.port)) == 0
 
     until(up, processes)
     return begin(processes)
