@@ -27,13 +27,11 @@ from typing import Final
 import httpx
 
 from protocol.errors import FederationError
-from protocol.frames import FRAME_BYTES_MAX
+from protocol.parts import MESSAGE_BYTES_MAX
 
 ANSWER_BYTES_MAX: Final = 16 * 2**20
 """Flower cuts a message into objects of 5 MiB; ``CONFIG`` of the front door lets as much through.
 """
-MESSAGE_BYTES_MAX: Final = FRAME_BYTES_MAX + 16 * 2**20
-"""A frame, and what Flower wraps around its parts."""
 PLAIN: Final = frozenset({"", "identity"})
 
 

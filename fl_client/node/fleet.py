@@ -68,14 +68,13 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from fl_client.node.bounds import Budget, MessageTooLarge, bounded_client
 from fl_client.node.errand import Errand, ErrandOver, LinkDown, NodeNotActivated, NodeRefused, Reply
 from protocol.errors import ConfigurationError
+from protocol.parts import PARTS_MAX, check_parts
 
 FRAME: Final = "frame"
 STYPE: Final = "bithive.frame.v1"
 WHOLE_BYTES_MAX: Final = 5 * 2**20
 """A frame no larger than one of Flower's chunks travels as one object."""
 REQUEST_SECONDS: Final = 30.0
-OBJECTS_MAX: Final = 1024
-"""A frame of 2 GiB travels in about 410 objects of 5 MiB."""
 OBJECT_PAUSE_SECONDS: Final = 0.05
 """A message may be seen before its objects are there; Flower's own pause is a second."""
 OBJECT_WAIT_SECONDS: Final = 300.0
@@ -250,7 +249,7 @@ class Fleet:
 
     def fetch(self, errand: Errand) -> bytes | None:
         """Fetch the frame a message carries; it stays at the server until it is answered."""
-        if len(errand.objects) > OBJECTS_MAX:
+        if len(errand.objects) > PARTS_MAX:
             return None
         part = make_pull_object_fn_protobuf(self._client.PullObject, self._node, errand.run)
         budget = Budget()
@@ -271,6 +270,7 @@ class Fleet:
             )
         )
         try:
+            check_parts(contents)  # an array may name one of them again and again
             return frame_of(inflate_object_from_contents(errand.message, contents))
         except Exception:  # noqa: BLE001  # whatever Flower says of bytes that are no message
             return None

@@ -5,8 +5,8 @@ import ssl
 import httpx
 import pytest
 
-from fl_client.node import bounds
 from fl_client.node.bounds import BoundedTransport, Budget, MessageTooLarge, bounded_client
+from protocol.frames import FRAME_BYTES_MAX
 
 
 class Endless(httpx.SyncByteStream):
@@ -74,4 +74,4 @@ def test_the_parts_of_a_message_are_counted_together():
 
 
 def test_the_largest_frame_fits():
-    Budget().take(bounds.FRAME_BYTES_MAX)
+    Budget().take(FRAME_BYTES_MAX)

@@ -35,7 +35,7 @@ from flwr.superlink.routers.fleet.router import router
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from fl_client.node.bounds import BoundedTransport, Budget, MessageTooLarge
-from fl_client.node.errand import ErrandOver, LinkDown, NodeNotActivated, NodeRefused, Reply
+from fl_client.node.errand import Errand, ErrandOver, LinkDown, NodeNotActivated, NodeRefused, Reply
 from fl_client.node.fleet import (
     CertificateUnreadable,
     Credentials,
@@ -339,6 +339,22 @@ def test_bytes_that_are_no_message_hold_no_frame_and_missing_ones_end_the_errand
     server.objects = {}
     with pytest.raises(ErrandOver):
         fleet.fetch(errand)
+
+
+def test_a_message_of_few_bytes_that_would_become_many_is_not_put_together(
+    fleet, server, monkeypatch
+):
+    put_together = []
+    monkeypatch.setattr(
+        "fl_client.node.fleet.inflate_object_from_contents",
+        lambda *given: put_together.append(given),
+    )
+    chunk = b"ArrayChunk  5242880\0" + bytes(5 * 2**20)
+    body = b'{"arraychunk_ids":[' + b",".join([b"0"] * 1000) + b"]}"
+    server.objects = {"c": chunk, "a": b"Array c %d\0" % len(body) + body}
+    errand = Errand(("c", "a"), 5, 1, "train", "round-3", NOW.timestamp(), 120.0)
+    assert fleet.fetch(errand) is None
+    assert put_together == []
 
 
 def test_a_message_of_more_parts_than_a_frame_can_have_is_not_fetched(fleet, server):
