@@ -99,7 +99,7 @@ def lock_of(flower: Path) -> ControlLock:
     return ControlLock(hashlib.sha256(read_secret(flower).encode()).digest())
 
 
-class ControlLock(ControlAuthnPlugin):
+class ControlLock(ControlAuthnPlugin):  # type: ignore[misc]  # Flower ships no types
     """Flower's authentication plugin that opens to whoever shows the secret.
 
     Whoever opens it is the one account that Flower has without a plugin, so that nodes and runs of
@@ -145,7 +145,8 @@ class ShowSecret:
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         """Add the secret to the request, as a bearer token."""
         add_headers(context.request, {"authorization": f"Bearer {self._secret}"})
-        return call_next(context)
+        answer: httpx.Response = call_next(context)
+        return answer
 
 
 def _new_secret() -> bytes:

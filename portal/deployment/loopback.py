@@ -161,7 +161,7 @@ class Control:
             answer = self._client.StartRun(request)
         if not answer.HasField("run_id"):
             raise SuperLinkSilent(self._port, "it took no run; its log says why")
-        return answer.run_id
+        return int(answer.run_id)
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -49,7 +49,7 @@ from portal.deployment.server_apps import ServerApps
 CLOSED_SECRET_BYTES: Final = 32
 
 
-class Lifespan(SuperLinkLifespan):
+class Lifespan(SuperLinkLifespan):  # type: ignore[misc]  # Flower ships no types
     """What lives as long as the server: Flower's share of it, and the ServerApps' processes."""
 
     def __init__(self, config: SuperLinkLifespanConfig, state_factory: LinkStateFactory) -> None:
