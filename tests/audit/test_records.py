@@ -177,3 +177,29 @@ WHOLE = st.recursive(
 @example([{"a": 2**64}])
 def test_the_quick_text_is_the_canonical_one_or_there_is_none(events):
     assert records._written(events) in {None, ENCODER.encode(events).encode()}
+
+
+mentions = st.sampled_from(
+    ["patients", "Patients", "a_patients_b", "patient", 'x","patients":1', ""]
+)
+loose = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | mentions,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(mentions, inner, max_size=3),
+    max_leaves=6,
+)
+lines = st.dictionaries(st.sampled_from(["facts", "kind", "more"]), loose | kinds, max_size=3)
+
+
+@given(st.lists(st.tuples(st.dictionaries(mentions, loose, max_size=3), kinds) | lines, min_size=1))
+@example([({"a": 1.5}, "beat")])
+@example([({"a": [1.5]}, "beat")])
+@example([({"a": 1e22}, "beat")])
+@example([({"a": -0.0}, "beat")])
+@example([({"a": 2**64}, "beat")])
+def test_a_quick_reading_finds_what_a_close_one_does(given):
+    events = [{"facts": one[0], "kind": one[1]} if isinstance(one, tuple) else one for one in given]
+    texts = [json.dumps(one, sort_keys=True, separators=(",", ":")) for one in events]
+    body = "".join(text + "\n" for text in texts).encode()
+    quick = records._read_quickly(body.split(b"\n")[:-1])
+    if quick is not None:
+        assert quick == records._read_closely(body, body.split(b"\n")[:-1])
