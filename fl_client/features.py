@@ -41,7 +41,7 @@ What holds, each line a test in tests/fl_client/test_features.py:
 2. The code is run only while its job is approved and code is allowed: asked before each patient.
 3. A failure of any kind is one record of zeros; no exception, count or time tells of it.
 4. Each patient is run once as long as her records stay the same; who is no longer loaded is
-   forgotten.
+   forgotten. How long anything is kept: ``fl_client.feature_store``.
 
 References:
     [1] Roy et al., Airavat: Security and Privacy for MapReduce, NSDI 2010, sections 4 and 5.
@@ -52,34 +52,28 @@ References:
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import io
 import logging
 import math
-import os
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from fl_client.feature_store import FILE, FeatureStore, Made, step_of
 from fl_client.job_code import JobCode
 from fl_client.jobs import JobBook
 from fl_client.logs import event
 from fl_client.sandbox import CodeChanged, CodeFailed, Limits, run_code
-from protocol.canonical import canonical
-from protocol.errors import RecordError, storage_error
+from protocol.errors import RecordError
 from protocol.ids import SiteId
 from protocol.terms import FeatureTerms, StudyTerms
 from records.dataset import Arrays, Loader, Patient, Progress, patient_digest
-from storage.database import open_database, reading, writing
-from storage.files import PRIVATE
 
 log = logging.getLogger("bithive.features")
 VALUE_MAX: Final = 1000.0
@@ -90,17 +84,6 @@ STARTING_SECONDS: Final = 10
 """Of processor time, beside what the terms give, for the interpreter and NumPy."""
 HEADER_MAX: Final = 512
 STORE_BYTES_MAX: Final = 2**31
-FILE: Final = "features.db"
-
-METADATA = sa.MetaData()
-FEATURES = sa.Table(
-    "features",
-    METADATA,
-    sa.Column("step", sa.Text, primary_key=True),  # digest of the terms of the step
-    sa.Column("patient", sa.Text, primary_key=True),  # digest of her records and what was given
-    sa.Column("features", sa.LargeBinary, nullable=False),  # <f4, (records, *shape)
-    sa.Column("failed", sa.Boolean, nullable=False),
-)
 
 
 class FeaturesUnfit(RecordError):
@@ -131,68 +114,6 @@ class Runs(Protocol):
     ) -> bytes:
         """Return what the function makes of the bytes."""
         ...
-
-
-@dataclass(frozen=True)
-class Made:
-    """One patient's features ``(records, *shape)``; zeros where the code failed."""
-
-    values: NDArray[np.float32]
-    failed: bool
-
-
-class FeatureStore:
-    """Features that were made, so that no patient is run twice; a hospital's own file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._engine = open_database(path, METADATA, private=True)
-
-    def read(self, step: str, shape: tuple[int, ...]) -> dict[str, Made]:
-        """Return what was made by a step, by patient."""
-        with reading(self._engine) as connection:
-            rows = connection.execute(sa.select(FEATURES).where(FEATURES.c.step == step)).all()
-        return {
-            row.patient: Made(np.frombuffer(row.features, "<f4").reshape(-1, *shape), row.failed)
-            for row in rows
-        }
-
-    def keep(self, step: str, patient: str, made: Made) -> None:
-        """Keep one patient's features."""
-        values = made.values.astype("<f4").tobytes()
-        row = {"step": step, "patient": patient, "features": values, "failed": made.failed}
-        with writing(self._engine) as connection:
-            connection.execute(sa.insert(FEATURES).prefix_with("OR REPLACE").values(row))
-
-    def forget_others(self, step: str, patients: Collection[str]) -> None:
-        """Delete what a step made of others than these patients."""
-        with reading(self._engine) as connection:
-            query = sa.select(FEATURES.c.patient).where(FEATURES.c.step == step)
-            gone = [{"of": one} for one in connection.execute(query).scalars()]
-        gone = [one for one in gone if one["of"] not in set(patients)]
-        if gone:
-            named = (FEATURES.c.step == step) & (FEATURES.c.patient == sa.bindparam("of"))
-            with writing(self._engine) as connection:
-                connection.execute(FEATURES.delete().where(named), gone)
-
-    def counts(self) -> tuple[int, int]:
-        """Return how many patients' features are kept, and of how many the code failed."""
-        with reading(self._engine) as connection:
-            failed = list(connection.execute(sa.select(FEATURES.c.failed)).scalars())
-        return len(failed), sum(failed)
-
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait until no other run is going on these records, in this process or another."""
-        try:
-            door = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, PRIVATE)
-        except OSError as error:
-            raise storage_error(error, self._path.name) from error
-        try:
-            fcntl.flock(door, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(door)
 
 
 @dataclass(frozen=True)
@@ -227,7 +148,9 @@ class SandboxedLoader:
         """
         self.allowed()
         step = step_of(self.features, self.shape)
-        keys = [self._key(patient, self._given(patient)) for patient in patients]
+        keys = [self._key(patient) for patient in patients]
+        if self.whole:
+            self.kept.forget_others(step, {person for person, _ in keys})
         found = self.kept.read(step, self.shape)
         missing = [index for index, key in enumerate(keys) if key not in found]
         self.shuffle(missing)
@@ -237,9 +160,7 @@ class SandboxedLoader:
                 self.allowed()
                 found[keys[index]] = made = self._make(self._given(patients[index]))
                 if len(found) <= STORE_BYTES_MAX // self._bytes_max():
-                    self.kept.keep(step, keys[index], made)
-        if self.whole:
-            self.kept.forget_others(step, keys)
+                    self.kept.keep(step, *keys[index], made)
         if missing:
             event(log, "features-made", code=self.features.bundle[:16], count=len(missing))
         return _stacked(patients, [found[key] for key in keys], self.shape)
@@ -279,14 +200,11 @@ class SandboxedLoader:
     def _bytes_max(self) -> int:
         return 4 * self.features.records_max * math.prod(self.shape)
 
-    def _key(self, patient: Patient, given: bytes) -> str:
-        named = patient_digest(patient).to_bytes(31, "big") + hashlib.sha256(given).digest()
-        return hashlib.sha256(named).hexdigest()
-
-
-def step_of(features: FeatureTerms, shape: tuple[int, ...]) -> str:
-    """Return the name under which what a step made is kept."""
-    return hashlib.sha256(canonical(features) + repr(shape).encode()).hexdigest()
+    def _key(self, patient: Patient) -> tuple[str, str]:
+        """Return who she is in the store, and what her records and what is given of them are."""
+        named = patient_digest(patient).to_bytes(31, "big")
+        given = hashlib.sha256(named + hashlib.sha256(self._given(patient)).digest())
+        return self.kept.person(patient.id), given.hexdigest()
 
 
 def read_features(

@@ -18,6 +18,7 @@ What holds, each line a test in tests/fl_client/test_resident.py:
 3. Paused, it answers nothing but refusals, also where it was training; draining, it finishes the
    round under way.
 4. What goes wrong in one study is a refusal there, and no other study notices.
+5. What a study's code made is deleted once its last round is answered (``fl_client.retention``).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from fl_client.jobs import CodeNotAllowed, Job, JobBook, JobNotApproved
 from fl_client.logs import event
 from fl_client.offers import check_addressed, read_offer
 from fl_client.refusals import refusal
+from fl_client.retention import tidy
 from fl_client.routing import KINDS, Route, route
 from fl_client.store import SiteStore
 from fl_client.telemetry import OTHER, Telemetry
@@ -172,18 +174,36 @@ class Resident:
         for serving in closing:
             serving.agent.close()
         self._refreshed = mark
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Delete what studies' code made and nothing needs any more.
+
+        Raises:
+            StorageError: As ``fl_client.retention.tidy``.
+            DecisionsDamaged: The record of decisions was changed.
+        """
+        left = self.duty.standing().state == "left"
+        jobs = () if left else self.book.standing().values()
+        forgotten = tidy(self.home, jobs, self.store)
+        if forgotten:
+            event(log, "features-forgotten", count=forgotten)
 
     def studies(self) -> dict[str, str]:
         """Return the studies that are served, each with its job's hash."""
         return {study: serving.job for study, serving in list(self._serving.items())}
 
     def close(self) -> None:
-        """Close every agent."""
+        """Close every agent, and keep no more than the next start needs."""
         with self._making:
             closing = list(self._serving.values())
             self._serving.clear()
         for serving in closing:
             serving.agent.close()
+        try:
+            self.tidy()
+        except BitHiveError as error:  # the next start does it
+            event(log, "not-tidied", logging.WARNING, code=error.code)
 
     # Offers
 
@@ -269,6 +289,7 @@ class Resident:
         if request.kind == "train" and going.round is not None and not _refused(reply):
             self.telemetry.trained(going.study, going.round)
             event(log, "round-answered", study=going.study, round=going.round, bytes=len(reply))
+            self._refreshed = None  # if it was the last one, what was kept for it goes now
 
     def _signed_off(self) -> SignOff:
         left = SignOff(site=self.identity.site, at=self.duty.standing().since)

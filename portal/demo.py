@@ -453,7 +453,7 @@ def compare(run: Run) -> Baselines:
         found_ = json.loads(kept.read_text())
         return Baselines(found_["alone"], found_["pooled"])
     consenting = {
-        site: with_step(run.loader, run.home.server, run.terms, run.home.site(site)).load(
+        site: with_step(run.loader, run.home.server, run.terms, run.home.data).load(
             [patient for patient in patients if run.wishes.decisions[site][patient.id] == "grants"]
         )
         for site, patients in run.data.sites.items()

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fl_client.features import FILE, FeatureStore, SandboxedLoader, read_features
+from fl_client.feature_store import FILE, FeatureStore
+from fl_client.features import SandboxedLoader, read_features
 from fl_client.job_code import BUNDLE_BYTES_MAX, files_of, pack
 from fl_client.sandbox import CodeFailed, Limits, run_code
 from fl_server.offering import CODE_FILE
@@ -246,7 +247,8 @@ def with_step(loader: Loader, server: Path, terms: StudyTerms, kept: Path) -> Lo
         loader: Of the records.
         server: The server's folder, with the code.
         terms: Of the study; without a step the loader is returned as it is.
-        kept: A folder in which features are kept, a hospital's or the demonstration's.
+        kept: A folder in which features are kept, the demonstration's own: a hospital's keeps what
+            its retention allows.
 
     Raises:
         CodeUnreadable, StorageError: The code is not there as it was.

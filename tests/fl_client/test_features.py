@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fl_client.feature_store import FeatureStore
 from fl_client.features import (
     VALUE_MAX,
-    FeatureStore,
     FeaturesUnfit,
     SandboxedLoader,
     read_features,
