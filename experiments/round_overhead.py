@@ -4,8 +4,8 @@ Question  What does a round cost in waiting, starting processes and carrying byt
           training? How much less is it than in plain Flower 1.41, and how much without a network?
 Method    Two sites add one to every float of a model; the server averages. First over BitHive's
           deployment: a SuperLink, our resident nodes, an agent each behind its Unix socket, our
-          transport in the ServerApp. Then over Flower's: ``flower-superlink``, ``flower-supernode``,
-          FedAvg. Both with TLS, registered node keys and the state in SQLite, on loopback, one
+          transport in the ServerApp. Then over Flower's: its own SuperLink and SuperNodes, FedAvg.
+          Both with TLS, registered node keys and the state in SQLite, on loopback, one
           after the other on the same machine, and the sum is checked. The first round of each is
           left out. In process: the same clients and the same average over the in-process grid. And
           beside it what a round of our engine costs there with three sites, every step of a secure
