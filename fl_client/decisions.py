@@ -14,6 +14,7 @@ What holds, each line a test in tests/fl_client/test_decisions.py:
 3. A decision that was returned is on the disk, under a signature.
 4. Whoever may not decide is refused, and that is recorded before it is said.
 5. A log that does not go on from the one that was last read here is not believed.
+6. No name and no reason acts on the terminal or page that shows it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from privacy.signatures import signing_key
 from protocol.errors import ConfigurationError, StorageError
 from protocol.ids import SiteId
 from protocol.jobs import REASON_MAX, instant
+from protocol.plain import plain
 from storage.database import open_database, reading, writing
 from storage.files import private_folder
 from storage.merkle import leaf_hash, root
@@ -130,7 +132,7 @@ class Decisions:
             DecisionIncomplete: Nobody is named, or no reason where one is due.
             AuditDamaged: The log was changed, and grows no more.
         """
-        who, reason = " ".join(who.split()), " ".join(reason.split())
+        who, reason = _shown(who), _shown(reason)
         if not who or len(who) > WHO_MAX:
             raise DecisionIncomplete("who decided")
         if len(reason) > REASON_MAX or (kind == "refused" and not reason):
@@ -148,7 +150,9 @@ class Decisions:
 
         def denied(kind: str, _facts: Mapping[str, Any]) -> None:
             assert kind == "permission-denied"
-            self.add("permission-denied", str(permission), who=actor.shown, reason="", now=now)
+            # Whatever she calls herself, it is recorded.
+            who = _shown(actor.shown)[:WHO_MAX] or "without a name"
+            self.add("permission-denied", str(permission), who=who, reason="", now=now)
 
         check(actor, permission, about=About(site=site), audit=denied)
 
@@ -205,6 +209,10 @@ class Decisions:
         return (0, b"") if row is None else (row.size, row.root)
 
 
+def _shown(words: str) -> str:
+    return plain(" ".join(words.split()))
+
+
 def _is_decision(event: Event) -> bool:
     # Refusals that other doors of this site recorded have facts of their own.
     return event.kind in KINDS and {"subject", "at"} <= event.facts.keys()
@@ -216,7 +224,7 @@ def _decision(event: Event) -> Decision:
         number=event.position,
         kind=KINDS[event.kind],
         subject=str(facts["subject"]),
-        who=str(facts["actor"]),
-        reason=str(facts["reason"]),
+        who=plain(str(facts["actor"])),
+        reason=plain(str(facts["reason"])),
         at=str(facts["at"]),
     )

@@ -13,7 +13,9 @@ What holds, each line a test in tests/fl_client/test_jobs.py:
 2. A job that asks more epsilon than the data steward's cap leaves cannot be approved.
 3. A job that carries Python cannot be approved, nor run, without the separate right to it.
 4. Who decides must have the right to, and every refusal of that is recorded.
-5. Undecided offers are kept up to a limit, expired ones too, so that offering fills no disk.
+5. A job whose page or terms are not those that were offered does not run: it is not the one that
+   was approved.
+6. Undecided offers are kept up to a limit, expired ones too, so that offering fills no disk.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from fl_client.offers import asked_of
 from fl_client.tables import JOBS, METADATA
 from identity.roles import Actor, Permission
 from privacy.statement import PrivacyStatement
-from protocol.canonical import canonical
-from protocol.errors import ConfigurationError, FederationError, PrivacyError
+from protocol.canonical import canonical, digest
+from protocol.errors import ConfigurationError, FederationError, PrivacyError, StorageError
 from protocol.ids import SiteId
 from protocol.jobs import JobManifest, instant
 from protocol.terms import StudyTerms
@@ -102,6 +104,19 @@ class JobPrefixShort(JobUnknown):
             self,
             f"{named!r} has {len(named)} digits and a job is named by {PREFIX_MIN} of its hash or "
             "more; `bithive site jobs` lists them",
+        )
+
+
+class JobDamaged(StorageError):
+    """What is kept of a job is not what was offered under its hash."""
+
+    code = "job-damaged"
+
+    def __init__(self, job: str) -> None:
+        self.job = job
+        super().__init__(
+            f"what this hospital keeps of job {job[:16]} is not what was offered to it under that "
+            "hash; no job is run until site.db is restored from the last backup"
         )
 
 
@@ -211,6 +226,7 @@ class JobBook:
 
         Raises:
             DecisionsDamaged: The record of decisions was changed.
+            JobDamaged: A job was changed since it was offered; so does whatever reads it.
         """
         return self._read(sa.select(JOBS).order_by(JOBS.c.offered_at, JOBS.c.job))
 
@@ -326,15 +342,7 @@ class JobBook:
         newest = self._newest()
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
-        return [
-            Job(
-                JobManifest.model_validate_json(row.manifest),
-                StudyTerms.model_validate_json(row.terms),
-                row.offered_at,
-                newest.get(row.job),
-            )
-            for row in rows
-        ]
+        return [_read_job(row, newest.get(row.job)) for row in rows]
 
     def _make_room(self, connection: sa.Connection, now: datetime) -> None:
         """Drop undecided offers that ended long ago, where there are as many as may be."""
@@ -356,3 +364,15 @@ class JobBook:
 
     def _check(self, officer: Actor, permission: Permission) -> None:
         self.decisions.check(officer, permission, self.site, self._clock())
+
+
+def _read_job(row: Any, decision: Decision | None) -> Job:
+    """Return a job that was kept; the decision is on its hash, so it must still be of that hash."""
+    try:
+        manifest = JobManifest.model_validate_json(row.manifest)
+        terms = StudyTerms.model_validate_json(row.terms)
+    except ValueError as error:
+        raise JobDamaged(row.job) from error
+    if (manifest.hash, manifest.study, manifest.terms) != (row.job, row.study, digest(terms)):
+        raise JobDamaged(row.job)
+    return Job(manifest, terms, row.offered_at, decision)

@@ -18,7 +18,7 @@ from protocol.jobs import REASON_MAX
 class Ordered(Message):
     """Who gives an order, and why."""
 
-    actor: Annotated[str, Field(min_length=1, max_length=WHO_MAX)]
+    actor: Annotated[str, Field(pattern=r"\S", max_length=WHO_MAX)]
     roles: Annotated[tuple[Role, ...], Field(max_length=len(Role))]
     site: Site
     reason: Annotated[str, Field(max_length=REASON_MAX)] = ""

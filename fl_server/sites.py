@@ -22,6 +22,7 @@ from protocol.frames import Frame, decode, encode
 from protocol.ids import SiteId
 from protocol.jobs import JobAnswer
 from protocol.messages import Join
+from protocol.plain import plain
 from protocol.progress import Progress, Step
 from protocol.terms import StudyTerms
 
@@ -223,7 +224,7 @@ def refusal_of(reply: Frame) -> tuple[str, str]:
     """Return the code and reason of a reply that is not what was due."""
     code, reason = reply.body.get("code"), reply.body.get("reason")
     if isinstance(code, str) and isinstance(reason, str):
-        return code, reason
+        return plain(code), plain(reason)
     return "malformed-message", f"the site sent a {reply.kind!r} where something else was due"
 
 

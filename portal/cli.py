@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from portal.audit_cli import app as audit
@@ -31,6 +32,7 @@ from portal.onboarding_cli import app as operator
 from portal.patient_cli import app as patient
 from portal.site_cli import app as site
 from protocol.errors import BitHiveError
+from protocol.plain import plain
 
 app = typer.Typer(
     name="bithive",
@@ -240,7 +242,9 @@ def main() -> None:
     try:
         app(prog_name="bithive")
     except BitHiveError as error:
-        words.print(f"[bold red]{error.code}[/]: {error}", highlight=False, soft_wrap=True)
+        # What it says may be another's words: a node's, an agent's, a server's.
+        said = escape(plain(" ".join(str(error).split())))
+        words.print(f"[bold red]{error.code}[/]: {said}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         words.print("interrupted; run the same command again to go on", highlight=False)

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from protocol.ids import SiteId
+from protocol.plain import plain
 from protocol.progress import Step
 
 WORDS: Final = {
@@ -72,7 +73,7 @@ class Display:
         """Draw one step of a round."""
         with self._lock:
             if step.stage == "refuse":
-                why = escape(_shown(step.note))  # a hospital's words
+                why = escape(plain(step.note))  # a hospital's words
                 self.say(f"  round {step.round}: [bold red]refused[/] {step.site}: {why}")
             if step.stage == "close":
                 self._bar("rounds", step.done, step.total, f"round {step.round} closed")
@@ -104,8 +105,3 @@ class Display:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total, name=name, doing=doing)
         self._bars.update(self._tasks[name], completed=done, total=total, doing=doing)
-
-
-def _shown(words: str) -> str:
-    """Return a stranger's words without what moves a terminal's cursor or turns letters round."""
-    return "".join(one if one.isprintable() else "?" for one in words)

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from protocol.plain import plain
+
 app = typer.Typer(no_args_is_help=True, help="Trained models: export, inspect and import.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -111,5 +113,4 @@ def _show(found: dict[str, Any], sentence: str, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(found) + "\n")
         return
     # Names of files in a bundle are its author's: nothing in them may act on the terminal.
-    shown = "".join(letter if letter.isprintable() else "?" for letter in sentence)
-    Console().print(escape(shown), highlight=False, soft_wrap=True)
+    Console().print(escape(plain(sentence)), highlight=False, soft_wrap=True)

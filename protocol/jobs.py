@@ -43,6 +43,12 @@ def _instant(text: str) -> str:
     return text
 
 
+def _shown(text: str) -> str:
+    if not text.isprintable():  # it is shown at the server, on a terminal perhaps
+        raise ValueError("a reason holds characters that cannot be shown")
+    return text
+
+
 def _amount(value: object) -> object:
     if isinstance(value, str):
         if not (value.isascii() and value.isdigit() and len(value) <= 30):
@@ -143,7 +149,7 @@ class JobAnswer(SiteMessage):
     job: Digest
     nonce: Digest
     state: JobState
-    reason: Annotated[str, Field(max_length=REASON_MAX)] = ""
+    reason: Annotated[str, Field(max_length=REASON_MAX), AfterValidator(_shown)] = ""
 
 
 class SignOff(SiteMessage):

@@ -1,5 +1,7 @@
 """No decision can be changed, dropped or moved in the site's log without being found."""
 
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
@@ -161,6 +163,26 @@ def test_a_decision_names_somebody_and_a_refusal_a_reason(tmp_path, who, reason)
     with pytest.raises(DecisionIncomplete):
         record.add("refused", "0" * 64, who=who, reason=reason, now=NOW)
     assert record.latest() == 0
+
+
+@pytest.mark.parametrize("name", ["x" * 200, " ", "", "\x1b[2J"])
+def test_who_may_not_decide_is_on_record_whatever_she_calls_herself(tmp_path, name):
+    record = Decisions(tmp_path)
+    with pytest.raises(PermissionMissing):
+        record.check(replace(STEWARD, name=name), Permission.APPROVE_JOB, SITE, NOW)
+    (denied,) = record.all()
+    assert denied.kind == "permission-denied"
+    assert denied.who.isprintable()
+
+
+def test_no_name_and_no_reason_acts_on_who_reads_the_record(record):
+    hostile = "because\x1b[1A \u202eapproved\x07"
+    made = record.add("refused", "0" * 64, who=hostile, reason=hostile, now=NOW)
+    facts = {"subject": "0" * 64, "actor": hostile, "reason": hostile, "at": "2026-11-21T12:00:00Z"}
+    record.log.append("job-refused", facts)  # as an older version wrote it
+    for one in (made, *record.all()[-2:]):
+        assert one.who.isprintable()
+        assert one.reason.isprintable()
 
 
 def test_who_may_not_decide_is_refused_on_record(tmp_path):

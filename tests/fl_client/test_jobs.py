@@ -9,6 +9,7 @@ from fl_client.jobs import (
     PENDING_MAX,
     CodeNotAllowed,
     JobBook,
+    JobDamaged,
     JobExpired,
     JobNotApproved,
     JobOverBudget,
@@ -16,7 +17,10 @@ from fl_client.jobs import (
     JobsFull,
     JobUnknown,
 )
+from fl_client.tables import JOBS, METADATA
 from identity.roles import PermissionMissing
+from protocol.canonical import canonical
+from storage.database import open_database, writing
 from tests.fl_client.job_world import OFFICER, SITE, STEWARD, STRANGER, Clock, World
 
 CODE = "c" * 64
@@ -59,6 +63,37 @@ def test_an_approved_job_runs_and_who_approved_it_is_recorded(book, job, clock):
     assert found.hash == job.hash
     assert (found.decision.who, found.decision.reason) == ("officer-1", "looks right")
     assert found.decision.at == "2026-11-21T12:00:00Z"
+
+
+def test_another_page_or_other_terms_under_an_approved_hash_do_not_run(book, world, job, tmp_path):
+    book.approve(job.hash, OFFICER, left=anything)
+    terms, dearer = world.terms(), world.terms(epsilon=3.0)
+    for changed in (
+        {"terms": canonical(dearer).decode()},
+        {"manifest": canonical(world.manifest(terms, price=1)).decode()},
+        {
+            "terms": canonical(dearer).decode(),
+            "manifest": canonical(world.manifest(dearer)).decode(),
+        },
+        {"manifest": "{}"},
+    ):
+        with writing(open_database(tmp_path / "site.db", METADATA, private=True)) as connection:
+            kept = connection.execute(JOBS.select()).one()
+            connection.execute(JOBS.update().values(**changed))
+        for refused in (lambda: book.approved("lesions"), book.jobs):
+            with pytest.raises(JobDamaged):
+                refused()
+        with writing(open_database(tmp_path / "site.db", METADATA, private=True)) as connection:
+            connection.execute(JOBS.update().values(**kept._asdict()))
+    assert book.approved("lesions").hash == job.hash
+
+
+def test_an_approved_job_does_not_run_for_another_study(book, job, tmp_path):
+    book.approve(job.hash, OFFICER, left=anything)
+    with writing(open_database(tmp_path / "site.db", METADATA, private=True)) as connection:
+        connection.execute(JOBS.update().values(study="others"))
+    with pytest.raises(JobDamaged):
+        book.approved("others")
 
 
 def test_an_approval_outlives_the_process(book, job, tmp_path, clock):

@@ -190,6 +190,7 @@ def test_a_failed_process_or_noise_is_a_refusal(cohort, reply, code):
     ("facts", "expected"),
     [
         ({"code": "budget-spent", "reason": "no more"}, ("budget-spent", "no more")),
+        ({"code": "a\x1bb", "reason": "no\nmore \x1b[2J"}, ("a?b", "no?more ?[2J")),
         ({"code": 1, "reason": "no more"}, None),
         ({"code": "budget-spent"}, None),
         ({}, None),

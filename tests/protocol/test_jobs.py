@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from privacy.signatures import BadSignature, check_signature
 from protocol.canonical import MalformedMessage, body, read
-from protocol.jobs import JobManifest, JobOffer, instant, moment_of
+from protocol.jobs import JobAnswer, JobManifest, JobOffer, instant, moment_of
 from protocol.units import TOTAL_SUPPLY
 from tests.fl_client.job_world import NONCE, NOW, World
 
@@ -91,3 +91,18 @@ def test_a_job_ends_at_its_time():
     end = moment_of(MANIFEST.expires)
     assert MANIFEST.expired(end)
     assert not MANIFEST.expired(NOW)
+
+
+@pytest.mark.parametrize("reason", ["\x1b[2Japproved", "no\nyes", "\u202edesufer"])
+def test_a_reason_that_would_act_on_the_servers_terminal_is_no_answer(reason):
+    said = {
+        "site": "north",
+        "job": MANIFEST.hash,
+        "nonce": NONCE,
+        "state": "refused",
+        "reason": "no",
+        "signature": "00" * 64,
+    }
+    assert read(JobAnswer, said).reason == "no"
+    with pytest.raises(MalformedMessage):
+        read(JobAnswer, said | {"reason": reason})
