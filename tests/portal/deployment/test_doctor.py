@@ -158,6 +158,22 @@ def test_a_deployment_that_is_down_and_incomplete_is_told_so(tmp_path):
     assert found["certificate of north"].state == "fails"
 
 
+def test_a_superlinks_secret_that_others_may_read_fails(tmp_path):
+    from portal.deployment.control_lock import make_secret, secret_path
+
+    def look_at_secret():
+        (found,) = [one for one in examine(tmp_path, now=NOW) if one.check == "SuperLink's secret"]
+        return found
+
+    plan = Plan(tmp_path, (), 1, 2, 3, 4)
+    plan.save()
+    assert look_at_secret().state == "warning"  # there is none before the first start
+    make_secret(plan.flower)
+    assert look_at_secret().state == "ok"
+    secret_path(plan.flower).chmod(0o644)
+    assert look_at_secret().advice == f"chmod 0600 {secret_path(plan.flower)}"
+
+
 @pytest.mark.parametrize(
     ("ahead", "state"),
     [(None, "ok"), (4.9, "ok"), (-60.0, "warning"), (3590.0, "warning"), (-3601.0, "fails")],
