@@ -37,13 +37,16 @@ from consent.registry import Registry, SignedEpoch
 from fl_client import link
 from fl_client.app import app as carrier
 from fl_server.app import keep_freed_memory
+from fl_server.calling import Called
 from fl_server.engine import Engine
 from fl_server.gate import Admitted, Gate
 from fl_server.inprocess import InProcessGrid
 from fl_server.model_state import ModelState
+from fl_server.opening import integers_of
 from fl_server.parts import narrow
+from fl_server.questions import Requests
 from fl_server.store import ServerStore
-from fl_server.summation import Called, Opened, Requests, SecureSum, Uploads, integers_of
+from fl_server.summation import Opened, SecureSum, Uploads
 from fl_server.transport import GridTransport
 from privacy.bfv import EncryptedUpdate
 from privacy.keys import SiteKeys
@@ -144,8 +147,8 @@ class _NoCrypto(SecureSum):
         ).signed_by(self.signing_key.sign)
         called = Called(call, {}, {})
         requests = dict.fromkeys(call.sites, encode("call", body(call)))
-        wait = self._wait(quorum(len(call.sites)), seconds=self.call_seconds)
-        for site, reply in self.sites.ask("call", requests, f"call-{round_number}", wait):
+        wait = self.questions.wait(quorum(len(call.sites)), seconds=self.call_seconds)
+        for site, reply in self.questions.sites.ask("call", requests, f"call-{round_number}", wait):
             called.keys[site] = read(RoundKey, reply.body)
             called.envelopes[site] = dict.fromkeys(call.sites, b"share")
             wait.count()
@@ -168,12 +171,12 @@ class _NoCrypto(SecureSum):
             sum_sha256=hashlib.sha256(total.tobytes()).hexdigest(),
             receipts=tuple(receipts),
         ).signed_by(self.signing_key.sign)
-        named, wait = digest(commitment), self._wait(quorum(called))
+        named, wait = digest(commitment), self.questions.wait(quorum(called))
         for kind in ("endorse", "unmask"):
             frame = encode(kind, {"commitment": named})
             asked = dict.fromkeys(plan.sites, frame)
-            self._gather(kind, plan.round, named, asked, take=_anything, wait=wait)
-            wait = self._wait(quorum(called))
+            self.questions.gather(kind, plan.round, named, asked, take=_anything, wait=wait)
+            wait = self.questions.wait(quorum(called))
         found: dict[SiteId, Any] = {}
 
         def take(site: SiteId, reply: Frame) -> bool:
@@ -191,8 +194,8 @@ class _NoCrypto(SecureSum):
             plan.sites,
             lambda site: encode("open", {**opened, "send": site in senders}, sums),
         )
-        wait = self._wait(2)
-        self._gather("open", plan.round, named, frames, take=take, wait=wait)
+        wait = self.questions.wait(2)
+        self.questions.gather("open", plan.round, named, frames, take=take, wait=wait)
         integers = next(iter(found.values()))
         return Opened(integers, commitment.weight, commitment, (), (), self.zeros)
 

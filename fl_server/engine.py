@@ -44,6 +44,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consent.registry import Registry
 from fl_server.aggregation import Stepping, without_surplus
+from fl_server.calling import Called
 from fl_server.gate import Gate
 from fl_server.group_key import GroupKeeper
 from fl_server.intake import Intake
@@ -52,7 +53,9 @@ from fl_server.lease import LEASE_SECONDS, Lease
 from fl_server.model_state import unchanged
 from fl_server.news import LaneNews, epoch_of
 from fl_server.offering import Offering
+from fl_server.opening import OpeningMissing, SumUnsound
 from fl_server.phases import Deadlines, Phase
+from fl_server.questions import Questions
 from fl_server.reporter import Reporter
 from fl_server.sites import Sites, TooFewSites
 from fl_server.store import (
@@ -63,7 +66,7 @@ from fl_server.store import (
     StoredRound,
     run_of,
 )
-from fl_server.summation import Called, Opened, OpeningMissing, SecureSum, SumUnsound
+from fl_server.summation import Opened, SecureSum
 from fl_server.transport import Transport
 from privacy.bfv import ServerContext, self_test
 from privacy.mechanism import check_mechanism
@@ -191,19 +194,17 @@ class Engine:
         )
         self._news = LaneNews(self.terms, self._sites, self.registry, self._report, wait.prepare)
         self._intake = Intake(self.terms, self._sites, self.store, self._gate, self._report, wait)
-        self._sum = SecureSum(
+        questions = Questions(
             self.terms,
             self._sites,
-            self.signing_key,
-            self.parameters,
             self._report,
-            call_seconds=wait.call,
-            open_seconds=wait.open,
+            wait.open,
             answers=self.store.answers,
             grace=wait.grace,
             patience=wait.patience,
             entered=self._enter_sum,
         )
+        self._sum = SecureSum(self.terms, questions, self.signing_key, self.parameters, wait.call)
 
     def _round(self, number: int) -> RoundClosed:
         if self.store.round(number) is None:

@@ -20,10 +20,10 @@ from typing import Final
 
 from fl_server.gate import Admitted, Gate
 from fl_server.phases import Deadlines, Wait
+from fl_server.questions import Requests
 from fl_server.reporter import Reporter
 from fl_server.sites import Sites, refusal_of
 from fl_server.store import RoundFrozen, ServerStore, StoredRound, UploadConflict
-from fl_server.summation import Requests
 from privacy.sharing import quorum
 from protocol.canonical import body, canonical, read
 from protocol.errors import BitHiveError, FederationError, StorageError

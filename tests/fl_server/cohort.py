@@ -23,10 +23,12 @@ from fl_client.group_keys import GroupKeys
 from fl_client.masking import Masking
 from fl_client.store import SiteStore
 from fl_client.summation import Summation
+from fl_server.calling import Called
 from fl_server.group_key import GroupKeeper
+from fl_server.questions import Questions
 from fl_server.sites import Sites
 from fl_server.store import ServerStore
-from fl_server.summation import Called, SecureSum
+from fl_server.summation import SecureSum
 from privacy.keys import SiteKeys
 from privacy.masks import apply
 from privacy.packing import pack
@@ -306,15 +308,8 @@ class Cohort:
         self.keeper = GroupKeeper(
             self.terms, self.asking, self.store, self.steps.append, 1.0, holding=held
         )
-        self.sum = SecureSum(
-            self.terms,
-            self.asking,
-            self.server_key,
-            self.parameters,
-            self.steps.append,
-            call_seconds=1.0,
-            open_seconds=1.0,
-        )
+        questions = Questions(self.terms, self.asking, self.steps.append, 1.0)
+        self.sum = SecureSum(self.terms, questions, self.server_key, self.parameters, 1.0)
 
     @property
     def sites(self):

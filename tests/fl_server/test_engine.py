@@ -13,8 +13,8 @@ from fl_server import database
 from fl_server import engine as engine_module
 from fl_server import gate as gate_module
 from fl_server.engine import Deadlines
+from fl_server.opening import OpeningDisputed
 from fl_server.sites import TooFewSites
-from fl_server.summation import OpeningDisputed
 from privacy.signatures import check_signature
 from protocol.canonical import body, digest, read
 from protocol.frames import decode, encode

@@ -9,8 +9,8 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from fl_client.masking import Masking
+from fl_server.opening import OpeningDisputed, OpeningMissing, SumUnsound
 from fl_server.sites import TooFewSites
-from fl_server.summation import OpeningDisputed, OpeningMissing, SumUnsound
 from privacy.sharing import QuorumMissing, quorum
 from protocol.canonical import body, digest, read
 from protocol.errors import FederationError
