@@ -115,7 +115,7 @@ def reset(
 @contextmanager
 def _accounts(home: Path, name: str) -> Iterator[tuple[Accounts, Actor]]:
     """Give a site's accounts, and whoever runs this command."""
-    from portal.local_actor import at_site
+    from portal.local_actor import at_site, this_user
     from portal.officer.desk import site_folder
     from portal.officer.signin import site_accounts
     from portal.own_log import own_record
@@ -124,7 +124,7 @@ def _accounts(home: Path, name: str) -> Iterator[tuple[Accounts, Actor]]:
     folder = site_folder(home, SiteId(name))
     accounts = site_accounts(folder, own_record(folder))
     try:
-        yield accounts, at_site(folder, SiteId(name), getpass.getuser())
+        yield accounts, at_site(folder, SiteId(name), this_user())
     finally:
         accounts.close()
 

@@ -7,7 +7,6 @@ the folder nor its key verifies a copy of the file (``--log``) with the log's ve
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 import time
@@ -193,14 +192,14 @@ def witness(
     from audit.notes import read_key
     from audit.witness import Witness
     from portal.audit_client import LogAtUrl, LogUnreachable, witness_head
-    from portal.local_actor import at_witness
+    from portal.local_actor import at_witness, this_user
     from portal.own_log import own_record
     from privacy.signatures import signing_key
     from storage.files import private_folder
 
     private_folder(folder)
     log, log_key = LogAtUrl(url, authority), read_key(key)
-    actor = at_witness(folder, getpass.getuser())
+    actor = at_witness(folder, this_user())
     own = Witness(folder / "witness.db", name, signing_key(folder / "witness.key"), time.time)
     if begin:
         own.watch(log_key)

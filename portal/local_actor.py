@@ -18,6 +18,8 @@ a witness's folder for its auditors::
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -48,6 +50,18 @@ class PeopleUnreadable(IdentityError):
 
 class People(RootModel[dict[Annotated[str, Field(max_length=64)], frozenset[Role]]]):
     """Roles by the system's user."""
+
+
+def this_user() -> str:
+    """Return whose process this is: the kernel's word, not that of the environment.
+
+    ``LOGNAME`` and ``USER`` are what the caller likes them to be.
+    """
+    user = os.getuid()
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:  # as in a container, where an account may have no name
+        return f"uid-{user}"
 
 
 def operator(user: str) -> Actor:

@@ -9,7 +9,6 @@ user that the operating system signed in, with the roles that the site gives her
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 from pathlib import Path
@@ -264,11 +263,11 @@ def _user(home: Path, name: str, officer: str = "") -> Actor:
     """Return who runs this command; ``officer`` is for whom, where she typed another's decision."""
     from dataclasses import replace
 
-    from portal.local_actor import at_site
+    from portal.local_actor import at_site, this_user
     from portal.officer.desk import site_folder
     from protocol.ids import SiteId
 
-    user = getpass.getuser()
+    user = this_user()
     actor = at_site(site_folder(home, SiteId(name)), SiteId(name), user)
     said = " ".join(officer.split())
     return replace(actor, name=f"{said}, typed by {user}") if said not in {"", user} else actor

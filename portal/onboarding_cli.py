@@ -424,9 +424,9 @@ def _asked(fingerprint: str | None) -> str:
 
 
 def _operator() -> Actor:
-    from portal.local_actor import operator
+    from portal.local_actor import operator, this_user
 
-    return operator(getpass.getuser())
+    return operator(this_user())
 
 
 def _now() -> datetime:

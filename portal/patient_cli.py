@@ -8,7 +8,6 @@ leaves of those who granted. Server and steward have a home each (``portal.patie
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 from collections.abc import Iterator
@@ -280,10 +279,11 @@ def part(
 @contextmanager
 def _steward(home: Path, server: Path | None, name: str) -> Iterator[Steward]:
     """Open a hospital's desk, and close it."""
+    from portal.local_actor import this_user
     from portal.patient.homes import open_steward
     from protocol.ids import SiteId
 
-    steward = open_steward(home, SiteId(name), server=server, user=getpass.getuser())
+    steward = open_steward(home, SiteId(name), server=server, user=this_user())
     try:
         yield steward
     finally:

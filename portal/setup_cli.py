@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 from pathlib import Path
@@ -100,12 +99,12 @@ def setup(
 
 
 def _open_ledger(folder: Path, done: SetUp, cap: float) -> None:
-    from portal.local_actor import at_site
+    from portal.local_actor import at_site, this_user
     from portal.own_log import own_record
     from portal.stewarding import LedgerDesk
 
     site = done.own.site
-    actor = at_site(folder, site, getpass.getuser())
+    actor = at_site(folder, site, this_user())
     desk = LedgerDesk(site, folder / "budget.db", done.own.dataset, actor, own_record(folder))
     desk.open_dataset(cap, done.terms.privacy.delta)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import math
@@ -219,24 +218,24 @@ def _log_to_stderr() -> None:
 
 def _desk(path: Path, name: str, dataset: str | None, *, new: bool = False) -> LedgerDesk:
     """Return the privacy ledger at ``path`` in the hands of whoever runs this command."""
-    from portal.local_actor import at_site
+    from portal.local_actor import at_site, this_user
     from portal.own_log import own_record
     from portal.stewarding import LedgerDesk
     from protocol.ids import SiteId
 
-    actor = at_site(path.parent, SiteId(name), getpass.getuser())
+    actor = at_site(path.parent, SiteId(name), this_user())
     of = dataset if new and dataset is not None else _only(path, dataset)
     return LedgerDesk(SiteId(name), path, of, actor, own_record(path.parent))
 
 
 def _read(path: Path, name: str) -> list[LedgerView]:
     """Return the privacy ledger's data sets, for whoever runs this command."""
-    from portal.local_actor import at_site
+    from portal.local_actor import at_site, this_user
     from portal.own_log import own_record
     from portal.stewarding import read_ledger
     from protocol.ids import SiteId
 
-    actor = at_site(path.parent, SiteId(name), getpass.getuser())
+    actor = at_site(path.parent, SiteId(name), this_user())
     return read_ledger(SiteId(name), path, actor, own_record(path.parent))
 
 

@@ -6,11 +6,10 @@ operator's audit log, and so is what was done.
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 
 from identity.roles import About, Actor, Permission, check
-from portal.local_actor import at_server
+from portal.local_actor import at_server, this_user
 from portal.market import RESEARCHER
 from portal.own_log import own_record
 
@@ -21,7 +20,7 @@ def here(home: Path) -> Actor:
     Raises:
         PeopleUnreadable, StorageError: As ``portal.local_actor``.
     """
-    return at_server(home, getpass.getuser(), RESEARCHER)
+    return at_server(home, this_user(), RESEARCHER)
 
 
 def check_may(home: Path, actor: Actor, permission: Permission) -> None:

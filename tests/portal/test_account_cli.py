@@ -19,7 +19,7 @@ PASSWORD = "four long plain words"
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "Cost", lambda: Cost(iterations=1, lanes=1, memory_kib=8))
-    monkeypatch.setattr("getpass.getuser", lambda: "ward7")
+    monkeypatch.setattr("portal.local_actor.this_user", lambda: "ward7")
     (tmp_path / "sites/north/identity").mkdir(parents=True)
     return tmp_path
 

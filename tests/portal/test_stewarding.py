@@ -1,6 +1,5 @@
 """Only a site's own steward changes its privacy ledger, and the site's log says who did."""
 
-import getpass
 import json
 
 import pytest
@@ -8,7 +7,7 @@ from typer.testing import CliRunner
 
 from identity.roles import Actor, PermissionMissing, Role
 from portal.cli import app
-from portal.local_actor import PeopleUnreadable, at_site
+from portal.local_actor import PeopleUnreadable, at_site, this_user
 from portal.own_log import own_log
 from portal.stewarding import LedgerDesk, read_ledger
 from privacy.budget import PrivacyBudget
@@ -90,7 +89,7 @@ def test_the_command_acts_for_who_runs_it_and_writes_into_the_sites_own_log(home
     assert command(home, "budget", "north", "--cap", "5").exit_code == 0
     log = own_log(home / "sites/north")
     [event] = log.events()
-    assert (event.kind, event.facts["actor"]) == ("cap-set", getpass.getuser())
+    assert (event.kind, event.facts["actor"]) == ("cap-set", this_user())
     log.verify()
     log.close()
 
@@ -98,11 +97,11 @@ def test_the_command_acts_for_who_runs_it_and_writes_into_the_sites_own_log(home
 def test_where_a_site_lists_its_people_nobody_else_sets_a_cap(home):
     people = home / "sites/north/identity/people.json"
     people.parent.mkdir()
-    people.write_text(json.dumps({getpass.getuser(): ["officer"], "other": ["steward"]}))
+    people.write_text(json.dumps({this_user(): ["officer"], "other": ["steward"]}))
     found = command(home, "budget", "north", "--cap", "5")
     assert isinstance(found.exception, PermissionMissing)
     assert limit(home) == 8.0
-    people.write_text(json.dumps({getpass.getuser(): ["steward"]}))
+    people.write_text(json.dumps({this_user(): ["steward"]}))
     assert command(home, "budget", "north", "--cap", "5").exit_code == 0
 
 
@@ -136,3 +135,22 @@ def test_steward_and_officer_read_the_ledger_and_nobody_else_does(home):
         with pytest.raises(PermissionMissing):
             read_ledger("north", ledger, actor, lambda *event: told.append(event))
     assert [kind for kind, _ in told] == ["permission-denied"] * 2
+
+
+@pytest.mark.parametrize("variable", ["LOGNAME", "USER", "LNAME", "USERNAME"])
+def test_nobody_is_another_user_by_saying_so_in_the_environment(home, monkeypatch, variable):
+    people = home / "sites/north/identity/people.json"
+    people.parent.mkdir()
+    people.write_text(json.dumps({this_user(): ["officer"], "other": ["steward"]}))
+    monkeypatch.setenv(variable, "other")
+    found = command(home, "budget", "north", "--cap", "5")
+    assert isinstance(found.exception, PermissionMissing)
+    log = own_log(home / "sites/north")
+    [event] = log.events()
+    assert (event.kind, event.facts["actor"]) == ("permission-denied", this_user())
+    log.close()
+
+
+def test_an_account_without_a_name_is_called_by_its_number(monkeypatch):
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    assert this_user() == "uid-4000000"
