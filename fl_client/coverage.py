@@ -2,14 +2,17 @@
 
 The choice comes first. The loader opens the files of the chosen patients only, and certificates
 (``fl_client.certifier``) prove exactly that choice. A patient is chosen when her leaf is live in
-the round's epoch and in every newer one this hospital has seen, its opening is ours, its terms
-allow the study's purpose on all of its days, and we hold records of her.
+the round's epoch and in every newer one this hospital has seen, its opening is ours, its terms are
+of this study and data set and allow the purpose on all of its days, and we hold records of her.
 
 The server is not believed: a chunk's leaves must lead to the root that the registry signed
 (``fl_client.lane``).
 
-What holds (tests/fl_client/test_cohort.py): a patient is chosen once, however many live leaves she
-has; noise hides one gradient of hers a step.
+What holds (tests/fl_client/test_cohort.py):
+
+1. A patient is chosen once, however many live leaves she has; noise hides one gradient of hers a
+   step.
+2. Nobody is chosen for what she granted to another study or of another data set.
 """
 
 from __future__ import annotations
@@ -175,8 +178,11 @@ def usable(
     if known is None or patient is None:
         return None
     opening, consent = known[1], terms.consent
+    # The server chooses the chunks; one of another study's lane is as much the registry's as ours.
+    granted = (opening.terms.study, opening.terms.dataset)
+    ours = granted == (number_of(terms.study, bits=64), number_of(consent.dataset, bits=32))
     allowed = opening.terms.allows(consent.required, consent.from_day, consent.through_day)
-    return (patient, opening) if allowed and opening.leaf() == leaf else None
+    return (patient, opening) if ours and allowed and opening.leaf() == leaf else None
 
 
 def left_out(

@@ -1,20 +1,29 @@
 """A round that meets a withdrawal goes on without her, and with nobody who is not proven."""
 
+import secrets
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from consent.grant import new_opening
 from fl_client.certifier import Certifier
 from fl_client.cohort import begin, begin_again, gather
 from fl_client.coverage import left_out, select_checked
-from fl_client.lane import LaneMemory
+from fl_client.lane import LaneMemory, LaneState, check_lane
+from protocol.ids import PatientId, number_of
+from protocol.messages import ChunkState
+from records.dataset import Patient, TableRow
 from tests.fl_client.lane_world import (
     CHUNKS,
+    DATASET,
     NORTH,
+    NOW,
     PATIENTS,
     SLOTS,
+    STUDY,
     TERMS,
     HandProver,
     LaneWorld,
@@ -136,6 +145,35 @@ def test_a_patient_with_two_live_leaves_is_chosen_once(world):
     assert len(chosen) == len(set(chosen)) == CHUNKS * SLOTS - 2
     for one in selections:
         assert sum(slot.used for slot in one.slots) == len(one.patients)
+
+
+@pytest.mark.parametrize("other", [{"study": "another"}, {"dataset": "other-records"}])
+def test_nobody_is_chosen_for_what_she_granted_to_another_study_or_of_other_records(world, other):
+    granted = {"study": STUDY, "dataset": DATASET} | other
+    lane = world.registry.open_lane(granted["study"], NORTH, granted["dataset"], SLOTS, SLOTS)
+    ((_, first),) = [world.openings.opening_at(world.state().chunks[0].chunk * SLOTS)]
+    terms = replace(
+        first.terms,
+        study=number_of(granted["study"], bits=64),
+        dataset=number_of(granted["dataset"], bits=32),
+    )
+    patient = PatientId("of another study")
+    salt = world.openings.hospital_salt
+    opening, code = new_opening(patient, salt, terms, entropy=secrets.token_bytes)
+    receipt = world.registry.publish(lane, opening.leaf(), code.revoke_hash, now=NOW)
+    world.openings.add(patient, opening, receipt)
+    world.records[patient] = Patient(patient, 1, (TableRow(key=patient, values=(1.0,)),))
+    (chunk,) = lane.chunks
+    foreign = ChunkState(
+        chunk=chunk,
+        leaves=tuple(world.registry.chunk_leaves(chunk)),
+        siblings=tuple(world.registry.chunk_path(chunk)),
+    )
+    state = world.state()
+    sent = LaneState(state.epoch, (*state.chunks, foreign))
+    check_lane(TERMS, sent)  # as much the registry's as the others
+    chosen = {one.id for selection in choose(world, sent) for one in selection.patients}
+    assert chosen == set(PATIENTS)
 
 
 def gathered(world, certifier, *, reserve, seconds=0.0):
