@@ -106,7 +106,7 @@ def run_rounds(processes: Processes, *, flower: bool, floats: int, rounds: int) 
     shutil.copy(HERE / f"_{module}.py", app / f"{module}.py")
     (app / "pyproject.toml").write_text(BUNDLE.format(module=module))
     report = processes.folder / "seconds.json"
-    settings = {"floats": floats, "rounds": rounds, "report": str(report)}
+    settings: dict[str, str | int] = {"floats": floats, "rounds": rounds, "report": str(report)}
     loopback.start_run(processes.folder, processes.port, settings, app=app)
     deadline = time.monotonic() + RUN_SECONDS_MAX
     while not (report.is_file() and report.read_text()):

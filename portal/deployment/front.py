@@ -6,9 +6,9 @@
                                                  │ /v1/fleet/NAME, POST
                                                  └ anything else: 403, or 404
 
-Flower serves fleet, control and runtime on one port and lets whoever holds the authority's
-certificate register nodes, submit code and stop runs. So its port stays on loopback, and this door
-asks for a certificate of the consortium first and then for the path.
+Flower serves fleet, control and runtime on one port. Its control API has a lock of ours
+(``control_lock``), and still its port stays on loopback: this door asks for a certificate of the
+consortium first and then for the path.
 
 What holds, each line a test in tests/federation/test_front_door.py:
 

@@ -159,6 +159,7 @@ def test_nginx_finds_no_fault_in_a_servers_configuration(tmp_path):
     assert done.returncode == 0, done.stderr
     text = configuration.read_text()
     assert "server_name fed.example.org;" in text
+    assert 'proxy_set_header Authorization "";' in text  # no secret of ours passes this way
     assert str(operator / "authority" / "crl.pem") in text
 
 
