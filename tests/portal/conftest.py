@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -50,7 +51,11 @@ def run_command(*arguments: object, **options: Any) -> subprocess.CompletedProce
 def run_small(home: Path) -> Finished:
     done = run_command("demo", "--home", home, *SMALL)
     assert done.returncode == 0, done.stderr
-    return Finished(home, json.loads(done.stdout), json.loads((home / "report.json").read_text()))
+    return finished_in(home, json.loads(done.stdout))
+
+
+def finished_in(home: Path, printed: dict[str, Any]) -> Finished:
+    return Finished(home, printed, json.loads((home / "report.json").read_text()))
 
 
 @pytest.fixture(scope="session")
@@ -96,8 +101,16 @@ def again(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """One small run, made once for all tests that only look."""
-    return run_small(tmp_path_factory.mktemp("finished") / "home")
+    """One small run, made once for all tests that only look: by whichever worker is first."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    shared.mkdir(exist_ok=True)
+    with (shared / "lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not (shared / "printed.json").is_file():
+            made = run_small(shared / "home")
+            (shared / "printed.json").write_text(json.dumps(made.printed))
+    return finished_in(shared / "home", json.loads((shared / "printed.json").read_text()))
 
 
 @pytest.fixture(scope="session")

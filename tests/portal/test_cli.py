@@ -7,10 +7,14 @@ import re
 import resource
 import shutil
 import sqlite3
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from portal.cli import main
 
 pytestmark = pytest.mark.slow  # a process a test, and runs of their own
 
@@ -26,6 +30,20 @@ def refused(done, code):
     found, _, sentence = done.stderr.partition(": ")
     assert found == code, done.stderr
     return sentence
+
+
+@pytest.fixture
+def said(capsys, monkeypatch):
+    """Run the command in this process, which loads its libraries once for all that is refused."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bithive", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        written = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, left.value.code, written.out, written.err)
+
+    return run
 
 
 @pytest.fixture
@@ -71,52 +89,52 @@ def test_misuse_ends_with_two(bithive, misuse):
 
 
 @pytest.mark.parametrize("option", ["--engine", "--circuit", "--grants"])
-def test_an_option_that_does_not_exist_names_those_that_do(bithive, tmp_path, option):
-    done = bithive(*DEMO, option, "nonsense", "--home", tmp_path / "home")
+def test_an_option_that_does_not_exist_names_those_that_do(said, tmp_path, option):
+    done = said(*DEMO, option, "nonsense", "--home", tmp_path / "home")
     assert "choose one of" in refused(done, "option-unknown")
     assert not (tmp_path / "home").exists()
 
 
-def test_a_folder_that_is_not_there_is_refused(bithive, tmp_path):
-    done = bithive(*DEMO, "--data", tmp_path / "absent", "--home", tmp_path / "home")
+def test_a_folder_that_is_not_there_is_refused(said, tmp_path):
+    done = said(*DEMO, "--data", tmp_path / "absent", "--home", tmp_path / "home")
     refused(done, "source-missing")
 
 
-def test_a_folder_without_a_manifest_is_refused(bithive, tmp_path):
+def test_a_folder_without_a_manifest_is_refused(said, tmp_path):
     (tmp_path / "empty").mkdir()
-    done = bithive(*DEMO, "--data", tmp_path / "empty", "--home", tmp_path / "home")
+    done = said(*DEMO, "--data", tmp_path / "empty", "--home", tmp_path / "home")
     refused(done, "source-unknown")
 
 
-def test_a_manifest_that_names_an_absent_file_is_refused(bithive, pictures, tmp_path):
+def test_a_manifest_that_names_an_absent_file_is_refused(said, pictures, tmp_path):
     (pictures / "7.png").unlink()
-    done = bithive(*DEMO, "--data", pictures, "--home", tmp_path / "home")
+    done = said(*DEMO, "--data", pictures, "--home", tmp_path / "home")
     refused(done, "manifest-names-absent-file")
 
 
-def test_a_truncated_image_is_refused(bithive, pictures, tmp_path):
+def test_a_truncated_image_is_refused(said, pictures, tmp_path):
     whole = (pictures / "7.png").read_bytes()
     (pictures / "7.png").write_bytes(whole[: len(whole) // 2])
-    done = bithive(*DEMO, "--data", pictures, "--home", tmp_path / "home")
+    done = said(*DEMO, "--data", pictures, "--home", tmp_path / "home")
     refused(done, "file-truncated")
 
 
-def test_a_text_named_as_an_image_is_refused(bithive, pictures, tmp_path):
+def test_a_text_named_as_an_image_is_refused(said, pictures, tmp_path):
     (pictures / "7.png").write_text("this is a letter, not a picture\n")
-    done = bithive(*DEMO, "--data", pictures, "--home", tmp_path / "home")
+    done = said(*DEMO, "--data", pictures, "--home", tmp_path / "home")
     refused(done, "not-an-image")
 
 
-def test_a_folder_of_something_else_is_not_taken_as_home(bithive, tmp_path):
+def test_a_folder_of_something_else_is_not_taken_as_home(said, tmp_path):
     (tmp_path / "letter.txt").write_text("mine\n")
-    refused(bithive(*DEMO, "--data", "wisconsin", "--home", tmp_path), "home-foreign")
+    refused(said(*DEMO, "--data", "wisconsin", "--home", tmp_path), "home-foreign")
     assert (tmp_path / "letter.txt").read_text() == "mine\n"
 
 
-def test_a_home_that_cannot_be_made_is_refused(bithive, tmp_path):
+def test_a_home_that_cannot_be_made_is_refused(said, tmp_path):
     (tmp_path / "file").write_text("in the way\n")
     home = tmp_path / "file" / "home"
-    refused(bithive(*DEMO, "--data", "wisconsin", "--home", home), "storage-failed")
+    refused(said(*DEMO, "--data", "wisconsin", "--home", home), "storage-failed")
 
 
 @pytest.mark.parametrize(
@@ -162,9 +180,9 @@ def test_a_folder_without_a_run_has_no_books(bithive, tmp_path, question):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_home_of_another_run_is_not_overwritten(bithive, finished, small):
+def test_a_home_of_another_run_is_not_overwritten(said, finished, small):
     before = (finished.home / "report.json").read_bytes()
-    done = bithive("demo", "--home", finished.home, *small, "--seed", "2")
+    done = said("demo", "--home", finished.home, *small, "--seed", "2")
     assert "seed" in refused(done, "home-taken")
     assert (finished.home / "report.json").read_bytes() == before
 
