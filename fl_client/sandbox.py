@@ -16,7 +16,7 @@ What holds, each line a test in tests/fl_client/test_sandbox.py:
 2. The code reaches no network, sees no file of the hospital, writes none, and starts no process.
 3. Whatever it does to time or memory ends it alone, with ``code-failed``. It outlives neither its
    run nor the hospital's process.
-4. Without namespaces, nothing runs: ``sandbox-unavailable``.
+4. Without namespaces, nothing runs: ``sandbox-unavailable``, which says what is not permitted.
 5. What is run is the text as UTF-8 shows it, whatever encoding it claims.
 6. With ``hold_seconds`` answer or failure comes so long after the code was let go, however soon it
    was done: how long it took says nothing.
@@ -47,7 +47,16 @@ CHILD: Final = Path(__file__).with_name("sandbox_child.py")
 NAMESPACES: Final = ("--user", "--map-root-user", "--net", "--mount", "--pid", "--ipc", "--uts")
 FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,80}:[A-Za-z_][A-Za-z0-9_]{0,80}")
 READY: Final = b"R"
+REFUSED: Final = b"!"
 RETURNED: Final = b"="
+COMPLAINT_MAX: Final = 200
+CLOSING: Final = {
+    "user.max_user_namespaces": "0",
+    "user.max_net_namespaces": "0",
+    "kernel.unprivileged_userns_clone": "0",
+    "kernel.apparmor_restrict_unprivileged_userns": "1",
+}
+"""Settings of the kernel under which no sandbox is made, and the value at which it is not."""
 START_SECONDS: Final = 60.0
 
 
@@ -129,10 +138,11 @@ def run_code(
         ready = _read(process, len(READY), START_SECONDS)
         let_go = time.monotonic()
         said = _read(process, limits.output_bytes + 2, limits.wall_seconds) if ready else b""
+        lacking = "" if ready == READY else _lacking(ready, said, _complaint(process))
     finally:
         _end(process)
-    if ready != READY:
-        raise SandboxUnavailable("its namespaces or locks were refused")
+    if lacking:
+        raise SandboxUnavailable(lacking)
     time.sleep(max(0.0, let_go + hold_seconds - time.monotonic()))
     if not said.startswith(RETURNED):
         raise CodeFailed("raised, or met a limit of time or memory")
@@ -155,7 +165,7 @@ def _start(function: str, limits: Limits) -> subprocess.Popen[bytes]:
             ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,  # of what makes the namespaces; the code's own goes nowhere
             env={},
             cwd="/",
             start_new_session=True,
@@ -182,10 +192,31 @@ def _read(process: subprocess.Popen[bytes], size: int, seconds: float) -> bytes:
         killer.cancel()
 
 
+def _complaint(process: subprocess.Popen[bytes]) -> str:
+    """Return what the program that makes the namespaces has said, as far as it is one line."""
+    assert process.stderr is not None
+    os.set_blocking(process.stderr.fileno(), False)
+    words = (process.stderr.read(COMPLAINT_MAX) or b"").decode(errors="replace").strip()
+    return words if words.startswith("unshare: ") and words.isprintable() else ""
+
+
+def _lacking(ready: bytes, said: bytes, complaint: str) -> str:
+    """Return what this machine did not permit: a door, or the namespaces themselves."""
+    if ready == REFUSED:
+        return said[:COMPLAINT_MAX].decode(errors="replace")
+    closed = []
+    for name, value in CLOSING.items():
+        with contextlib.suppress(OSError):
+            if Path("/proc/sys", *name.split(".")).read_text().strip() == value:
+                closed.append(f"{name} is {value}")
+    what = complaint.removeprefix("unshare: ") or "the namespaces were refused"
+    return "; ".join([what, *closed])
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     _kill(process)
     process.wait()
-    for pipe in (process.stdin, process.stdout):
+    for pipe in (process.stdin, process.stdout, process.stderr):
         assert pipe is not None
         with contextlib.suppress(OSError):
             pipe.close()

@@ -334,3 +334,66 @@ def test_a_door_that_does_not_shut_ends_everything_before_the_code(monkeypatch):
     monkeypatch.setattr(sandbox, "NAMESPACES", ("--user",))
     with pytest.raises(SandboxUnavailable):
         run("acting:double")
+
+
+@pytest.mark.parametrize(
+    ("last_words", "named"),
+    [
+        ("unshare: unshare failed: Operation not permitted", "unshare failed: Operation not perm"),
+        ("unshare: write failed /proc/self/uid_map: Operation not permitted", "uid_map"),
+        ("Traceback of patient 4711", "the namespaces were refused"),
+        ("", "the namespaces were refused"),
+    ],
+)
+def test_it_is_said_what_the_machine_refused(monkeypatch, tmp_path, last_words, named):
+    refusing = tmp_path / "unshare"
+    refusing.write_text(f"#!/bin/sh\nif [ -n '{last_words}' ]; then echo '{last_words}' >&2; fi\n")
+    refusing.chmod(0o755)
+    true = sandbox.shutil.which("setpriv")
+    monkeypatch.setattr(
+        sandbox.shutil, "which", lambda name: true if name == "setpriv" else str(refusing)
+    )
+    with pytest.raises(SandboxUnavailable, match=named) as caught:
+        run("acting:double")
+    assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("door", "named"),
+    [
+        ("libc.mount", "mounting a tree of its own: Operation not permitted"),
+        ("resource.setrlimit", "limits"),
+        ("libc.prctl", "giving up capabilities"),
+    ],
+)
+def test_a_door_that_does_not_shut_is_named(monkeypatch, tmp_path, door, named):
+    broken = tmp_path / "child.py"
+    refusal = "raise OSError(1, 'x')"
+    text = sandbox.CHILD.read_text().replace(
+        'if __name__ == "__main__":',
+        f"def refuse(*_):\n    {refusal}\n\n\n{door} = refuse\nif __name__ == '__main__':",
+    )
+    broken.write_text(text)
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr(sandbox, "CHILD", broken)
+    with pytest.raises(SandboxUnavailable, match=named):
+        run("acting:double")
+
+
+def test_an_interpreter_that_is_reached_by_a_link_is_shut_in_too(tmp_path):
+    (tmp_path / "link").symlink_to(sys.prefix)
+    (tmp_path / "bundle").write_bytes(BUNDLE)
+    asked = f"run_code(open('bundle', 'rb').read(), 'acting:double', b'', sha256={HASH!r})"
+    done = subprocess.run(
+        [
+            str(tmp_path / "link" / "bin" / "python"),
+            "-c",
+            f"from fl_client.sandbox import run_code; import sys; print(sys.prefix, {asked})",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(sandbox.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"{tmp_path / 'link'} b''\n", done.stderr
