@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -47,16 +48,26 @@ def socket_of(home: Path, site: SiteId) -> Path:
         StorageError: It cannot be made.
     """
     folder = private_folder(where(home))
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
+    if not _is_ours(folder):
         raise SocketFolderForeign(folder)
     return folder / f"{site}.sock"
 
 
 def remove_sockets(home: Path) -> None:
-    """Remove the sockets of a home whose agents have ended, and their folder if nothing is left."""
+    """Remove the sockets of a home whose agents have ended, and their folder if nothing is left.
+
+    What somebody else put in the folder's place, such as a link to another folder, is left alone.
+    """
     folder = where(home)
     with contextlib.suppress(OSError):
+        if not _is_ours(folder):
+            return
         for one in folder.glob("*.sock"):
             one.unlink(missing_ok=True)
         folder.rmdir()
+
+
+def _is_ours(folder: Path) -> bool:
+    found = folder.lstat()
+    mine = found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return mine and stat.S_ISDIR(found.st_mode)

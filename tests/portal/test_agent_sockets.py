@@ -51,3 +51,15 @@ def test_a_deployment_that_was_killed_leaves_no_socket_after_down(tmp_path):
     (plan.folder / "lock").write_bytes(held)
     take_down(tmp_path)
     assert not where(tmp_path).exists()
+
+
+def test_sockets_in_a_folder_that_a_link_leads_to_stay(tmp_path):
+    """Whoever else may write the temporary folder could name another of ours so."""
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    (other / "another.sock").touch()
+    where(tmp_path).symlink_to(other)
+    remove_sockets(tmp_path)
+    assert (other / "another.sock").exists()
+    with pytest.raises(SocketFolderForeign):
+        socket_of(tmp_path, NORTH)
