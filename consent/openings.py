@@ -95,6 +95,8 @@ class PlaceTaken(ConsentError):
 class OpeningStore:
     """The openings of one hospital's patients, in one private file."""
 
+    name = "openings"
+
     def __init__(
         self, path: str | Path, *, entropy: Callable[[int], bytes] = secrets.token_bytes
     ) -> None:
@@ -169,6 +171,10 @@ class OpeningStore:
         with reading(self._engine) as connection:
             row = connection.execute(wanted).first()
         return None if row is None else _receipt(row)
+
+    def holds(self, patient: PatientId) -> int:
+        """Return how many openings are kept of a patient, of grants that ended too."""
+        return len(self.receipts_of(patient))
 
     def destroy(self, patient: PatientId) -> int:
         """Delete every opening of a patient so that no byte of it stays in the files; say how many.

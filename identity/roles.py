@@ -73,6 +73,7 @@ class Permission(StrEnum):
     ENROL_PATIENT = "enrol a patient"
     REMOVE_PATIENT = "end a patient's enrolment"
     PUBLISH_GRANT = "publish a grant on the hospital's word"
+    ERASE_PATIENT = "erase a patient"
 
     ADMIT_SITE = "admit a site"
     EXPEL_SITE = "expel a site"
@@ -116,6 +117,7 @@ MATRIX: Final[Mapping[Role, Mapping[Permission, Reach]]] = {
         Permission.ENROL_PATIENT: Reach.OWN_SITE,
         Permission.REMOVE_PATIENT: Reach.OWN_SITE,
         Permission.PUBLISH_GRANT: Reach.OWN_SITE,
+        Permission.ERASE_PATIENT: Reach.OWN_SITE,
         Permission.MANAGE_ACCOUNTS: Reach.OWN_SITE,
     },
     Role.OFFICER: {

@@ -8,7 +8,6 @@ from standard input or typed unseen, never from the command line, where other us
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 from datetime import UTC, datetime, timedelta
@@ -62,6 +61,7 @@ def grant(
     """Publish a patient's grant on the hospital's word; print the paper that she takes home."""
     from consent.receipts import receipt_json
     from portal.consents import Consents
+    from portal.local_actor import this_user
 
     now = _now()
     last_day = now.date() + timedelta(days=DEFAULT_DAYS) if until is None else until.date()
@@ -72,7 +72,7 @@ def grant(
         categories=category,
         until=last_day,
         now=now,
-        user=getpass.getuser(),
+        user=this_user(),
     )
     code = paper.code.secret.hex()
     found = {
@@ -246,13 +246,15 @@ def erase(
     as_json: AsJson = False,
 ) -> None:
     """Withdraw all of a patient's grants and destroy what links them to her."""
-    from portal.consents import Consents
+    from portal.erasing import erase_in_home
+    from portal.home import Home
+    from portal.local_actor import this_user
 
-    erased = Consents.of(home).erase(SiteId(site), PatientId(patient), now=_now())
+    done = erase_in_home(Home(home), SiteId(site), PatientId(patient), user=this_user(), now=_now())
+    grants = () if done.ending is None else done.ending.ids
     _show(
-        {"grants": list(erased.grants)},
-        f"{len(erased.grants)} grants withdrawn, their openings destroyed; delete them from "
-        "backups of this hospital's folder too",
+        {"grants": list(grants)} | done.as_json(),
+        f"{len(grants)} grants withdrawn\n{done.text()}",
         as_json,
     )
 

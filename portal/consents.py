@@ -2,8 +2,8 @@
 
 A home has the registry's file and key, every hospital's openings, and the papers that patients
 keep. The commands here do what each party would do with its own part, one party at a time: a
-steward grants and erases with the hospital's folder, a patient withdraws with her paper, anybody
-checks receipts and the log with public keys.
+steward grants with the hospital's folder, a patient withdraws with her paper, anybody checks
+receipts and the log with public keys. Erasing is in ``portal.erasing``.
 
 The paper is written before the grant is published, and the opening after: a crash between the two
 leaves a leaf that nobody can use and a paper that still ends it.
@@ -21,7 +21,6 @@ from pathlib import Path
 
 from consent.batching import GrantQueue
 from consent.epochs import EpochLine
-from consent.erasure import Erased, erase
 from consent.grant import WithdrawalCode, new_opening
 from consent.lanes import Lane, LaneUnknown
 from consent.openings import OpeningStore
@@ -32,13 +31,11 @@ from consent.receipts import GrantReceipt, WithdrawalReceipt, read_receipt
 from consent.registry import Registry
 from consent.terms import Terms
 from consent.versions import Version, versions_of
-from consent.withdrawal import SiteWithdrawal
 from identity.roles import About, Permission, check
 from portal.books import NoRunHere
 from portal.home import Home
 from portal.local_actor import at_site
 from portal.own_log import own_record
-from portal.site_settings import site_keys
 from privacy.signatures import registered, signing_key
 from protocol.errors import ConsentError
 from protocol.ids import GrantId, PatientId, SiteId, number_of
@@ -179,23 +176,6 @@ class Consents:
         shuffle = random.SystemRandom().shuffle
         queue = GrantQueue(waiting, registry, interval=timedelta(), shuffle=shuffle)
         return queue.withdraw(grant, code, now=now)
-
-    def erase(self, site: SiteId, patient: PatientId, *, now: datetime) -> Erased:
-        """Withdraw all of a patient's grants and destroy what opens them.
-
-        Raises:
-            SiteUnknown: The site is not of this study.
-            StorageError: The disk refused, or another process reads the openings.
-        """
-        site_key = registered(self.terms, site).signing_key
-        keys, registry = site_keys(self.home.site(site)), self._registry()
-
-        def withdraw(grant: GrantId) -> None:
-            unsigned = SiteWithdrawal(site, grant, now.isoformat())
-            statement = SiteWithdrawal(site, grant, unsigned.at, keys.sign(unsigned.signed_bytes()))
-            registry.withdraw_for_site(statement, site_key, now=now)
-
-        return erase(self._openings(site), patient, withdraw)
 
     def receipt(self, site: SiteId, grant: GrantId) -> GrantReceipt:
         """Return the receipt of a grant as its hospital keeps it.

@@ -11,11 +11,16 @@ What holds, each line a test in tests/portal/test_site_grants.py:
 
 1. A patient has one grant on its way in a study at most.
 2. What moved to the openings, or was ended before it was published, is not kept here any more.
+3. Of a patient who is erased no byte stays (tests/portal/test_erasing.py); that a grant has ended
+   stays, which names nobody and which the server may still have to hear.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import contextlib
+import fcntl
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +29,14 @@ import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, LargeBinary, MetaData, String, Table, UniqueConstraint
 
 from consent.grant import Opening, WithdrawalCode
+from consent.openings import REWRITE_WAIT_SECONDS
 from consent.store import Element
 from consent.terms import Terms
 from consent.withdrawal import SiteWithdrawal
+from protocol.errors import storage_error
 from protocol.ids import GrantId, PatientId, SiteId, StudyId
-from storage.database import open_database, reading, writing
+from storage.database import open_database, reading, write_anew, writing
+from storage.files import PRIVATE
 
 BOOK = "grants.db"
 METADATA = MetaData()
@@ -74,12 +82,15 @@ class Waiting:
 class GrantBook:
     """One hospital's grants on their way; every method is one transaction."""
 
+    name = "grants on their way"
+
     def __init__(self, folder: Path) -> None:
         """Open the book in a hospital's folder, making it where there is none.
 
         Raises:
             StorageError: It cannot be used.
         """
+        self._door = folder / "grants.lock"
         self._engine = open_database(folder / BOOK, METADATA, private=True)
         self._engine.hide_parameters = True  # statements carry patients' numbers
 
@@ -89,6 +100,25 @@ class GrantBook:
     def close(self) -> None:
         """Close the file."""
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until no other command moves what is kept of this hospital's patients.
+
+        Receipts taken in while a patient is erased would put her back.
+
+        Raises:
+            StorageError: The operating system refused.
+        """
+        try:
+            door = os.open(self._door, os.O_RDWR | os.O_CREAT, PRIVATE)
+        except OSError as error:
+            raise storage_error(error, self._door.name) from error
+        try:
+            fcntl.flock(door, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(door)
 
     def add(self, grants: Iterable[Waiting]) -> None:
         """Let grants wait, all of them or none; a patient who has one in the study keeps it."""
@@ -128,6 +158,23 @@ class GrantBook:
                     )
                 )
                 connection.execute(sa.delete(WAITING).where(WAITING.c.grant == one.grant))
+
+    def holds(self, patient: PatientId) -> int:
+        """Return how many of a patient's grants are on their way."""
+        hers = sa.select(sa.func.count()).where(WAITING.c.patient == patient)
+        with reading(self._engine) as connection:
+            count: int = connection.execute(hers).scalar_one()
+        return count
+
+    def destroy(self, patient: PatientId) -> None:
+        """Leave no byte of a patient's grants that are, or were, on their way.
+
+        Raises:
+            StorageError: The disk refused, or another process is reading; try again.
+        """
+        with writing(self._engine) as connection:
+            connection.execute(sa.delete(WAITING).where(WAITING.c.patient == patient))
+        write_anew(self._engine, wait_seconds=REWRITE_WAIT_SECONDS)
 
     def ended(self) -> dict[GrantId, bool]:
         """Return every grant that was ended, and whether the registry has confirmed it."""

@@ -19,7 +19,6 @@ What holds, each line a test in tests/portal/test_site_grants.py:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,6 +43,7 @@ from portal.consent_files import (
     read_file,
 )
 from portal.grant_book import GrantBook, Waiting
+from portal.papers import Papers
 from portal.patient_list import Wish
 from portal.site_settings import SiteOwn, check_held, site_keys
 from protocol.canonical import canonical, digest
@@ -51,11 +51,9 @@ from protocol.errors import ConsentError
 from protocol.ids import GrantId, PatientId, SiteId, StudyId, number_of
 from protocol.terms import StudyTerms
 from protocol.units import day_number
-from storage.files import PRIVATE, private_folder, write_whole
 
 GRANT_DAYS: Final = 365
 """How long a grant lasts where the list says nothing, from the study's first day."""
-PAPERS: Final = "papers"
 
 
 class ReceiptNotOurs(ConsentError):
@@ -127,6 +125,8 @@ class Ending:
 
     content: bytes
     grants: int
+    ids: tuple[GrantId, ...] = ()
+    """Of the asked-for patient's."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,8 @@ class GrantDesk:
             one.check(self.own.registry_key)
         book, openings = GrantBook(self.folder), self._openings()
         try:
-            return self._take(receipts, book, openings)
+            with book.turn():
+                return self._take(receipts, book, openings)
         finally:
             openings.close()
             book.close()
@@ -252,7 +253,7 @@ class GrantDesk:
                 for one in statements
             ),
         )
-        return Ending(canonical(unsigned.signed_by(keys.sign)) + b"\n", len(leaves))
+        return Ending(canonical(unsigned.signed_by(keys.sign)) + b"\n", len(leaves), tuple(leaves))
 
     def _leaves_of(self, patient: PatientId, book: GrantBook) -> dict[GrantId, int]:
         """Return a patient's grants, published or on their way, that the registry has not ended."""
@@ -321,16 +322,7 @@ class GrantDesk:
             else:
                 raise ReceiptNotOurs(one.grant, self.own.site)
         openings.add_many((one.patient, one.opening, receipt) for one, receipt in added)
-        papers = self._keep_papers([one for one, _ in added]) if added else None
+        papers = Papers(self.folder).add([one for one, _ in added]) if added else None
         book.moved([one.grant for one, _ in added])
         book.confirm(confirmed)
         return Taken(len(added), known, len(confirmed), len(book.waiting()), papers)
-
-    def _keep_papers(self, grants: Sequence[Waiting]) -> Path:
-        """Add each patient's paper, her grant and the code that ends it, to those to hand out."""
-        file = private_folder(self.folder / PAPERS) / f"{grants[0].study}.json"
-        papers = json.loads(file.read_bytes()) if file.is_file() else {}
-        for one in grants:
-            papers[one.grant] = {"patient": one.patient, "code": one.code.secret.hex()}
-        write_whole(file, json.dumps(papers, indent=1).encode() + b"\n", mode=PRIVATE)
-        return file

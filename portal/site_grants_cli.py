@@ -1,9 +1,8 @@
 # ruff: noqa: PLC0415 - a command loads only what it needs: `--help` in a second, not in ten
-"""``bithive site grants | receipts | withdraw``: a hospital's consents, exchanged as files."""
+"""``bithive site grants | receipts | withdraw | erase``: consents of a hospital, as files."""
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 from datetime import UTC, datetime
@@ -40,6 +39,11 @@ def register(app: typer.Typer) -> None:
         epilog="Examples:  bithive site withdraw north  |  bithive site withdraw north"
         " --patient 4711  |  bithive site withdraw north --again" + CODES,
     )(withdraw)
+    app.command(
+        "erase",
+        epilog="Examples:  bithive site erase north  |  bithive site erase north --patient 4711"
+        " --yes --json" + CODES,
+    )(erase)
 
 
 def grants(
@@ -68,14 +72,14 @@ def grants(
 
     from identity.requests import read_bounded
     from identity.roles import About, Permission, check
-    from portal.local_actor import at_site
+    from portal.local_actor import at_site, this_user
     from portal.own_log import own_record
     from portal.patient_list import BYTES_MAX, read_list
     from portal.site_setup import read_study
     from storage.files import write_whole
 
     desk = _desk(home, name)
-    actor = at_site(desk.folder, desk.own.site, getpass.getuser())
+    actor = at_site(desk.folder, desk.own.site, this_user())
     about, record = About(site=desk.own.site), own_record(desk.folder)
     check(actor, Permission.PUBLISH_GRANT, about=about, audit=record)
     wishes = read_list(read_bounded(patients, limit=BYTES_MAX))
@@ -173,6 +177,60 @@ def withdraw(
         "receipts`. Whoever withdrew is left out already.",
         as_json=as_json,
     )
+
+
+def erase(
+    name: Name,
+    *,
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            help="The hospital's number; asked for if it is not given.", show_default=False
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
+    server: Annotated[
+        Path | None,
+        typer.Option(
+            help="The server's folder, as mounted here, for whom the steward enrolled.",
+            file_okay=False,
+            exists=True,
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The file for the server. [NAME.withdrawals.json]")
+    ] = None,
+    home: HomePath = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """End a patient's grants and destroy all that links her to them; it cannot be undone."""
+    from portal.erasing import erase_at_site
+    from portal.local_actor import this_user
+    from protocol.ids import PatientId, SiteId
+    from storage.files import write_whole
+
+    desk = _desk(home, name)
+    asked = typer.prompt("Patient number", err=True) if patient is None else patient
+    if not yes:
+        typer.confirm("Destroy what opens her grants, for good?", abort=True, err=True)
+    done = erase_at_site(
+        desk,
+        PatientId(asked.strip()),
+        home=home,
+        server=server,
+        user=this_user(),
+        now=datetime.now(UTC),
+    )
+    file, sentence = None, done.text()
+    if done.ending is not None:
+        file = to or Path(f"{name}.withdrawals.json")
+        write_whole(file, done.ending.content)
+        sentence += (
+            f"\nfile: {file}\nSend it to the server, and take in what comes back with `bithive "
+            "site receipts`. She is left out already."
+        )
+    found = {"site": SiteId(name), "file": None if file is None else str(file)}
+    _print(found | {"grants": done.ended} | done.as_json(), sentence, as_json=as_json)
 
 
 def _desk(home: Path, name: str) -> GrantDesk:

@@ -66,6 +66,7 @@ from storage.database import open_database, reading, writing
 from zk.cover import DATASET_BITS, SITE_BITS, STUDY_BITS
 from zk.poseidon import FIELD
 
+INVITATIONS: Final = "invitations.db"
 METADATA: Final = MetaData()
 ISSUED: Final = Table(
     "issued",
@@ -193,7 +194,7 @@ class Steward:
         self._entropy = entropy
         self._keys = site_keys(folder)
         self._openings = OpeningStore(folder / "openings.db")
-        self._issued = open_database(folder / "invitations.db", METADATA, private=True)
+        self._issued = open_database(folder / INVITATIONS, METADATA, private=True)
         self._issued.hide_parameters = True  # statements carry patients' numbers
 
     def _check(self, permission: Permission) -> None:
@@ -348,6 +349,23 @@ class Steward:
         with writing(self._issued) as connection:
             connection.execute(sa.delete(ENROLLED).where(ENROLLED.c.patient == patient))
         return removed
+
+    def leave(self, patient: PatientId, *, now: datetime) -> None:
+        """End a patient's enrolments and call back her invitations; again, does nothing.
+
+        What the hospital itself keeps of both is destroyed apart (``portal.patient.leaving``).
+
+        Raises:
+            StorageError: The disk refused; again ends what is left.
+            PermissionMissing: Whoever stands at the desk may not end it.
+        """
+        with contextlib.suppress(MemberUnknown):  # nobody is enrolled for her, or not any more
+            self.remove(patient, now=now)
+        given = sa.select(ISSUED.c.code).where(ISSUED.c.patient == patient)
+        with reading(self._issued) as connection:
+            codes = list(connection.execute(given).scalars())
+        for code in codes:
+            self._mailbox.forget_invitation(invitation_keys(code).lookup)
 
     def _remember(self, commitment: int, patient: str) -> None:
         with writing(self._issued) as connection:

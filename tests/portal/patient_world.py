@@ -23,6 +23,7 @@ from portal.patient.mailbox import Mailbox
 from portal.patient.sealing import invitation_keys, open_person, opening_context, request_mac, seal
 from portal.patient.server import open_group
 from portal.patient.steward import Steward
+from portal.site_settings import SiteOwn
 from privacy.keys import SiteKeys
 from privacy.signatures import signing_key
 from protocol.canonical import canonical
@@ -66,6 +67,21 @@ def terms_of(keys, registry_key, today):
         study=STUDY,
         rounds=40,
     )
+
+
+def set_up(home, site, terms):
+    """Say what a hospital holds and trusts, as ``bithive site setup`` does."""
+    consent = terms.consent
+    SiteOwn(
+        site=site,
+        records="records",
+        dataset=consent.dataset,
+        modality="image",
+        registry=consent.registry,
+        registry_key=consent.registry_key,
+        circuit=consent.circuit,
+        key_hash=consent.key_hash,
+    ).save(home.site(site))
 
 
 @dataclass

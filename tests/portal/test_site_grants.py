@@ -15,6 +15,7 @@ from portal import site_grants
 from portal.admitting import admit_grants, admit_withdrawals
 from portal.consent_files import ConsentFileRefused, GrantsFile, ReceiptsFile, read_file
 from portal.grant_book import GrantBook
+from portal.papers import Papers
 from portal.patient_list import Wish
 from portal.site_grants import GrantDesk, NoGrantsToEnd, NoGrantsToSend, ReceiptNotOurs
 from portal.site_settings import SiteNotSetUp, StudyNotHeld
@@ -169,7 +170,7 @@ def test_what_is_no_file_of_receipts_is_refused(north, content):
         north.take(content)
 
 
-STEPS = ((OpeningStore, "add_many"), (GrantDesk, "_keep_papers"), (GrantBook, "moved"))
+STEPS = ((OpeningStore, "add_many"), (Papers, "add"), (GrantBook, "moved"))
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda one: one[1])
