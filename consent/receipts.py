@@ -15,11 +15,16 @@ from typing import Any, ClassVar, Final, Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from consent.log import TREE_DEPTH
 from protocol.errors import ConsentError
 from protocol.ids import GrantId
+from zk.poseidon import FIELD
 
 RECEIPT_TEXT_MAX: Final = 4096
 """Characters of a receipt as JSON; real ones have some 500."""
+KINDS: Final = {"index": int, "epoch": int, "leaf": int, "proven": bool, "signature": bytes}
+"""Of fields that are not text."""
+NUMBER_MAX: Final = {"index": 2**TREE_DEPTH, "epoch": 2**53}
 
 
 class ReceiptMalformed(ConsentError):
@@ -141,10 +146,21 @@ def read_receipt(text: str) -> GrantReceipt | WithdrawalReceipt:
         fields["signature"] = bytes.fromhex(fields["signature"])
         if "leaf" in fields:
             fields["leaf"] = int(fields["leaf"])
+        _check_values(fields)
         receipt: GrantReceipt | WithdrawalReceipt = kind(**fields)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ReceiptMalformed("it is not the JSON of a receipt") from error
     return receipt
+
+
+def _check_values(fields: dict[str, Any]) -> None:
+    """Return if each value is of its field's type, also where a registry would sign another."""
+    for name, value in fields.items():
+        kind = KINDS.get(name, str)
+        if type(value) is not kind and not (name == "replaces" and value is None):
+            raise ReceiptMalformed(f"its {name} is no {kind.__name__}")
+        if kind is int and not 0 <= value < NUMBER_MAX.get(name, FIELD):
+            raise ReceiptMalformed(f"its {name} is out of range")
 
 
 def _portable(name: str, value: Any) -> Any:

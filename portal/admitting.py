@@ -12,7 +12,7 @@ What holds, each line a test in tests/portal/test_admitting.py:
 3. A foreign signature, another study, a leaf of another hospital and a lane for proven grants are
    refused.
 4. A hospital ends its own grants only; what is not published yet is counted, and ended when the
-   file comes again.
+   file comes again. What is another hospital's is counted, and keeps no other from ending.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from consent.lanes import Lane, LaneUnknown
 from consent.publication import LeafUnusable, grant_id
 from consent.receipts import GrantReceipt, WithdrawalReceipt
 from consent.registry import Registry
-from consent.withdrawal import GrantUnknown
+from consent.withdrawal import GrantOfAnotherSite, GrantUnknown
 from portal.consent_files import (
     ConsentFileRefused,
     GrantsFile,
@@ -51,6 +51,8 @@ class Admitted:
     """Grants published before; of withdrawals none."""
     unknown: int = 0
     """Grants to end that are not published yet."""
+    foreign: int = 0
+    """Grants to end that are in another hospital's lane."""
 
 
 def admit_grants(home: Home, content: bytes, *, now: datetime) -> Admitted:
@@ -94,7 +96,6 @@ def admit_withdrawals(home: Home, content: bytes, *, now: datetime) -> Admitted:
         ConsentFileRefused: It is no file of withdrawals from this registry.
         SiteUnknown: The study does not know the hospital.
         BadSignature, NotSignedByHospital: The hospital did not sign it, or one of them.
-        GrantOfAnotherSite: A grant is another hospital's; those before it have ended.
         StorageError: The disk refused; those before it have ended.
     """
     terms = Consents.of(home.path).terms
@@ -105,14 +106,16 @@ def admit_withdrawals(home: Home, content: bytes, *, now: datetime) -> Admitted:
     key = registered(terms, sent.site).signing_key
     registry = open_registry(home.server, terms)
     receipts: list[WithdrawalReceipt] = []
-    unknown = 0
+    unknown = foreign = 0
     for statement in sent.statements():
         try:
             receipts.append(registry.withdraw_for_site(statement, key, now=now))
         except GrantUnknown:
             unknown += 1
+        except GrantOfAnotherSite:  # a leaf that was copied on its way, and published elsewhere
+            foreign += 1
     answer = ReceiptsFile.of(sent.site, receipts)
-    return Admitted(sent.site, canonical(answer) + b"\n", len(receipts), 0, unknown)
+    return Admitted(sent.site, canonical(answer) + b"\n", len(receipts), 0, unknown, foreign)
 
 
 def _lane(registry: Registry, wanted: tuple[str, str, str]) -> Lane:

@@ -93,6 +93,12 @@ class WithdrawalsFile(SiteMessage):
     registry: Slug
     withdrawals: Annotated[tuple[EndedGrant, ...], Field(min_length=1, max_length=GRANTS_MAX)]
 
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        if len({one.grant for one in self.withdrawals}) != len(self.withdrawals):
+            raise ValueError("a grant is in it twice")
+        return self
+
     def statements(self) -> list[SiteWithdrawal]:
         """Return what the registry is told."""
         return [

@@ -195,12 +195,15 @@ def _answer(done: Admitted, file: Path, what: str, *, as_json: bool) -> None:
         sentence += (
             f"; {done.unknown} are not published yet: take this file in again after their grants"
         )
+    if done.foreign:
+        sentence += f"; {done.foreign} are another hospital's and did not end"
     found = {
         "site": done.site,
         "file": str(file),
         what: done.done,
         "known": done.known,
         "unknown": done.unknown,
+        "foreign": done.foreign,
     }
     _print(found, f"{sentence}\nfile for {done.site}: {file}", as_json=as_json)
 

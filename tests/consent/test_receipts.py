@@ -6,7 +6,14 @@ from dataclasses import fields, replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consent.receipts import GrantReceipt, NotSignedByRegistry, WithdrawalReceipt
+from consent.receipts import (
+    GrantReceipt,
+    NotSignedByRegistry,
+    ReceiptMalformed,
+    WithdrawalReceipt,
+    read_receipt,
+    receipt_json,
+)
 from consent.registry import SignedEpoch, verify_epoch
 from protocol.canonical import canonical
 from protocol.messages import Epoch
@@ -82,3 +89,27 @@ def test_an_epoch_is_signed_as_the_message_that_carries_it():
     )
     sent = canonical(message, without=frozenset({"signature"}))
     assert epoch.signed_bytes() == b"bithive epoch\n" + sent
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"index": "1"},
+        {"index": None},
+        {"index": True},
+        {"index": -1},
+        {"index": 2**20},
+        {"epoch": 2**70},
+        {"leaf": "-5"},
+        {"proven": "yes"},
+        {"at": 3},
+        {"grant": 7},
+        {"registry": None},
+    ],
+    ids=str,
+)
+def test_a_value_that_no_field_has_is_refused_whoever_signed_it(changed):
+    text = json.loads(receipt_json(SIGNED[0].signed_by(KEY)))
+    assert read_receipt(json.dumps(text)).check(PUBLIC) is None
+    with pytest.raises(ReceiptMalformed):
+        read_receipt(json.dumps(text | changed))

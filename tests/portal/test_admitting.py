@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from consent.publication import LaneFull, LaneProvenOnly, LeafUnusable
 from consent.registry import Registry
-from consent.withdrawal import GrantOfAnotherSite
 from portal.admitting import admit_grants, admit_withdrawals
 from portal.consent_files import (
     ConsentFileRefused,
@@ -57,6 +56,11 @@ def admit(world, site, file):
 
 def registry_of(world):
     return Registry.reader(world.server.server / "registry.db")
+
+
+def live(world, site):
+    lane = next(one for one in registry_of(world).lanes() if one.site == site)
+    return registry_of(world).live_count(lane)
 
 
 def unpublished(count):
@@ -155,6 +159,7 @@ def test_a_lane_for_proven_grants_takes_none_on_the_hospitals_word(tmp_path):
 def test_a_hospital_ends_its_own_grants_only(world):
     east, south = world.desks["east"], world.desks["south"]
     east.take(admit(world, "east", asking(world, "east", [Wish(PatientId("20"))])).receipts)
+    before = live(world, "east")
     ending = read_file(WithdrawalsFile, east.end(PatientId("20"), now=NOW).content)
     theirs = ending.model_copy(update={"site": "south"})
     statements = [one.signed_by(site_keys(south.folder).signing) for one in theirs.statements()]
@@ -162,17 +167,44 @@ def test_a_hospital_ends_its_own_grants_only(world):
         one.model_copy(update={"signature": word.signature})
         for one, word in zip(theirs.withdrawals, statements, strict=True)
     )
-    with pytest.raises(GrantOfAnotherSite):
-        admit_withdrawals(
-            world.server,
-            signed(world, "south", theirs.model_copy(update={"withdrawals": taken})),
-            now=NOW,
-        )
+    file = theirs.model_copy(update={"withdrawals": taken})
+    refused = admit_withdrawals(world.server, signed(world, "south", file), now=NOW)
+    assert (refused.done, refused.unknown, refused.foreign) == (0, 0, 1)
+    assert live(world, "east") == before
     with pytest.raises(BadSignature):
         admit_withdrawals(world.server, signed(world, "south", ending), now=NOW)
     other = ending.model_copy(update={"registry": "another"})
     with pytest.raises(ConsentFileRefused):
         admit_withdrawals(world.server, signed(world, "east", other), now=NOW)
+
+
+def test_a_leaf_that_another_hospital_published_first_keeps_no_other_from_ending(tmp_path):
+    """Whoever sees a file of grants on its way can have its leaves published in a lane of his."""
+    world = Apart(tmp_path)
+    world.study = world.found()
+    world.desks = {site: world.set_up(site, world.study) for site in ("east", "south")}
+    first = asking(world, "south")
+    stolen = asking(world, "east").model_copy(update={"grants": first.grants[:2]})
+    admit(world, "east", stolen)
+    with pytest.raises(LeafUnusable):
+        admit(world, "south", first)
+    south = world.desks["south"]
+    south.take(
+        admit(world, "south", first.model_copy(update={"grants": first.grants[2:]})).receipts
+    )
+    for wish in WISHES:
+        ending = south.end(wish.patient, now=NOW)
+    done = admit_withdrawals(world.server, ending.content, now=NOW)
+    assert (done.done, done.foreign, live(world, "south")) == (2, 2, 0)
+
+
+def test_a_grant_twice_in_one_file_is_refused(world):
+    east = world.desks["east"]
+    asking(world, "east", [Wish(PatientId("30"))])
+    ending = read_file(WithdrawalsFile, east.end(PatientId("30"), now=NOW).content)
+    twice = ending.model_copy(update={"withdrawals": ending.withdrawals * 2})
+    with pytest.raises(ConsentFileRefused):
+        admit_withdrawals(world.server, signed(world, "east", twice), now=NOW)
 
 
 @settings(max_examples=60)
