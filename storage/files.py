@@ -1,13 +1,15 @@
 """Write a file whole or not at all, private where it holds a secret.
 
 The bytes go to a temporary file in the same folder, reach the disk (``fsync``), and take the name
-in one step (``os.replace``), so that a reader or a crash meets the old file or the new one.
+in one step (``os.replace``), so that a reader or a crash meets the old file or the new one. Then
+the name reaches the disk too: what was said to be written is there after a loss of power.
 ``write_new`` takes the name by a link instead, which fails where there is a file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -41,6 +43,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = PUBLIC) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _keep_names(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -65,6 +68,7 @@ def write_new(path: Path, content: bytes, *, mode: int = PUBLIC) -> bool:
     write_whole(beside, content, mode=mode)
     try:
         path.hardlink_to(beside)  # fails where the name is taken; a rename would replace it
+        _keep_names(path.parent)
     except FileExistsError:
         return False
     except OSError as error:
@@ -90,6 +94,7 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
             temporary.chmod(PRIVATE)
         temporary.replace(target)
+        _keep_names(target.parent)
     except OSError as error:
         raise storage_error(error, target.name) from error
     finally:
@@ -108,3 +113,17 @@ def private_folder(path: Path) -> Path:
     except OSError as error:
         raise storage_error(error, path.name) from error
     return path
+
+
+def _keep_names(folder: Path) -> None:
+    """Have the names in a folder reach the disk (fsync(2): those of new files do not by theirs)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if (
+            error.errno != errno.EINVAL
+        ):  # a file system that keeps them by itself, as some over nets
+            raise
+    finally:
+        os.close(descriptor)

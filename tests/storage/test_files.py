@@ -1,10 +1,14 @@
-"""A large file is linked where that can be, and copied where not, whole or not at all."""
+"""A file is written, linked or copied whole or not at all, and is there after a loss of power."""
+
+import errno
+import os
+import stat
 
 import pytest
 
 from protocol.errors import StorageFailed
 from storage import files
-from storage.files import link_or_copy
+from storage.files import PRIVATE, link_or_copy, write_new, write_whole
 
 
 @pytest.fixture
@@ -44,3 +48,39 @@ def test_what_is_not_there_leaves_the_old_file(source, tmp_path):
         link_or_copy(source, target)
     assert target.read_bytes() == b"old"
     assert [one.name for one in tmp_path.iterdir()] == ["target"]
+
+
+@pytest.mark.parametrize("write", [write_whole, write_new])
+def test_a_files_bytes_reach_the_disk_before_its_name_and_then_the_name_does(
+    tmp_path, monkeypatch, write
+):
+    path, seen = tmp_path / "file", []
+
+    def noted(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        seen.append(("names" if is_folder else "bytes", path.exists()))
+
+    monkeypatch.setattr(files.os, "fsync", noted)
+    write(path, b"much")
+    assert seen[0] == ("bytes", False)
+    assert seen[-1] == ("names", True)
+
+
+def test_a_file_system_that_keeps_names_by_itself_is_no_trouble(tmp_path, monkeypatch):
+    def refused(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not of folders")
+
+    monkeypatch.setattr(files.os, "fsync", refused)
+    write_whole(tmp_path / "file", b"much")
+    assert (tmp_path / "file").read_bytes() == b"much"
+
+
+def test_a_link_in_a_files_place_is_replaced_and_not_followed(tmp_path):
+    other, path = tmp_path / "other", tmp_path / "file"
+    other.write_bytes(b"another's")
+    path.symlink_to(other)
+    write_whole(path, b"a key", mode=PRIVATE)
+    assert other.read_bytes() == b"another's"
+    assert not path.is_symlink()
+    assert path.stat().st_mode & 0o777 == PRIVATE
