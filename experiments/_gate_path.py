@@ -138,13 +138,13 @@ class GatePath:
         self._store = ServerStore(Path(self._folder.name) / "server.db")
         self._store.plan(PlannedRound(self._plan, called=3, lanes={}, shares={}))
         statements = list(self._contribution.receipt.certificates)
-        self._store.accept(self._contribution, BLOB, statements)
+        self._store.uploads.accept(self._contribution, BLOB, statements)
         self.again()
 
     def again(self) -> None:
         """Look up what is known, and admit."""
         statements = self._contribution.receipt.certificates
-        known = dict.fromkeys(self._store.verified(statements), True)
+        known = dict.fromkeys(self._store.uploads.verified(statements), True)
         admitted = self._gate.admit(self._contribution, BLOB, self._plan, self._lane, known)
         assert admitted.statements == ()
 

@@ -197,7 +197,7 @@ def _serve(folder: Path, sites: int) -> dict[str, Any]:
         "peak_bytes": peak.highest,
         "loaded_bytes": peak.loaded,
         "phases": peak.marks,
-        "upload_bytes": max(store.upload_bytes(terms.rounds).values()),
+        "upload_bytes": max(store.uploads.sizes(terms.rounds).values()),
     }
 
 
@@ -211,7 +211,7 @@ def _hold(folder: Path) -> dict[str, Any]:
     peak = Peak()
     updates = [
         EncryptedUpdate(blob, one.key_id, one.encryption, one.length)
-        for one, blob in store.uploads(terms.rounds).values()
+        for one, blob in store.uploads.of(terms.rounds).values()
     ]
     context.add(updates)
     peak.mark("add")

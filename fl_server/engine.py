@@ -58,16 +58,10 @@ from fl_server.phases import Deadlines, Phase
 from fl_server.questions import Questions
 from fl_server.reporter import Reporter
 from fl_server.sites import Sites, TooFewSites
-from fl_server.store import (
-    ClosedRound,
-    PlannedRound,
-    RoundFrozen,
-    ServerStore,
-    StoredRound,
-    run_of,
-)
+from fl_server.store import ClosedRound, PlannedRound, ServerStore, StoredRound, run_of
 from fl_server.summation import Opened, SecureSum
 from fl_server.transport import Transport
+from fl_server.uploads import RoundFrozen
 from privacy.bfv import ServerContext, self_test
 from privacy.mechanism import check_mechanism
 from privacy.opening import check_way
@@ -246,7 +240,7 @@ class Engine:
 
     def _plan(self, number: int) -> PlannedRound:
         """Agree on the round's keys with the sites that are there, and plan it for those."""
-        model, steps = self.store.model_head(number - 1)
+        model, steps = self.store.models.head(number - 1)
         manifest = self.store.manifest(number - 1)
         previous = NOTHING if manifest is None else digest(manifest)
         called = self._call(number, previous)
@@ -290,7 +284,7 @@ class Engine:
 
     def _close(self, stored: StoredRound) -> RoundClosed:
         plan = stored.plan
-        uploads = self.store.uploads(plan.round)
+        uploads = self.store.uploads.of(plan.round)
         try:
             opened = self._opened(stored)
         except (QuorumMissing, SumUnsound, OpeningMissing) as error:
@@ -363,7 +357,7 @@ class Engine:
             faults = () if opened is None else opened.faults
             return ClosedRound(closed, manifest, commitment, integers, faults)
 
-        refused = self.store.refusals(plan.round)
+        refused = self.store.uploads.refusals(plan.round)
         slices = unchanged if stepping is None else stepping.slices
         steps = np.array(plan.steps) if stepping is None else stepping.next_steps()
         self._report.closed(plan.round, receipts=len(receipts))
@@ -373,7 +367,7 @@ class Engine:
 
     def _opened(self, stored: StoredRound) -> Opened:
         """Have the sum opened; where too few sites do, ask those that did not again."""
-        uploads = self.store.uploads(stored.plan.round)
+        uploads = self.store.uploads.of(stored.plan.round)
         for _attempt in range(1, self.deadlines.attempts):
             try:
                 return self._sum.open(stored.plan, stored.called, uploads)

@@ -23,7 +23,8 @@ from fl_server.phases import Deadlines, Wait
 from fl_server.questions import Requests
 from fl_server.reporter import Reporter
 from fl_server.sites import Sites, refusal_of
-from fl_server.store import RoundFrozen, ServerStore, StoredRound, UploadConflict
+from fl_server.store import ServerStore, StoredRound
+from fl_server.uploads import RoundFrozen, UploadConflict
 from privacy.sharing import quorum
 from protocol.canonical import body, canonical, read
 from protocol.errors import BitHiveError, FederationError, StorageError
@@ -56,8 +57,8 @@ class Intake:
             LeaseLost: Another server has the run.
         """
         number = stored.plan.round
-        accepted = set(self.store.uploads(number))
-        self._refused = {refusal.site for refusal in self.store.refusals(number)}
+        accepted = set(self.store.uploads.of(number))
+        self._refused = {refusal.site for refusal in self.store.uploads.refusals(number)}
         wait = Wait(
             self.deadlines.train,
             quorum=max(self.terms.sites_min, quorum(stored.called)),
@@ -71,7 +72,7 @@ class Intake:
         for site, reply in self.sites.ask("train", requests, f"round-{number}", wait):
             if self._consider(site, reply, stored):
                 wait.count()
-        answered = set(self.store.uploads(number)) | self._refused
+        answered = set(self.store.uploads.of(number)) | self._refused
         for identity in self.terms.sites:
             if identity.site not in answered:
                 self.refuse(identity.site, number, "no-answer", "the site did not answer in time")
@@ -80,7 +81,9 @@ class Intake:
         """Keep that a site's answer does not count; the first refusal of a round stands."""
         self._refused.add(site)
         self.report.refused(site, code)
-        self.store.refuse(Refusal(site=site, round=number, code=code[:60], reason=reason[:1000]))
+        self.store.uploads.refuse(
+            Refusal(site=site, round=number, code=code[:60], reason=reason[:1000])
+        )
         self.report(Step("refuse", number, site, note=f"{code}: {reason}"))
 
     def stray(self, kind: str, number: int, site: SiteId, code: str, content: bytes) -> None:
@@ -92,7 +95,8 @@ class Intake:
     def _asking(self, stored: StoredRound) -> _Asking:
         number = stored.plan.round
         manifest = self.store.manifest(number - 1)
-        return _Asking(self.store, stored, manifest, math.ceil(self.deadlines.train))
+        parameters = self.terms.training.parameters
+        return _Asking(self.store, stored, manifest, parameters, math.ceil(self.deadlines.train))
 
     def _consider(self, site: SiteId, reply: Frame, stored: StoredRound) -> bool:
         """Let one answer through the gate, or record why not; say whether it is new and counts."""
@@ -113,7 +117,9 @@ class Intake:
         left_out = left_out_by(reply, stored.lanes.get(site, ()))
         ciphertext = admitted.update.blob
         self.report.uploaded(site, len(ciphertext))
-        self.store.accept(contribution, ciphertext, list(admitted.statements), left_out=left_out)
+        self.store.uploads.accept(
+            contribution, ciphertext, list(admitted.statements), left_out=left_out
+        )
         if left_out:
             note = f"{left_out} patients withdrew after the plan and were left out"
             self.report(Step("leave-out", number, site, note=note))
@@ -124,14 +130,14 @@ class Intake:
 
     def _is_known(self, site: SiteId, reply: Frame, number: int) -> bool:
         """Say whether the site has answered this round before; name one that answers otherwise."""
-        uploads = self.store.uploads(number)
+        uploads = self.store.uploads.of(number)
         if site not in uploads and site not in self._refused:
             return False
         content = encode(reply.kind, reply.body)  # the ciphertext's hash is in the signed receipt
         if site in self._refused:
             self.stray("train", number, site, RoundFrozen.code, content)
             return True
-        kept = self.store.contribution(number, site)
+        kept = self.store.uploads.contribution(number, site)
         try:
             same = canonical(read(Contribution, reply.body)) == canonical(kept)
         except FederationError:
@@ -146,7 +152,7 @@ class Intake:
         contribution = read(Contribution, reply.body)
         if contribution.receipt.site != site:
             raise FederationError(f"{site} answered in the name of another site")
-        known = dict.fromkeys(self.store.verified(contribution.receipt.certificates), True)
+        known = dict.fromkeys(self.store.uploads.verified(contribution.receipt.certificates), True)
         ciphertext = reply.blobs.get("update", b"")
         lane = stored.lanes.get(site, ())
         return self.gate.admit(contribution, ciphertext, stored.plan, lane, known), contribution
@@ -159,6 +165,7 @@ class _Asking:
     store: ServerStore
     stored: StoredRound
     manifest: Manifest | None
+    parameters: int
     wait_seconds: int
 
     def __call__(self, site: SiteId) -> bytes:
@@ -177,7 +184,10 @@ class _Asking:
                 )
             ),
             {
-                "model": (self.store.sent_bytes(before), self.store.sent_model(before)),
+                "model": (
+                    self.store.models.sent_bytes(before, self.parameters),
+                    self.store.models.sent(before),
+                ),
                 "shares": (len(shares), [shares]),
             },
         )

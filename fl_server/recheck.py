@@ -117,7 +117,7 @@ def _check_manifest(
         "its plan is another": manifest.plan == digest(stored.plan),
         "its commitment is another": manifest.commitment == commitment,
         "its opened integers are others": manifest.integers_sha256 == integers,
-        "its model is another": manifest.model_sha256 == store.model(number).sha256,
+        "its model is another": manifest.model_sha256 == store.models.at(number).sha256,
         "its announcement names another manifest": stored.closed is not None
         and stored.closed.manifest == digest(manifest),
     }
@@ -137,7 +137,7 @@ def _check_sum(terms: StudyTerms, stored: StoredRound, commitment: Commitment) -
 
 def _add_again(terms: StudyTerms, store: ServerStore, commitment: Commitment) -> bool:
     """Add the round's uploads again, where they are kept; say whether they were."""
-    uploads = store.uploads(commitment.round)
+    uploads = store.uploads.of(commitment.round)
     if not any(blob for _, blob in uploads.values()):
         return False
     updates = []
@@ -164,7 +164,7 @@ def _check_fault(
     check_site_message(terms, word, f"unmasking of round {commitment.round}")
     if word.commitment != digest(commitment) or fault.site not in commitment.sites:
         raise RoundAltered(commitment.round, f"the word of {fault.site} is about another sum")
-    _, blob = store.uploads(commitment.round).get(fault.site, (None, b""))
+    _, blob = store.uploads.of(commitment.round).get(fault.site, (None, b""))
     if not blob:
         return
     update = EncryptedUpdate(blob, commitment.key_id, terms.encryption, commitment.length)

@@ -410,7 +410,7 @@ def after_settling(run: Run, closed: RoundClosed, settlement: Settlement) -> Non
     if closed.round in run.curve:
         return
     started = time.thread_time()
-    state = run.store.model(closed.round)
+    state = run.store.models.at(closed.round)
     training = run.terms.training
     run.curve[closed.round] = examined(run).auc_of(
         training.network, training.input_shape, state.vector
@@ -467,7 +467,7 @@ def compare(run: Run) -> Baselines:
 
     run.display.tick("comparison", 0, total, "training each site alone, and pooled")
     baselines = train_baselines(
-        Comparison(run.terms, run.store.model(0).vector, examined(run), run.seed_noise),
+        Comparison(run.terms, run.store.models.at(0).vector, examined(run), run.seed_noise),
         consenting,
         pooled_epochs=run.recipe.pooled_epochs,
         processes=run.processes,

@@ -36,6 +36,6 @@ def personal_auc(run: Run, judge: Examined, site: SiteId) -> float | None:
     module = build(training.network, training.input_shape, 0)
     constants = Constants.of(training, steps=run.terms.privacy.steps, sites=len(run.terms.sites))
     own = algorithm_of(constants, module).personal(
-        run.store.model(run.terms.rounds).sent, np.frombuffer(kept[0][1], "<f8")
+        run.store.models.at(run.terms.rounds).sent, np.frombuffer(kept[0][1], "<f8")
     )
     return round(judge.auc_of(training.network, training.input_shape, own), 6)

@@ -93,7 +93,7 @@ def make_report(
             max(uploads, default=0) / run.terms.training.parameters, 4
         ),
         "sum_exact": all(run.sums_exact[one["round"]] for one in rounds),
-        "proofs_verified": run.store.certificates(),
+        "proofs_verified": run.store.uploads.certificates(),
         "updates_refused": sum(len(one["refused"]) for one in rounds),
         "patients_proven": sum(site["patients_proven"] for site in sites),
         "paid_base_units": books.paid,
@@ -195,8 +195,8 @@ def _round(run: Run, number: int) -> dict[str, Any]:
         "refused": [
             {"site": one.site, "code": one.code, "reason": one.reason} for one in closed.refused
         ],
-        "left_out": run.store.left_out(number),
-        "upload_bytes": run.store.upload_bytes(number),
+        "left_out": run.store.uploads.left_out(number),
+        "upload_bytes": run.store.uploads.sizes(number),
     }
 
 

@@ -233,11 +233,11 @@ def _watch(run: Run, processes: Processes) -> None:
 
 
 def _show(run: Run, number: int, seen: set[tuple[int, str]]) -> None:
-    for site in run.store.upload_bytes(number):
+    for site in run.store.uploads.sizes(number):
         if (number, site) not in seen:
             seen.add((number, site))
             run.observe(Step("verify", number, SiteId(site)))
-    for refusal in run.store.refusals(number):
+    for refusal in run.store.uploads.refusals(number):
         if (number, refusal.site) not in seen:
             seen.add((number, refusal.site))
             note = f"{refusal.code}: {refusal.reason}"

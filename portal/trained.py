@@ -89,7 +89,7 @@ def trained(home: Home, *, seed: int = 0) -> Trained:
     torch.set_num_threads(1)
     training = terms.training
     module = build(training.network, training.input_shape, 0)
-    load_vector(module, store.model(rounds).vector)
+    load_vector(module, store.models.at(rounds).vector)
     data, loader = open_source(
         settings["data"],
         home=home.data,

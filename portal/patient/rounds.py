@@ -118,8 +118,8 @@ def _coverage(store: ServerStore, number: int) -> dict[SiteId, list[Coverage]]:
     assert stored.closed is not None
     counted = {receipt.site for receipt in stored.closed.receipts}
     found: dict[SiteId, list[Coverage]] = {}
-    for site in store.uploads(number):
-        contribution = store.contribution(number, site)
+    for site in store.uploads.of(number):
+        contribution = store.uploads.contribution(number, site)
         for certificate in contribution.certificates:
             statement = CoverStatement.from_public_inputs(certificate.public_inputs)
             found.setdefault(site, []).append(

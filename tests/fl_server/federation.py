@@ -157,7 +157,10 @@ class Federation:
         store = self.store()
         closed = {n: store.round(n).closed for n in range(1, store.rounds_closed() + 1)}
         open_round = store.rounds_closed() + 1
-        uploads = {site: store.contribution(open_round, site) for site in store.uploads(open_round)}
+        uploads = {
+            site: store.uploads.contribution(open_round, site)
+            for site in store.uploads.of(open_round)
+        }
         return closed, open_round, uploads
 
     def check(self, before=None):

@@ -129,7 +129,7 @@ class Study:
         """The call to train that the server would send a site."""
         plan = plan or planned.plan
         chunks = planned.lanes[site] if chunks is None else chunks
-        model = self.store.model(plan.round - 1).blob
+        model = self.store.models.at(plan.round - 1).blob
         before = self.store.round(plan.round - 1)
         manifest = None if before is None else before.manifest
         request = TrainRequest(plan=plan, manifest=manifest, chunks=chunks)

@@ -182,7 +182,7 @@ def test_who_withdraws_after_the_plan_is_not_read_in_that_round_where_it_can_be_
     # The server planned with the older root; under it the smaller choice is as good as any.
     study.store.plan(planned)
     engine._intake._consider(site, reply, study.store.planned(2))
-    assert study.store.left_out(2) == {site: 1}
+    assert study.store.uploads.left_out(2) == {site: 1}
     assert counting.contexts
 
 
@@ -204,8 +204,8 @@ def test_more_left_out_than_the_lane_has_is_not_believed(counted):
     )
     engine._start()
     engine._hand_over(engine._round(1))
-    assert study.store.left_out(1) == {}
-    assert site in study.store.uploads(1)
+    assert study.store.uploads.left_out(1) == {}
+    assert site in study.store.uploads.of(1)
 
 
 def boasting(reply):

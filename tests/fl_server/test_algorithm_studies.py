@@ -36,7 +36,7 @@ def test_a_study_closes_every_round_and_its_sums_check(name, tmp_path):
         study.engine(after_close=closed.append).run()
         assert [len(one.receipts) for one in closed] == [3, 3]
         assert recheck(study.store).opened == ROUNDS
-        first, last = study.store.model(0), study.store.model(ROUNDS)
+        first, last = study.store.models.at(0), study.store.models.at(ROUNDS)
         assert (first.vector != last.vector).any()
         assert last.sha256 == closed[-1].model_sha256
         keeps = {site: kept_at(study, site) for site in study.sites}

@@ -95,7 +95,7 @@ def test_a_whole_study_ends_with_every_round_closed_and_settled_once(study):
     for closed in closed_rounds(study):
         assert [receipt.site for receipt in closed.receipts] == study.sites
         assert closed.refused == ()
-        assert closed.model_sha256 == study.store.model(closed.round).sha256
+        assert closed.model_sha256 == study.store.models.at(closed.round).sha256
         for receipt in closed.receipts:
             check_signature(
                 study.terms.server_key,
@@ -106,8 +106,8 @@ def test_a_whole_study_ends_with_every_round_closed_and_settled_once(study):
             )
     assert all(study.store.round(number).settled for number in (1, 2))
     assert study.store.round(2).plan.previous == digest(study.store.round(1).manifest)
-    assert all(blob == b"" for _, blob in study.store.uploads(1).values())
-    assert all(blob for _, blob in study.store.uploads(2).values())  # to be added again
+    assert all(blob == b"" for _, blob in study.store.uploads.of(1).values())
+    assert all(blob for _, blob in study.store.uploads.of(2).values())  # to be added again
 
 
 def test_what_is_opened_is_the_sum_of_what_the_sites_sent(swift):
@@ -227,7 +227,7 @@ def test_a_round_with_too_few_updates_closes_without_update_and_without_receipts
         codes = {one.site: one.code for one in closed.refused}
         sound = dict.fromkeys(swift.sites, "quorum-missing")
         assert codes == {**sound, swift.sites[1]: "site-away"}
-    assert swift.store.model(2).sha256 == swift.store.model(0).sha256
+    assert swift.store.models.at(2).sha256 == swift.store.models.at(0).sha256
     assert swift.store.round(1).integers is None
 
 
@@ -344,7 +344,7 @@ def test_a_statement_is_verified_once_in_a_study(study, monkeypatch):
 
     monkeypatch.setattr(engine_module.Gate, "_verify", counting)
     run(study)
-    assert len(verified) == len(set(verified)) == study.store.certificates() == 6
+    assert len(verified) == len(set(verified)) == study.store.uploads.certificates() == 6
 
 
 def test_a_withdrawal_between_rounds_leaves_the_patient_out_of_the_next(swift):

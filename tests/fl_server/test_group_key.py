@@ -5,7 +5,8 @@ import pytest
 from fl_client.store import KEY_PARTS, SiteStore
 from fl_server.group_key import GroupKeeper
 from fl_server.sites import TooFewSites
-from fl_server.store import GROUP_KEY, ServerStore
+from fl_server.store import ServerStore
+from fl_server.tables import GROUP_KEY
 from privacy.key_generation import commitment
 from privacy.opening import QuorumCipher
 from protocol.canonical import body, read

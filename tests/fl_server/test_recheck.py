@@ -6,7 +6,8 @@ import pytest
 from fl_server import gate as gate_module
 from fl_server.parts import cut
 from fl_server.recheck import RoundAltered, recheck
-from fl_server.store import FAULTS, ROUNDS, ServerStore
+from fl_server.store import FAULTS, ServerStore
+from fl_server.tables import ROUNDS
 from privacy.bfv import EncryptedUpdate
 from privacy.commitment import CommitmentRefused
 from privacy.parameters import parameter_set
@@ -62,7 +63,7 @@ def test_changed_integers_are_found(closed):
 
 
 def test_a_changed_model_is_found(closed):
-    vector = closed.store.model(1).vector.copy()
+    vector = closed.store.models.at(1).vector.copy()
     vector[0] = np.nextafter(vector[0], np.float32(np.inf))
     replace(closed, 1, "model", "vector", vector.astype("<f4").tobytes())
     with pytest.raises(RoundAltered, match="model"):
@@ -122,7 +123,7 @@ def test_a_commitment_to_other_uploads_is_found(closed):
 
 
 def test_an_upload_that_its_site_did_not_sign_is_found(closed):
-    blob = bytearray(closed.store.uploads(2)[closed.sites[0]][1])
+    blob = bytearray(closed.store.uploads.of(2)[closed.sites[0]][1])
     blob[-1] ^= 1
     replace(closed, 2, "upload", closed.sites[0], bytes(blob))
     with pytest.raises(RoundAltered, match=closed.sites[0]):
@@ -165,7 +166,7 @@ def test_a_site_cannot_be_named_for_a_word_about_another_sum(closed):
 
 def test_a_site_cannot_be_named_for_a_tag_that_is_true(closed):
     commitment = closed.store.round(2).commitment
-    _, blob = closed.store.uploads(2)[commitment.sites[0]]
+    _, blob = closed.store.uploads.of(2)[commitment.sites[0]]
     update = EncryptedUpdate(blob, commitment.key_id, closed.terms.encryption, commitment.length)
     true = tag(update, bytes.fromhex("7" * 64), parameter_set(closed.terms.encryption))
     lie(closed, 2, told=tuple(map(str, true)))

@@ -47,7 +47,7 @@ def test_a_step_in_slices_is_the_step_of_the_whole(study, tmp_path, monkeypatch)
             return closing(number)
 
         store.close_with(number, stepping.slices, stepping.next_steps(), finish)
-        found = store.model(number)
+        found = store.models.at(number)
         assert np.array_equal(found.vector, whole.vector)
         assert np.array_equal(found.momentum, whole.momentum)
         assert np.array_equal(found.steps, whole.steps)
@@ -55,8 +55,8 @@ def test_a_step_in_slices_is_the_step_of_the_whole(study, tmp_path, monkeypatch)
         for name, wide in whole.carried.items():
             assert np.array_equal(found.carried[name], wide)
         assert named == [whole.sha256] == [found.sha256]
-        assert b"".join(store.sent_model(number)) == whole.blob
-        assert store.sent_bytes(number) == len(whole.blob)
+        assert b"".join(store.models.sent(number)) == whole.blob
+        assert store.models.sent_bytes(number, whole.vector.size) == len(whole.blob)
         before = whole
 
 
@@ -68,5 +68,5 @@ def test_a_round_without_a_sum_leaves_the_model_as_it_is(study, tmp_path, monkey
     store.found(study, before)
     store.plan(planned())
     store.close_with(1, unchanged, before.steps, lambda _sha256: closing(1))
-    assert store.model(1).sha256 == before.sha256
-    assert np.array_equal(store.model(1).momentum, before.momentum)
+    assert store.models.at(1).sha256 == before.sha256
+    assert np.array_equal(store.models.at(1).momentum, before.momentum)

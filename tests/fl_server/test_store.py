@@ -7,8 +7,9 @@ import sqlalchemy as sa
 from fl_server.database import VERSION, ServerDatabaseVersion
 from fl_server.model_state import SLICE, ModelReader, unchanged
 from fl_server.parts import INLINE_BYTES
-from fl_server.store import RoundFrozen, ServerStore, UploadConflict, run_of
+from fl_server.store import ServerStore, run_of
 from fl_server.tables import SCHEMA
+from fl_server.uploads import RoundFrozen, UploadConflict
 from models.algorithms.interface import GlobalState
 from protocol.messages import Refusal
 from tests.fl_server.records import SITES, closing, contribution, model, planned, terms
@@ -36,39 +37,39 @@ def test_a_run_is_named_by_its_terms_whoever_opens_it(store, source):
 
 
 def test_what_is_kept_is_there_for_another_process(store, source):
-    store.accept(contribution(SITES[0], LARGE), LARGE, ["1" * 64], left_out=2)
-    store.refuse(Refusal(site=SITES[1], round=1, code="no-answer", reason="silent"))
+    store.uploads.accept(contribution(SITES[0], LARGE), LARGE, ["1" * 64], left_out=2)
+    store.uploads.refuse(Refusal(site=SITES[1], round=1, code="no-answer", reason="silent"))
     again = ServerStore(source)
-    assert again.uploads(1)[SITES[0]] == (contribution(SITES[0], LARGE), LARGE)
-    assert again.upload_bytes(1) == {SITES[0]: len(LARGE)}
-    assert again.left_out(1) == {SITES[0]: 2}
-    assert again.verified(["1" * 64, "2" * 64]) == {"1" * 64}
-    assert [one.code for one in again.refusals(1)] == ["no-answer"]
+    assert again.uploads.of(1)[SITES[0]] == (contribution(SITES[0], LARGE), LARGE)
+    assert again.uploads.sizes(1) == {SITES[0]: len(LARGE)}
+    assert again.uploads.left_out(1) == {SITES[0]: 2}
+    assert again.uploads.verified(["1" * 64, "2" * 64]) == {"1" * 64}
+    assert [one.code for one in again.uploads.refusals(1)] == ["no-answer"]
     assert again.round(1).plan == planned().plan
 
 
 def test_the_same_bytes_count_once(store):
-    assert store.accept(contribution(SITES[0], LARGE), LARGE, []) is True
-    assert store.accept(contribution(SITES[0], LARGE), LARGE, []) is False
-    assert list(store.uploads(1)) == [SITES[0]]
+    assert store.uploads.accept(contribution(SITES[0], LARGE), LARGE, []) is True
+    assert store.uploads.accept(contribution(SITES[0], LARGE), LARGE, []) is False
+    assert list(store.uploads.of(1)) == [SITES[0]]
 
 
 def test_other_bytes_of_the_same_site_and_round_are_refused_and_named(store):
-    store.accept(contribution(SITES[0], LARGE), LARGE, [])
+    store.uploads.accept(contribution(SITES[0], LARGE), LARGE, [])
     with pytest.raises(UploadConflict, match=SITES[0]) as refused:
-        store.accept(contribution(SITES[0], b"other"), b"other", ["3" * 64])
+        store.uploads.accept(contribution(SITES[0], b"other"), b"other", ["3" * 64])
     first, second = contribution(SITES[0], LARGE), contribution(SITES[0], b"other")
     assert refused.value.kept == first.receipt.ciphertext_sha256
     assert refused.value.other == second.receipt.ciphertext_sha256
-    assert store.uploads(1)[SITES[0]] == (first, LARGE)
-    assert store.certificates() == 0
+    assert store.uploads.of(1)[SITES[0]] == (first, LARGE)
+    assert store.uploads.certificates() == 0
 
 
 def test_nothing_enters_a_frozen_round(store):
     store.freeze(1)
     with pytest.raises(RoundFrozen, match="round 1"):
-        store.accept(contribution(SITES[0], LARGE), LARGE, [])
-    assert len(store.uploads(1)) == 0
+        store.uploads.accept(contribution(SITES[0], LARGE), LARGE, [])
+    assert len(store.uploads.of(1)) == 0
 
 
 def test_closing_is_all_or_nothing(store, monkeypatch):
@@ -81,7 +82,7 @@ def test_closing_is_all_or_nothing(store, monkeypatch):
     assert store.rounds_closed() == 0
     assert store.manifest(1) is None
     with pytest.raises(sa.exc.NoResultFound):
-        store.model(1)
+        store.models.at(1)
 
 
 @pytest.mark.parametrize("largest", [1, 2**15 - 1, -(2**15), 2**20, 2**40])
@@ -93,12 +94,12 @@ def test_the_opened_integers_come_back_whatever_their_width(store, largest):
 
 
 def test_ciphertexts_stay_until_the_next_round_is_closed(store):
-    store.accept(contribution(SITES[0], LARGE), LARGE, [])
+    store.uploads.accept(contribution(SITES[0], LARGE), LARGE, [])
     store.close(closing(1), model(1))
-    assert store.uploads(1)[SITES[0]][1] == LARGE
+    assert store.uploads.of(1)[SITES[0]][1] == LARGE
     store.plan(planned(2))
     store.close(closing(2), model(2))
-    assert store.uploads(1)[SITES[0]][1] == b""
+    assert store.uploads.of(1)[SITES[0]][1] == b""
     assert store.rounds_closed() == 2
 
 
@@ -106,11 +107,11 @@ def test_a_model_is_read_as_it_was_kept(store):
     carried = {"squares": np.linspace(0, 1, 40)}
     after = model(3.5)
     store.close(closing(1), type(after)(after.vector, after.momentum, after.steps, carried))
-    found = store.model(1)
+    found = store.models.at(1)
     assert (found.vector == after.vector).all()
     assert (found.carried["squares"] == carried["squares"]).all()
-    assert store.model_head(1)[0] == found.sha256 == after.sha256
-    assert b"".join(store.sent_model(1)) == after.blob
+    assert store.models.head(1)[0] == found.sha256 == after.sha256
+    assert b"".join(store.models.sent(1)) == after.blob
 
 
 @pytest.mark.parametrize("first", [None, 0, 7, SLICE, SLICE + 5], ids=lambda at: f"moving-{at}")
@@ -129,10 +130,10 @@ def test_a_momentum_that_stands_still_is_not_kept_and_read_as_zeros(tmp_path, fi
 
     store.plan(planned(1))
     store.close_with(1, slices, np.ones(1), lambda _sha256: closing(1))
-    found = store.model(1)
+    found = store.models.at(1)
     assert (found.vector == 1).all()
     assert (found.momentum == moving).all()
-    assert store.model_head(1)[0] == found.sha256
+    assert store.models.head(1)[0] == found.sha256
     with store.database.reading() as connection:
         kept = store.database.parts.whole(connection, 1, "model", "momentum")
         read = ModelReader(store.database.parts, connection, 1, ())

@@ -86,7 +86,7 @@ def test_each_round_verified_the_certificates_of_the_chunks_that_changed(whole):
     chunks = sum(len(whole.desk.lane(site).chunks) for site in whole.sites)
     assert fresh == [chunks, *(len(WITHDRAWALS[number]) for number in range(2, ROUNDS + 1))]
     store = ServerStore(whole.home.server / "server.db")
-    assert store.verified(sorted(seen)) == seen
+    assert store.uploads.verified(sorted(seen)) == seen
 
 
 # Money

@@ -85,12 +85,12 @@ def test_a_run_killed_three_times_ends_as_one_never_killed(start, again, finishe
     store = rounds(home)
     kept = store.rounds_closed()
     assert 1 <= kept < 3
-    models = {number: store.model(number).sha256 for number in range(kept + 1)}
+    models = {number: store.models.at(number).sha256 for number in range(kept + 1)}
     receipts = store.round(1).closed
 
     ended = again(home)
     assert (home / "server" / "terms.json").read_bytes() == study
-    assert {number: store.model(number).sha256 for number in models} == models
+    assert {number: store.models.at(number).sha256 for number in models} == models
     assert store.round(1).closed == receipts
 
     books = Ledger(home / "market" / "ledger.db")
