@@ -55,7 +55,7 @@ def test_a_round_goes_on_after_any_changed_frames(opening, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opening", DOORS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=seeds)
 def test_a_round_goes_on_after_many_changed_frames(opening, seed):
     goes_on(seed, opening, each=10)

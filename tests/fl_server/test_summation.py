@@ -162,7 +162,7 @@ def test_every_pattern_opens_to_the_exact_sum_or_shows_nothing(pattern):
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(patterns(3, 16))
 def test_every_pattern_of_larger_cohorts_opens_or_shows_nothing(pattern):
     opens_or_ends(pattern, "members")
@@ -175,7 +175,7 @@ def test_every_pattern_opens_by_quorum_or_shows_nothing(pattern):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(patterns(3, 9))
 def test_every_pattern_of_larger_cohorts_opens_by_quorum_or_shows_nothing(pattern):
     opens_or_ends(pattern, "threshold")

@@ -35,6 +35,7 @@ def test_real_ultrasound_runs_with_two_bytes_a_parameter(bithive, real, tmp_path
     assert printed["upload_bytes_per_parameter"] <= 2.1
 
 
+@pytest.mark.exhaustive
 def test_the_four_heart_hospitals_run_as_they_are(bithive, real, tmp_path):
     printed = run_real(bithive, real("heart_disease_4sites"), tmp_path / "home")
     check_sane(printed, sites=4)

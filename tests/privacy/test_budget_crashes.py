@@ -220,4 +220,4 @@ def test_killed_processes_leave_a_ledger_that_holds_what_they_sent(tmp_path):
 
 @pytest.mark.slow
 def test_many_killed_processes_leave_a_ledger_that_holds_what_they_sent(tmp_path):
-    kill_and_check(tmp_path, 60)
+    kill_and_check(tmp_path, 25)

@@ -140,7 +140,7 @@ def test_with_a_quorum_alive_the_sum_of_those_present_opens_and_without_one_noth
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(2, 50), st.data())
 def test_the_same_holds_among_up_to_fifty_sites(n, data):
     check_a_pattern_of_dropouts(data, n)

@@ -342,7 +342,7 @@ TestStakes, TestDistributions, TestEscrows = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("of", [Stakes, Distributions, Escrows])
 def test_many_more_runs_conserve_as_well(of):
     from hypothesis.stateful import run_state_machine_as_test

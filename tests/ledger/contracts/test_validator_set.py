@@ -256,7 +256,7 @@ Seats.TestCase.settings = settings(
 TestSeats = Seats.TestCase
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_many_more_runs_keep_the_set():
     from hypothesis.stateful import run_state_machine_as_test
 

@@ -153,10 +153,16 @@ def test_what_a_process_left_in_a_session_of_its_own_is_ended_with_it(supervise,
 
 def test_a_changed_file_is_told_by_sighup(supervise, tmp_path):
     watched, told, there = tmp_path / "watched", tmp_path / "told", tmp_path / "there"
-    command = f"trap 'touch {told}' HUP; touch {there}; while :; do sleep 0.05; done"
-    supervisor = supervise(
-        Unit("one", ("sh", "-c", command), ready=FileThere(there), reload_on=(watched,))
+    # A shell loses a signal that comes while it forks.
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "told, there = map(pathlib.Path, sys.argv[1:])\n"
+        "signal.signal(signal.SIGHUP, lambda *_: told.touch())\n"
+        "there.touch()\n"
+        "time.sleep(600)\n"
     )
+    command = (sys.executable, "-c", code, str(told), str(there))
+    supervisor = supervise(Unit("one", command, ready=FileThere(there), reload_on=(watched,)))
     until(supervisor, lambda rows: rows["one"].state == "ready")
     watched.write_text("new")
     until(supervisor, lambda _: told.is_file())
