@@ -17,6 +17,7 @@ from portal.chain_stake_cli import app as stake
 from protocol.units import btt_text
 
 if TYPE_CHECKING:
+    from identity.roles import Actor, Permission
     from ledger.books import Ledger
     from ledger.chain.sender import Sender
     from portal.chain import ChainHome
@@ -124,11 +125,13 @@ def deploy(
     as_json: AsJson = False,
 ) -> None:
     """Deploy the contracts of BTT, once, and record what stands where."""
+    from identity.roles import Permission
     from ledger.chain.bindings import address_of
     from ledger.chain.deployment import deploy as deployed
     from ledger.economy import load_economy
     from portal.chain import ChainHome, clock
 
+    _may(home, Permission.SETTLE)
     chain = ChainHome(home)
     _, sender = _opened(
         chain, database, node, password, signer, confirmations=confirmations, fee_max=fee_max
@@ -170,14 +173,20 @@ def bind(
     as_json: AsJson = False,
 ) -> None:
     """Pay a party's wallet out to its own address, from the next epoch on."""
+    from identity.roles import Permission
     from ledger import chart
     from ledger.chain.bindings import address_of
     from ledger.chain.bindings import bind as bound
     from portal.chain import clock
+    from portal.study_rights import note
 
+    actor = _may(home, Permission.TRANSFER)
     where = None if address == "none" else address_of(address)
     bound(_books(home, database), chart.wallet(party), where, now=clock())
     found = {"party": party, "address": None if where is None else "0x" + where.hex()}
+    note(
+        home, "wallet-bound", actor, wallet=chart.wallet(party), address=found["address"] or "none"
+    )
     _show(found, f"wallet:{party} is paid out to {found['address']}", as_json=as_json)
 
 
@@ -198,8 +207,10 @@ def settle(
     as_json: AsJson = False,
 ) -> None:
     """Finish what was begun, then pay out what the bound wallets hold, once, until it is final."""
+    from identity.roles import Permission
     from portal.chain import ChainHome, clock, open_adapter
 
+    _may(home, Permission.SETTLE)
     chain = ChainHome(home)
     books, sender = _opened(
         chain, database, node, password, signer, confirmations=confirmations, fee_max=fee_max
@@ -238,11 +249,13 @@ def claims(
     as_json: AsJson = False,
 ) -> None:
     """Publish what patients claimed to addresses as a root, from which the chain pays them."""
+    from identity.roles import Permission
     from ledger.chain.deployment import open_deployment
     from portal.chain import ChainHome, clock, open_adapter
     from portal.chain_claims import publish_claims, write_leaves
     from portal.home import Home
 
+    _may(home, Permission.SETTLE)
     chain = ChainHome(home)
     books, sender = _opened(
         chain, database, node, password, signer, confirmations=confirmations, fee_max=fee_max
@@ -389,6 +402,15 @@ def _opened(
     limits = Limits(confirmations=depth_on(reached, confirmations), fee_max=fee_max * GWEI)
     who = open_signer(chain, password=password, signer=signer)
     return books, open_sender(books, reached, who, limits)
+
+
+def _may(home: Path, permission: Permission) -> Actor:
+    """Return who runs this command, once it is sure that she may; else it is recorded."""
+    from portal.study_rights import check_may, here
+
+    actor = here(home)
+    check_may(home, actor, permission)
+    return actor
 
 
 def _books(home: Path, database: str | None) -> Ledger:

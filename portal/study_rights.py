@@ -1,7 +1,8 @@
-"""Who may found, start, stop and watch the study of a server: its researcher, and its operator.
+"""Who may do what in a server's folder, with its study and its money: researcher and operator.
 
-The study is its researcher's: it is about her account in the books. A refusal is recorded in the
-operator's audit log, and so is what was done.
+The study is its researcher's: it is about her account in the books. What the books hold is moved,
+and where it is paid out to is said, by the operator. A refusal is recorded in the operator's audit
+log, and so is what was done.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ def check_may(home: Path, actor: Actor, permission: Permission) -> None:
     check(actor, permission, about=About(account=RESEARCHER), audit=own_record(_log_of(home)))
 
 
-def note(home: Path, kind: str, actor: Actor) -> None:
-    """Record what was done with the study.
+def note(home: Path, kind: str, actor: Actor, **facts: str) -> None:
+    """Record what was done with the study, or with the books' money.
 
     Raises:
         StorageError: The disk refused.
     """
-    own_record(_log_of(home))(kind, {"actor": actor.shown})
+    own_record(_log_of(home))(kind, {"actor": actor.shown, **facts})
 
 
 def _log_of(home: Path) -> Path:

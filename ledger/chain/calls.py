@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+from ledger.chain.node import NodeAnswerUnusable
 from ledger.contracts.artifacts import CONTRACTS, load
 from ledger.contracts.tree import keccak256
 
@@ -38,8 +39,17 @@ def creation(contract: str, *arguments: Any) -> bytes:
 
 
 def decoded(contract: str, function: str, output: bytes) -> Any:
-    """Return what a call returned: one value, or several in a tuple."""
-    values = _decode(_function(contract, function)["outputs"], output)
+    """Return what a call returned, by a node's word: one value, or several in a tuple.
+
+    Raises:
+        NodeAnswerUnusable: The function never returns such bytes.
+    """
+    from eth_abi.exceptions import DecodingError  # noqa: PLC0415 - comes with web3, as below
+
+    try:
+        values = _decode(_function(contract, function)["outputs"], output)
+    except DecodingError as error:
+        raise NodeAnswerUnusable("the node", f"{contract}.{function}") from error
     return values[0] if len(values) == 1 else values
 
 

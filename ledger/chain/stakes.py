@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from ledger.chain.calls import decoded, encoded
 from ledger.chain.deployment import Deployment
-from ledger.chain.node import Node
+from ledger.chain.node import Node, NodeAnswerUnusable
 from ledger.chain.outbox import Intent
 from ledger.chain.sender import CallWouldRevert, Sender, TransactionReverted
 from protocol.errors import LedgerError
@@ -60,7 +60,7 @@ def stake_of(node: Node, deployment: Deployment, party: bytes) -> ChainStake:
     """Return a party's stake.
 
     Raises:
-        NodeUnreachable, NodeRefused: The node does not say.
+        NodeUnreachable, NodeRefused: The node does not say, or nothing that can be read.
     """
     manager = deployment.address("StakeManager")
 
@@ -69,7 +69,10 @@ def stake_of(node: Node, deployment: Deployment, party: bytes) -> ChainStake:
         return decoded("StakeManager", function, output)
 
     bonded, unbonding, free_at = asked("stakeOf")
-    return ChainStake(STATES[asked("stateOf")], bonded, unbonding, free_at, asked("slashable"))
+    state = asked("stateOf")
+    if state >= len(STATES):
+        raise NodeAnswerUnusable(node.name, "stateOf")
+    return ChainStake(STATES[state], bonded, unbonding, free_at, asked("slashable"))
 
 
 class Staker:

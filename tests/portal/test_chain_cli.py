@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from identity.roles import PermissionMissing
 from ledger import chart, tokenomics
 from ledger.books import Ledger
+from ledger.chain.bindings import bindings
 from ledger.chain.deployment import DeploymentMissing
 from ledger.chain.node import NodeUnreachable, connect
 from portal import chain as chains
 from portal.chain import AnvilMissing, ChainHome, depth_on, find_anvil
 from portal.cli import app
 from portal.home import Home
+from portal.local_actor import this_user
+from portal.own_log import own_log
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 PAYEE = "0x52908400098527886E0F7030069857D2E4169EE7"
@@ -71,6 +75,36 @@ def test_without_node_or_deployment_nothing_is_settled(home):
     assert run(home, "down") == {"stopped": False}
     with pytest.raises(DeploymentMissing):
         chains.read_deployment(ChainHome(home).deployment)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("bind", "north", PAYEE), ("bind", "north", "none"), ("settle",), ("claims",), ("deploy",)],
+)
+def test_only_the_operator_says_where_money_goes(home, words):
+    (home / "people.json").write_text(
+        json.dumps({this_user(): ["researcher"], "ops": ["operator"]})
+    )
+    named = ["chain", *words, "--home", str(home), "--json"]
+    assert isinstance(CliRunner().invoke(app, named).exception, PermissionMissing)
+    log = own_log(home / "operator/authority")
+    [event] = log.events()
+    assert (event.kind, event.facts["actor"]) == ("permission-denied", this_user())
+    log.close()
+    ledger = Ledger(Home(home).market / "ledger.db")
+    assert bindings(ledger) == {}
+    ledger.close()
+
+
+def test_who_bound_a_wallet_to_which_address_is_recorded(home):
+    run(home, "bind", "north", PAYEE)
+    run(home, "bind", "north", "none")
+    log = own_log(home / "operator/authority")
+    assert [(one.kind, one.facts) for one in log.events()] == [
+        ("wallet-bound", {"actor": this_user(), "wallet": "wallet:north", "address": where})
+        for where in (PAYEE.lower(), "none")
+    ]
+    log.close()
 
 
 def test_the_lock_file_of_anvil_names_no_host():
