@@ -126,6 +126,27 @@ def test_systemd_finds_no_fault_in_a_unit(unit, tmp_path):
     assert [line for line in ours if "not found" not in line] == []
 
 
+def test_systemd_finds_no_fault_in_what_lets_the_agent_make_a_sandbox(tmp_path):
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("needs systemd-analyze (Debian package systemd)")
+    for broken in (False, True):
+        shutil.copytree(ROOT / "deploy/site", tmp_path / "units", dirs_exist_ok=True)
+        unit = tmp_path / "units/bithive-agent.service"
+        unit.write_text(unit.read_text().replace(PROGRAM, sys.executable))
+        added = tmp_path / "units/bithive-agent.service.d/code.conf"
+        if broken:  # it is read at all
+            added.write_text(added.read_text().replace("user net", "user nothing"))
+        done = subprocess.run(
+            [program, "verify", "--man=no", str(unit)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert ("code.conf" in done.stderr) is broken, done.stderr
+
+
 @pytest.mark.slow
 def test_nginx_finds_no_fault_in_a_servers_configuration(tmp_path):
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
