@@ -22,7 +22,8 @@ What holds, each line a test in tests/identity/test_accounts.py:
    when the account is disabled.
 3. The database holds no password and no token.
 4. Nobody signs in faster than the throttle allows, from many threads either.
-5. Whoever manages the accounts of a site alone gives no role that she has not herself, and touches
+5. Every guess that was refused is recorded, of whom and from where, and never what was typed.
+6. Whoever manages the accounts of a site alone gives no role that she has not herself, and touches
    nobody who has more.
 """
 
@@ -50,6 +51,7 @@ from identity.roles import About, Actor, Denied, Permission, Role, check
 from identity.throttle import count_attempt, forgive
 from protocol.errors import IdentityError
 from protocol.ids import AccountId, SiteId
+from protocol.plain import plain
 from storage.database import reading
 
 NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._@-]{0,62}[a-z0-9])?")
@@ -113,7 +115,8 @@ class Accounts:
 
     Args:
         where: A file, made with mode 0600 if need be; or an engine of ``storage``.
-        audit: The audit log's ``append``; told of accounts made, changed, disabled and of refusals.
+        audit: The audit log's ``append``; told of accounts made, changed, disabled and of refusals,
+            those to sign in among them, but for those that only came too early.
         cost: Of a guess at a password.
         entropy: Gives so many random bytes, for salts and tokens.
 
@@ -206,6 +209,7 @@ class Accounts:
         """
         self._prove(name, old, address, now)
         self._change_password(name, new)
+        self._audit("password-changed", {"account": self._shown(name)})
 
     def disable(self, name: str, *, actor: Actor) -> None:
         """Let an account sign in no more; its sessions end.
@@ -297,9 +301,14 @@ class Accounts:
         kept = self._nobodys if row is None else row.password
         try:
             verify_password(password, kept)
+            fits = row is not None and not row.disabled
         except PasswordWrong:
-            raise SignInRefused from None
-        if row is None or row.disabled:
+            fits = False
+        if not fits:
+            # A name that nobody has may be a password in the wrong field; to write that there is
+            # none takes as long as to write one.
+            facts = {"account": self._shown(name), "address": plain(address)}
+            self._audit("sign-in-refused", facts)
             raise SignInRefused
         forgive(self._engine, name, address)
         if self._cost.is_of(kept):
@@ -309,6 +318,10 @@ class Accounts:
             own = update(PEOPLE).where(PEOPLE.c.name == name, PEOPLE.c.password == kept)
             connection.execute(own.values(password=renewed))
         return renewed
+
+    def _shown(self, name: str) -> str:
+        row = self._row(name)
+        return "nobody" if row is None else Actor(name, _person(row).roles).shown
 
     def _change_password(self, name: str, password: str) -> None:
         check_password(password, name=name)

@@ -342,3 +342,29 @@ def test_a_site_gives_no_right_it_lacks_and_touches_nobody_elses_account(of_site
     assert log[-1][0] == "permission-denied"
     assert of_site.people(OPERATOR) == before
     assert sign_in(of_site, "o.south")
+
+
+def test_every_refused_guess_is_recorded_and_never_what_was_typed(accounts, log):
+    accounts.add("p.1", PASSWORD, roles={Role.PATIENT}, actor=OPERATOR)
+    accounts.add("r.gone", PASSWORD, roles={Role.RESEARCHER}, actor=OPERATOR)
+    accounts.disable("r.gone", actor=OPERATOR)
+    log.clear()
+    for name in ("r.west", "p.1", "r.gone", "a secret in the wrong field"):
+        refused(accounts, name, "another few plain words" if name != "r.gone" else PASSWORD)
+    assert log == [
+        ("sign-in-refused", {"account": whose, "address": ADDRESS})
+        for whose in ("r.west", "a patient", "r.gone", "nobody")
+    ]
+
+
+def test_who_only_comes_too_early_fills_no_log(accounts, log):
+    for _ in range(6):
+        with pytest.raises((SignInRefused, SignInThrottled)):
+            sign_in(accounts, password="another few plain words")
+    assert [kind for kind, _ in log[1:]] == ["sign-in-refused"] * 5
+
+
+def test_a_changed_password_is_recorded(accounts, log):
+    new = "five other long plain words"
+    accounts.change_password("r.west", PASSWORD, new, address=ADDRESS, now=0.0)
+    assert log[-1] == ("password-changed", {"account": "r.west"})
