@@ -11,7 +11,8 @@ What holds, each line a test in tests/portal/test_site_grants.py:
 
 1. A patient has one grant on its way in a study at most.
 2. What moved to the openings, or was ended before it was published, is not kept here any more.
-3. Of a patient who is erased no byte stays (tests/portal/test_erasing.py); that a grant has ended
+3. Who withdrew is not made to wait for another grant, unless somebody says that she agreed anew.
+4. Of a patient who is erased no byte stays (tests/portal/test_erasing.py); that a grant has ended
    stays, which names nobody and which the server may still have to hear.
 """
 
@@ -62,6 +63,11 @@ ENDED = Table(
     Column("at", String, nullable=False),
     Column("signature", LargeBinary, nullable=False),
     Column("confirmed", Boolean, nullable=False),
+)
+WITHDREW = Table(
+    "withdrew",
+    METADATA,
+    Column("patient", String, primary_key=True),
 )
 
 
@@ -120,12 +126,25 @@ class GrantBook:
         finally:
             os.close(door)
 
-    def add(self, grants: Iterable[Waiting]) -> None:
-        """Let grants wait, all of them or none; a patient who has one in the study keeps it."""
+    def add(self, grants: Iterable[Waiting], *, anew: Collection[PatientId] = ()) -> int:
+        """Let grants wait, all of them or none; a patient who has one in the study keeps it.
+
+        Args:
+            grants: What is to wait.
+            anew: Who agreed again, whether or not she withdrew before.
+
+        Returns:
+            How many were left out because their patient withdrew here.
+        """
         rows = [_row(one) for one in grants]
         with writing(self._engine) as connection:
-            if rows:
-                connection.execute(sa.insert(WAITING).prefix_with("OR IGNORE"), rows)
+            for patient in anew:
+                connection.execute(sa.delete(WITHDREW).where(WITHDREW.c.patient == patient))
+            withdrew = set(connection.execute(sa.select(WITHDREW.c.patient)).scalars())
+            kept = [row for row in rows if row["patient"] not in withdrew]
+            if kept:
+                connection.execute(sa.insert(WAITING).prefix_with("OR IGNORE"), kept)
+        return len(rows) - len(kept)
 
     def waiting(self, study: StudyId | None = None) -> list[Waiting]:
         """Return what waits, of one study or of all, by leaf: an order that says nothing."""
@@ -142,9 +161,17 @@ class GrantBook:
             for grant in grants:
                 connection.execute(sa.delete(WAITING).where(WAITING.c.grant == grant))
 
-    def end(self, statements: Sequence[SiteWithdrawal]) -> None:
-        """Keep the hospital's word that grants end, and forget those that still wait."""
+    def end(self, statements: Sequence[SiteWithdrawal], patient: PatientId | None = None) -> None:
+        """Keep the hospital's word that grants end, and forget those that still wait.
+
+        Args:
+            statements: The word, for each grant.
+            patient: Whose they are, who withdrew; None where there are none.
+        """
         with writing(self._engine) as connection:
+            if statements and patient is not None:
+                left = sa.insert(WITHDREW).prefix_with("OR IGNORE").values(patient=patient)
+                connection.execute(left)
             for one in statements:
                 connection.execute(
                     sa.insert(ENDED)
@@ -160,10 +187,12 @@ class GrantBook:
                 connection.execute(sa.delete(WAITING).where(WAITING.c.grant == one.grant))
 
     def holds(self, patient: PatientId) -> int:
-        """Return how many of a patient's grants are on their way."""
-        hers = sa.select(sa.func.count()).where(WAITING.c.patient == patient)
+        """Return how many of a patient's grants are on their way, and whether she withdrew."""
+        count = 0
         with reading(self._engine) as connection:
-            count: int = connection.execute(hers).scalar_one()
+            for table in (WAITING, WITHDREW):
+                hers = sa.select(sa.func.count()).where(table.c.patient == patient)
+                count += connection.execute(hers).scalar_one()
         return count
 
     def destroy(self, patient: PatientId) -> None:
@@ -173,7 +202,8 @@ class GrantBook:
             StorageError: The disk refused, or another process is reading; try again.
         """
         with writing(self._engine) as connection:
-            connection.execute(sa.delete(WAITING).where(WAITING.c.patient == patient))
+            for table in (WAITING, WITHDREW):
+                connection.execute(sa.delete(table).where(table.c.patient == patient))
         write_anew(self._engine, wait_seconds=REWRITE_WAIT_SECONDS)
 
     def ended(self) -> dict[GrantId, bool]:

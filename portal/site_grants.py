@@ -15,6 +15,8 @@ What holds, each line a test in tests/portal/test_site_grants.py:
 3. Killed anywhere and run again, every opening is kept once, and no grant is asked for twice.
 4. From the moment a withdrawal is asked for, the hospital's agent leaves the patient out.
 5. Neither file nor message names a patient.
+6. Who withdrew here is asked for again only where she is named as having agreed anew, however
+   often the list with her on it is given.
 """
 
 from __future__ import annotations
@@ -74,11 +76,13 @@ class NoGrantsToSend(ConsentError):
 
     code = "no-grants-to-send"
 
-    def __init__(self, already: int) -> None:
+    def __init__(self, already: int, withdrew: int = 0) -> None:
         self.already = already
+        self.withdrew = withdrew
+        left = f", and {withdrew} withdrew here and did not agree anew" if withdrew else ""
         super().__init__(
-            f"all {already} patients of the list have their grants and receipts; there is nothing "
-            "to send"
+            f"{already} patients of the list have their grants and receipts{left}; there is "
+            "nothing to send"
         )
 
 
@@ -104,6 +108,8 @@ class Asking:
     """Grants in the file."""
     already: int
     """Patients of the list who have receipts."""
+    withdrew: int = 0
+    """Patients of the list who withdrew here, and are left out."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ class GrantDesk:
         terms: StudyTerms,
         wishes: Sequence[Wish],
         *,
+        anew: Sequence[Wish] = (),
         entropy: Callable[[int], bytes],
     ) -> Asking:
         """Make openings for patients who have none, and the file that asks for their grants.
@@ -159,14 +166,15 @@ class GrantDesk:
 
         Args:
             terms: The study's, as the server handed them out.
-            wishes: Who agreed on paper, and to what.
+            wishes: Who agreed on paper, and to what; of them who withdrew here is left out.
+            anew: Who agreed on paper again, after she withdrew or without having done so.
             entropy: Gives so many unpredictable bytes: ``secrets.token_bytes``.
 
         Raises:
             StudyNotHeld: The study takes other records, or trusts another registry.
             JobFalse: It does not name this hospital by its own keys.
             TermsNeverValid: A patient's last day is before the study's first.
-            NoGrantsToSend: Everybody has her grant.
+            NoGrantsToSend: Everybody has her grant, or withdrew.
             StorageError: The disk refused; run it again.
         """
         keys = site_keys(self.folder)
@@ -176,16 +184,20 @@ class GrantDesk:
         try:
             having = self._granted(openings, book, terms.study)
             known = having | {one.patient for one in book.waiting(terms.study)}
-            missing = [one for one in wishes if one.patient not in known]
+            wanted = {one.patient: one for one in (*wishes, *anew)}
+            missing = [one for one in wanted.values() if one.patient not in known]
             salt = openings.hospital_salt
-            book.add([self._waiting(terms, one, salt, entropy) for one in missing])
+            withdrew = book.add(
+                [self._waiting(terms, one, salt, entropy) for one in missing],
+                anew=[one.patient for one in anew],
+            )
             waiting = book.waiting(terms.study)
         finally:
             openings.close()
             book.close()
-        already = sum(one.patient in having for one in wishes)
+        already = len(having & wanted.keys())
         if not waiting:
-            raise NoGrantsToSend(already)
+            raise NoGrantsToSend(already, withdrew)
         grants = tuple(
             NewGrant(leaf=one.opening.leaf(), revoke_hash=one.code.revoke_hash) for one in waiting
         )
@@ -193,7 +205,7 @@ class GrantDesk:
             site=self.own.site, study=terms.study, terms=digest(terms), grants=grants
         )
         content = canonical(unsigned.signed_by(keys.sign)) + b"\n"
-        return Asking(content, len(missing), len(waiting), already)
+        return Asking(content, len(missing) - withdrew, len(waiting), already, withdrew)
 
     def take(self, content: bytes) -> Taken:
         """Check receipts and keep what they are for; again, changes nothing.
@@ -237,9 +249,9 @@ class GrantDesk:
         try:
             leaves = {} if patient is None else self._leaves_of(patient, book)
             # First where the agent looks: from here on she takes part in nothing.
-            SiteStore(self.folder / "site.db").end_leaves(leaves.values())
+            SiteStore(self.folder / "site.db").consents.end(leaves.values())
             words = (SiteWithdrawal(site, grant, now.isoformat()) for grant in leaves)
-            book.end([one.signed_by(keys.signing) for one in words])
+            book.end([one.signed_by(keys.signing) for one in words], patient)
             statements = book.unconfirmed()
         finally:
             book.close()
@@ -257,10 +269,11 @@ class GrantDesk:
 
     def _leaves_of(self, patient: PatientId, book: GrantBook) -> dict[GrantId, int]:
         """Return a patient's grants, published or on their way, that the registry has not ended."""
+        # What waits comes first: receipts that are taken in meanwhile move it to the openings.
+        found = {one.grant: one.opening.leaf() for one in book.waiting() if one.patient == patient}
         openings = self._openings()
-        found = {one.grant: one.leaf for one in openings.receipts_of(patient)}
+        found |= {one.grant: one.leaf for one in openings.receipts_of(patient)}
         openings.close()
-        found |= {one.grant: one.opening.leaf() for one in book.waiting() if one.patient == patient}
         ended = book.ended()
         return {grant: leaf for grant, leaf in found.items() if not ended.get(grant, False)}
 

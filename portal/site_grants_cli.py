@@ -61,6 +61,14 @@ def grants(
             exists=True,
         ),
     ],
+    anew: Annotated[
+        Path | None,
+        typer.Option(
+            help="Likewise: who withdrew here and has agreed on paper again since.",
+            dir_okay=False,
+            exists=True,
+        ),
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(help="The file for the server. [NAME.grants.json]")
     ] = None,
@@ -70,6 +78,7 @@ def grants(
     """Ask for the grants of patients who agreed on paper: one file, in which nobody is named."""
     import secrets
 
+    from consent.purposes import names_of
     from identity.requests import read_bounded
     from identity.roles import About, Permission, check
     from portal.local_actor import at_site, this_user
@@ -83,8 +92,16 @@ def grants(
     about, record = About(site=desk.own.site), own_record(desk.folder)
     check(actor, Permission.PUBLISH_GRANT, about=about, audit=record)
     wishes = read_list(read_bounded(patients, limit=BYTES_MAX))
+    again = () if anew is None else read_list(read_bounded(anew, limit=BYTES_MAX))
     terms, _ = read_study(study)
-    asking = desk.ask(terms, wishes, entropy=secrets.token_bytes)
+    asking = desk.ask(terms, wishes, anew=again, entropy=secrets.token_bytes)
+    uses = names_of(terms.consent.required)
+    left = (
+        f"{asking.withdrew} patients of the list withdrew here and are left out; name with --anew "
+        "who has agreed on paper again.\n"
+        if asking.withdrew
+        else ""
+    )
     file = to or Path(f"{name}.grants.json")
     write_whole(file, asking.content)
     _print(
@@ -94,9 +111,14 @@ def grants(
             "grants": asking.waiting,
             "new": asking.new,
             "already": asking.already,
+            "withdrew": asking.withdrew,
+            "study": terms.study,
+            "uses": uses,
         },
         f"file: {file}\n{asking.waiting} grants wait for the server's receipts, {asking.new} of "
-        f"them new; {asking.already} patients of the list have theirs.\nSend the file to the "
+        f"them new; {asking.already} patients of the list have theirs.\n{left}Study {terms.study} "
+        f"is granted {', '.join(uses)}, where the list names no purposes: compare it with what "
+        "was signed on paper.\nSend the file to the "
         "server, and take in what comes back with `bithive site receipts`.",
         as_json=as_json,
     )

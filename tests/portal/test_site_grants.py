@@ -233,7 +233,7 @@ def test_who_withdraws_is_left_out_at_once_and_her_grant_ends_at_the_server(apar
         (place, one) for place, (patient, one) in openings(north).items() if patient == PATIENTS[2]
     ]
     ending = north.end(PATIENTS[2], now=NOW)
-    assert SiteStore(north.folder / "site.db").ended_leaves() == {opening.leaf()}
+    assert SiteStore(north.folder / "site.db").consents.ended() == {opening.leaf()}
     assert b"ward7" not in ending.content
     assert north.end(PATIENTS[2], now=NOW.replace(hour=11)).content == ending.content
     admitted = admit_withdrawals(world.server, ending.content, now=NOW)
@@ -263,13 +263,60 @@ def test_who_withdraws_before_her_receipt_came_is_never_used(apart, north):
     assert (again.done, again.unknown) == (1, 0)
 
 
-def test_who_withdrew_may_grant_again(apart, north):
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_who_withdrew_is_not_asked_for_by_the_list_that_still_has_her(apart, north, confirmed):
     world, study = apart
     north.take(answered(world, north, study))
-    admitted = admit_withdrawals(world.server, north.end(PATIENTS[1], now=NOW).content, now=NOW)
-    north.take(admitted.receipts)
+    ending = north.end(PATIENTS[1], now=NOW)
+    if confirmed:
+        north.take(admit_withdrawals(world.server, ending.content, now=NOW).receipts)
+    with pytest.raises(NoGrantsToSend) as nothing:
+        ask(north, study)
+    assert (nothing.value.already, nothing.value.withdrew) == (4, 1)
+    asking = ask(north, study, [*WISHES, Wish(PatientId("ward7-9"))])
+    assert (asking.new, asking.already, asking.withdrew) == (1, 4, 1)
+
+
+def test_who_withdrew_before_her_receipt_came_is_not_asked_for_either(apart, north):
+    _, study = apart
+    ask(north, study)
+    north.end(PATIENTS[1], now=NOW)
     asking = ask(north, study)
-    assert (asking.new, asking.already) == (1, 4)
+    assert (asking.new, asking.waiting, asking.withdrew) == (0, 4, 1)
+
+
+def test_who_withdrew_may_grant_again_where_she_is_said_to_have_agreed_anew(apart, north):
+    world, study = apart
+    north.take(answered(world, north, study))
+    north.end(PATIENTS[1], now=NOW)
+    north.end(PATIENTS[2], now=NOW)
+    asking = north.ask(study.terms, WISHES, anew=[WISHES[1]], entropy=secrets.token_bytes)
+    assert (asking.new, asking.already, asking.withdrew) == (1, 3, 1)
+    north.take(admit_grants(world.server, asking.content, now=NOW).receipts)
+    ended = SiteStore(north.folder / "site.db").consents.ended()
+    live = [one for one in openings(north).values() if one[1].leaf() not in ended]
+    assert {patient for patient, _ in live} == set(PATIENTS) - {PATIENTS[2]}
+    north.end(PATIENTS[1], now=NOW)
+    with pytest.raises(NoGrantsToSend):
+        ask(north, study)
+
+
+def test_receipts_that_come_while_she_withdraws_hide_none_of_her_grants(apart, north, monkeypatch):
+    world, study = apart
+    receipts = answered(world, north, study)
+    read = OpeningStore.receipts_of
+
+    def receipts_come(book, patient):
+        monkeypatch.setattr(OpeningStore, "receipts_of", read)
+        found = read(book, patient)
+        north.take(receipts)
+        return found
+
+    monkeypatch.setattr(OpeningStore, "receipts_of", receipts_come)
+    assert north.end(PATIENTS[0], now=NOW).grants == 1
+    ended = SiteStore(north.folder / "site.db").consents.ended()
+    ((_, opening),) = [one for one in openings(north).values() if one[0] == PATIENTS[0]]
+    assert ended == {opening.leaf()}
 
 
 def test_a_number_that_is_nobodys_is_said_without_repeating_it(north):
