@@ -38,6 +38,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
@@ -471,8 +472,9 @@ def sum_bytes(length: int, sites: int, parameters: ParameterSet) -> int:
     return residues.size(parameters.ciphertexts(length), sites, parameters)
 
 
+@cache
 def self_test(parameters: ParameterSet) -> None:
-    """Encrypt, add, open and compare; run it before the first round of a process.
+    """Encrypt, add, open and compare; run it before the first round: a process does it once.
 
     Raises:
         TensealIncompatible: The sum is not exact, or it lays out its ciphertexts in another way.

@@ -30,9 +30,9 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 from protocol.errors import ConfigurationError, ProofError, storage_error
 from zk.circuit import Circuit
@@ -185,9 +185,9 @@ class VerificationKey:
         """Write the key to a file, all of it or nothing."""
         _write(path, self.to_json().encode() + b"\n")
 
-    @classmethod
-    def from_json(cls, text: str, *, status: Status | None = None) -> Self:
-        """Read a key from JSON that anybody may have written.
+    @staticmethod
+    def from_json(text: str, *, status: Status | None = None) -> VerificationKey:
+        """Read a key from JSON that anybody may have written; the same text is checked once.
 
         Args:
             text: As snarkjs writes it. Fields it does not need, such as ``vk_alphabeta_12``, which
@@ -197,30 +197,10 @@ class VerificationKey:
         Raises:
             KeyMalformed: It is not a canonical Groth16 key on BN254, or its status is unknown.
         """
-        fields = _json_object(text)
-        if fields.get("protocol") != "groth16" or fields.get("curve") not in {"bn128", "bn254"}:
-            raise KeyMalformed("it is not for groth16 on bn128")
-        found = _status(fields.get("status", status))
-        transcript = fields.get("transcript")
-        if not (transcript is None or isinstance(transcript, str)):
-            raise KeyMalformed("its transcript is not text")
-        ic = fields.get("IC")
-        if not isinstance(ic, list) or fields.get("nPublic") != len(ic) - 1:
-            raise KeyMalformed("nPublic is not one less than the number of points in IC")
-        if len(ic) > PUBLIC_INPUTS_MAX + 1:
-            raise KeyMalformed(f"it has {len(ic)} points in IC")
-        return cls(
-            alpha_1=_point1(fields.get("vk_alpha_1")),
-            beta_2=_point2(fields.get("vk_beta_2")),
-            gamma_2=_point2(fields.get("vk_gamma_2")),
-            delta_2=_point2(fields.get("vk_delta_2")),
-            ic=tuple(_point1(point) for point in ic),
-            status=found,
-            transcript=transcript,
-        )
+        return _key_in(text, status)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> VerificationKey:
         """Read a key from a file; see ``from_json``."""
         try:
             with path.open(encoding="utf-8") as file:
@@ -241,6 +221,31 @@ class VerificationKey:
             "vk_delta_2": _text2(self.delta_2),
             "IC": [_text1(point) for point in self.ic],
         }
+
+
+@lru_cache(maxsize=16)
+def _key_in(text: str, status: Status | None) -> VerificationKey:
+    fields = _json_object(text)
+    if fields.get("protocol") != "groth16" or fields.get("curve") not in {"bn128", "bn254"}:
+        raise KeyMalformed("it is not for groth16 on bn128")
+    found = _status(fields.get("status", status))
+    transcript = fields.get("transcript")
+    if not (transcript is None or isinstance(transcript, str)):
+        raise KeyMalformed("its transcript is not text")
+    ic = fields.get("IC")
+    if not isinstance(ic, list) or fields.get("nPublic") != len(ic) - 1:
+        raise KeyMalformed("nPublic is not one less than the number of points in IC")
+    if len(ic) > PUBLIC_INPUTS_MAX + 1:
+        raise KeyMalformed(f"it has {len(ic)} points in IC")
+    return VerificationKey(
+        alpha_1=_point1(fields.get("vk_alpha_1")),
+        beta_2=_point2(fields.get("vk_beta_2")),
+        gamma_2=_point2(fields.get("vk_gamma_2")),
+        delta_2=_point2(fields.get("vk_delta_2")),
+        ic=tuple(_point1(point) for point in ic),
+        status=found,
+        transcript=transcript,
+    )
 
 
 def check_allowed(
