@@ -165,13 +165,15 @@ def test_records_and_batches_have_a_largest_size():
         read_records(bytes(BATCH_BYTES_MAX + 1))
 
 
-WHOLE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
+any_text = st.text(st.characters(codec="utf-8"), max_size=6)
+whole = st.recursive(
+    st.none() | st.booleans() | st.integers() | any_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
+    max_leaves=6,
 )
 
 
-@given(st.lists(st.dictionaries(st.text(st.characters(codec="utf-8")), WHOLE)))
+@given(st.lists(st.dictionaries(any_text, whole, max_size=3), max_size=4))
 @example([{"".join(map(chr, range(0xD7FF))): "".join(map(chr, range(0xE000, 0x10FFFF, 7)))}])
 @example([{"\uffff": 1, "\U00010000": 2}])
 @example([{"a": 2**64}])
@@ -190,7 +192,13 @@ loose = st.recursive(
 lines = st.dictionaries(st.sampled_from(["facts", "kind", "more"]), loose | kinds, max_size=3)
 
 
-@given(st.lists(st.tuples(st.dictionaries(mentions, loose, max_size=3), kinds) | lines, min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.dictionaries(mentions, loose, max_size=3), kinds) | lines,
+        min_size=1,
+        max_size=4,
+    )
+)
 @example([({"a": 1.5}, "beat")])
 @example([({"a": [1.5]}, "beat")])
 @example([({"a": 1e22}, "beat")])
