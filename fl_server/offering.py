@@ -6,6 +6,7 @@ roll call says which.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from privacy.signatures import check_signature
 from protocol.canonical import body, read
-from protocol.errors import FederationError
+from protocol.errors import ConfigurationError, FederationError
 from protocol.frames import Frame, encode
 from protocol.jobs import CODE_BLOB, JobAnswer, JobManifest, JobOffer, instant
 from protocol.terms import StudyTerms
@@ -66,13 +67,57 @@ class Offering:
         return found
 
 
+class OfferedCodeChanged(ConfigurationError):
+    """The code beside a study's job is not the code that the job names."""
+
+    code = "offered-code-changed"
+
+    def __init__(self, path: Path, wanted: str) -> None:
+        self.path = path
+        self.wanted = wanted
+        super().__init__(
+            f"{path} is not the code that the study was founded with (SHA-256 {wanted}), and no "
+            "hospital would take it; put that bundle back, or found another study for another code"
+        )
+
+
 def read_offering(
     folder: Path, terms: StudyTerms, sign: Callable[[bytes], bytes]
 ) -> Offering | None:
-    """Return what the server's folder offers, or None where it holds no job."""
+    """Return what the server's folder offers, or None where it holds no job.
+
+    Raises:
+        OfferedCodeChanged: Its code was changed since, or is not there.
+    """
     path = folder / JOB_FILE
     if not path.is_file():
         return None
     job = JobManifest.model_validate_json(path.read_bytes())
-    bundle = (folder / CODE_FILE).read_bytes() if job.carries_code else None
+    bundle = read_code(folder, job.code) if job.carries_code else None
     return Offering(job, terms, sign, bundle=bundle)
+
+
+def check_offering(folder: Path) -> None:
+    """Return if the server's folder can offer what it holds.
+
+    Raises:
+        OfferedCodeChanged: The job's code was changed since, or is not there.
+    """
+    path = folder / JOB_FILE
+    if path.is_file():
+        job = JobManifest.model_validate_json(path.read_bytes())
+        if job.carries_code:
+            read_code(folder, job.code)
+
+
+def read_code(folder: Path, sha256: str) -> bytes:
+    """Return the code of a server's folder.
+
+    Raises:
+        OfferedCodeChanged: It is not there, or another one.
+    """
+    path = folder / CODE_FILE
+    bundle = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(bundle).hexdigest() != sha256:
+        raise OfferedCodeChanged(path, sha256)
+    return bundle

@@ -43,7 +43,7 @@ from models.recipes import Recipe, recipe_for
 from portal.baselines import Baselines, Comparison, Examined, train_baselines
 from portal.careless import CarelessAgent
 from portal.display import Display
-from portal.features import named_step, step_for, with_step
+from portal.features import check_unchanged, named_step, step_for, with_step
 from portal.granting import withdraw_due
 from portal.home import Home, Settings
 from portal.hospital import open_agent
@@ -192,6 +192,8 @@ def run_demo(home: Home, settings: Settings, display: Display) -> dict[str, Any]
     """
     with home.lock():
         home.claim(settings)
+        if settings.features and home.is_founded():
+            check_unchanged(settings.features, home.server)
         if home.report.is_file():
             return dict(json.loads(home.report.read_text()))
         started = time.monotonic()

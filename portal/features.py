@@ -25,7 +25,7 @@ from fl_client.feature_store import FILE, FeatureStore
 from fl_client.features import SandboxedLoader, read_features
 from fl_client.job_code import BUNDLE_BYTES_MAX, files_of, pack
 from fl_client.sandbox import CodeFailed, Limits, run_code
-from fl_server.offering import CODE_FILE
+from fl_server.offering import read_code
 from protocol.canonical import MalformedMessage, read
 from protocol.errors import ConfigurationError, storage_error
 from protocol.terms import FeatureTerms, StudyTerms
@@ -53,6 +53,21 @@ class FeaturesMisnamed(ConfigurationError):
         super().__init__(
             f"{given!r} names no feature step; give BUNDLE.zip:module:function, of a bundle made "
             "by `bithive features pack`"
+        )
+
+
+class FeaturesDiffer(ConfigurationError):
+    """A bundle was changed since a study was founded with it."""
+
+    code = "features-differ"
+
+    def __init__(self, bundle: Path, founded: str) -> None:
+        self.bundle = bundle
+        self.founded = founded
+        super().__init__(
+            f"{bundle} is not the code that the study was founded with (SHA-256 {founded}), which "
+            "officers were asked to approve; put that bundle back, or found another study for this "
+            "one in another --home"
         )
 
 
@@ -240,6 +255,31 @@ def step_for(
     return FeatureStep(terms, trial.shape, bundle)
 
 
+def check_unchanged(given: str, server: Path) -> None:
+    """Return if a bundle is still the one that a study was founded with, or is no longer there.
+
+    Args:
+        given: As a command was given it.
+        server: The server's folder, with the founded study; it has the code, which runs anyway.
+
+    Raises:
+        FeaturesMisnamed: It names no feature step.
+        FeaturesDiffer: It was packed anew since.
+        StorageError: It cannot be read.
+    """
+    path, _ = named_step(given)
+    if not path.is_file():
+        return
+    terms = StudyTerms.model_validate_json((server / "terms.json").read_bytes())
+    features = terms.training.features
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
+    if features is not None and digest != features.bundle:
+        raise FeaturesDiffer(path, features.bundle)
+
+
 def with_step(loader: Loader, server: Path, terms: StudyTerms, kept: Path) -> Loader:
     """Return a demonstration's loader, for what it measures itself: through the study's step.
 
@@ -251,7 +291,7 @@ def with_step(loader: Loader, server: Path, terms: StudyTerms, kept: Path) -> Lo
             its retention allows.
 
     Raises:
-        CodeUnreadable, StorageError: The code is not there as it was.
+        OfferedCodeChanged: The code is not there as it was.
     """
     features = terms.training.features
     if features is None:
@@ -260,7 +300,7 @@ def with_step(loader: Loader, server: Path, terms: StudyTerms, kept: Path) -> Lo
         loader,
         features,
         terms.training.input_shape,
-        read_bundle(server / CODE_FILE),
+        read_code(server, features.bundle),
         FeatureStore(kept / FILE),
         lambda: None,  # who runs a demonstration runs code of her own choice, on her own machine
         whole=False,

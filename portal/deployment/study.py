@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from fl_server.lease import Lease
+from fl_server.offering import check_offering
 from identity.roles import Actor, Permission
 from marketplace.settlement import Settlement
 from portal.deployment.backoff import Backoff
@@ -82,10 +83,12 @@ def start_study(plan: Plan, actor: Actor) -> None:
     Raises:
         PermissionMissing: The actor may not submit a study.
         ServerFolderIncomplete: There is no study yet.
+        OfferedCodeChanged: Its code was changed since it was founded.
         StudyRunning: It was said before.
     """
     check_may(plan.home, actor, Permission.SUBMIT_STUDY)
     _open_store(plan)
+    check_offering(plan.server)
     file = started_file(plan)
     if file.is_file():
         raise StudyRunning(plan.home)

@@ -99,6 +99,7 @@ def bring_up(home: Home, wanted: Wanted, display: Display, *, say: Say) -> bool:
 
     Raises:
         HomeTaken, HomeForeign, DeploymentDiffers: The home is another one's.
+        FeaturesDiffer: The study's code was packed anew since it was founded.
         NginxMissing, PortTaken: This machine lacks something.
         NotReady: A process did not become ready.
     """
@@ -108,6 +109,7 @@ def bring_up(home: Home, wanted: Wanted, display: Display, *, say: Say) -> bool:
         plan = Plan.load(home.path)
         home.claim(wanted.settings)
         _same(plan, wanted)
+        _same_code(home, wanted.settings)
         if wanted.approve:
             _approve(home, say)
         if all(one["state"] in SERVING for one in read_state(folder)["units"]):
@@ -249,6 +251,7 @@ def _prepared(home: Home, wanted: Wanted, display: Display, say: Say) -> Plan:
 
     with home.lock():
         home.claim(wanted.settings)
+        _same_code(home, wanted.settings)
         say("founding the study, or finding it founded")
         plan = _plan(home, wanted, _sites_of(home, wanted.settings))
         for site in plan.sites:
@@ -311,6 +314,14 @@ def _same(plan: Plan, wanted: Wanted) -> None:
     ]
     if differing:
         raise DeploymentDiffers(plan.home, differing)
+
+
+def _same_code(home: Home, settings: Settings) -> None:
+    """Return if the study, where it is founded, has the code that was asked for."""
+    if settings.features and home.is_founded():
+        from portal.features import check_unchanged  # noqa: PLC0415  # it brings NumPy
+
+        check_unchanged(settings.features, home.server)
 
 
 def _start_supervisor(plan: Plan) -> None:

@@ -1,9 +1,19 @@
 """Only hospitals that approved the very job are called; the others are named as waiting."""
 
+import hashlib
+from dataclasses import replace
+
 import pytest
 
 from fl_server import sites as sites_module
-from fl_server.offering import Offering, read_offering
+from fl_server.offering import (
+    CODE_FILE,
+    JOB_FILE,
+    OfferedCodeChanged,
+    Offering,
+    check_offering,
+    read_offering,
+)
 from fl_server.sites import Sites, TooFewSites
 from protocol.canonical import body, canonical, digest
 from protocol.frames import decode, encode
@@ -136,3 +146,24 @@ def test_the_server_offers_what_lies_in_its_folder(tmp_path, offering):
     assert sent["offer"]["job"] == offering.job.hash
     assert sent["manifest"] == body(offering.job)
     assert instant(NOW) <= sent["offer"]["at"]
+
+
+@pytest.mark.parametrize("there", [b"packed anew", None])
+def test_code_that_was_changed_beside_its_job_is_offered_to_nobody(offering, tmp_path, there):
+    check_offering(tmp_path)
+    code = hashlib.sha256(b"as founded").hexdigest()
+    job = offering.job.model_copy(update={"code": code})
+    (tmp_path / JOB_FILE).write_bytes(canonical(job))
+    (tmp_path / CODE_FILE).write_bytes(b"as founded")
+    check_offering(tmp_path)
+    found = read_offering(tmp_path, offering.terms, offering.sign)
+    assert found == replace(offering, job=job, bundle=b"as founded", clock=found.clock)
+    (tmp_path / CODE_FILE).unlink()
+    if there is not None:
+        (tmp_path / CODE_FILE).write_bytes(there)
+    for look in (
+        lambda: check_offering(tmp_path),
+        lambda: read_offering(tmp_path, offering.terms, offering.sign),
+    ):
+        with pytest.raises(OfferedCodeChanged, match=code):
+            look()

@@ -13,9 +13,11 @@ from fl_client.job_code import CodeUnreadable, files_of, pack
 from fl_client.sandbox import SandboxUnavailable
 from fl_server.offering import CODE_FILE
 from portal.features import (
+    FeaturesDiffer,
     FeaturesFail,
     FeaturesMisnamed,
     Trial,
+    check_unchanged,
     features_note,
     made_up,
     named_step,
@@ -26,6 +28,7 @@ from portal.features import (
     with_step,
 )
 from portal.features_cli import app
+from protocol.canonical import canonical
 from protocol.errors import StorageError
 from tests.fl_client.feature_world import BUNDLE, HASH, SOURCES, STEP, Rows, feature_job, patient
 from tests.fl_client.job_world import World
@@ -172,6 +175,19 @@ def test_what_a_demonstration_measures_goes_through_the_step(tmp_path):
     assert loading.load([patient("one", (1, 2, 3, 4))]).x.tolist() == [[1, 2]]
     rows = Rows()
     assert with_step(rows, tmp_path, World().terms(), tmp_path) is rows
+
+
+def test_a_bundle_that_was_packed_anew_is_named_and_one_that_is_gone_is_not_missed(
+    tmp_path, bundle
+):
+    terms, _, _ = feature_job(World())
+    (tmp_path / "terms.json").write_bytes(canonical(terms))
+    check_unchanged(f"{bundle}:steps:pairs", tmp_path)
+    bundle.write_bytes(pack({"steps.py": b"def pairs(given):\n    return given\n"}))
+    with pytest.raises(FeaturesDiffer, match=HASH):
+        check_unchanged(f"{bundle}:steps:pairs", tmp_path)
+    bundle.unlink()
+    check_unchanged(f"{bundle}:steps:pairs", tmp_path)
 
 
 def test_reports_and_cards_name_the_bundle():
