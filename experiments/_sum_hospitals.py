@@ -134,7 +134,7 @@ class Hospital:
                 return encode("refused", {"code": error.code, "reason": str(error)})
 
     def _join(self, request: Frame) -> bytes:
-        held = self.store.group_key(self.terms.study)
+        held = self.store.keys.held(self.terms.study)
         join = Join(
             site=self.site,
             terms=digest(self.terms),

@@ -215,7 +215,7 @@ class Agent:
 
     def _join(self, request: Frame) -> bytes:
         self._check_terms(request)
-        held = self.store.group_key(self.terms.study)
+        held = self.store.keys.held(self.terms.study)
         join = read(
             Join,
             {

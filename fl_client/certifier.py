@@ -211,7 +211,7 @@ class Certifier:
         )
         with self._lock:
             if self._newest.get(chunk, (0, ""))[1] == job.digest:
-                self._store.keep_certificate(self._terms.study, job.digest, certificate)
+                self._store.consents.keep_certificate(self._terms.study, job.digest, certificate)
         return certificate
 
     def _is_newest(self, selection: Selection, epoch: int) -> bool:
@@ -222,7 +222,9 @@ class Certifier:
         return True
 
     def _kept(self, selection: Selection) -> CoverageCertificate | None:
-        return self._store.certificate(self._terms.study, selection.chunk, selection.digest)
+        return self._store.consents.certificate(
+            self._terms.study, selection.chunk, selection.digest
+        )
 
 
 def _longest_first(selections: Sequence[Selection]) -> list[Selection]:

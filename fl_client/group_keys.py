@@ -38,7 +38,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fl_client.store import HeldKey, SiteStore
+from fl_client.key_store import HeldKey
+from fl_client.store import SiteStore
 from privacy import key_generation
 from privacy.bfv import SecretKey, generate_key
 from privacy.key_generation import CollectiveKey, KeyShare
@@ -97,7 +98,7 @@ class GroupKeys:
         Raises:
             KeyMissing: It does not hold this key.
         """
-        held = self.store.group_key(self.terms.study, key_id)
+        held = self.store.keys.held(self.terms.study, key_id)
         if held is None:
             raise KeyMissing(key_id)
         record = decode(held.record)
@@ -116,7 +117,7 @@ class GroupKeys:
         Raises:
             KeyMissing: This hospital does not hold this key.
         """
-        held = self.store.group_key(self.terms.study, key_id)
+        held = self.store.keys.held(self.terms.study, key_id)
         if held is None:
             raise KeyMissing(key_id)
         record = decode(held.record)
@@ -129,7 +130,7 @@ class GroupKeys:
         self._check_way("members")
         asked = self._asked(request)
         cohort = _cohort(asked)
-        earlier = self.store.key_part(asked.study, asked.epoch, cohort)
+        earlier = self.store.keys.part(asked.study, asked.epoch, cohort)
         if earlier is not None:
             return earlier
         key = generate_key(self.parameters)
@@ -156,7 +157,7 @@ class GroupKeys:
             if site != self.site
         }
         reply = encode("dealt", body(dealt), {"sealed": sealed, **wrapped})
-        self.store.keep_key_part(asked.study, asked.epoch, cohort, reply)
+        self.store.keys.keep_part(asked.study, asked.epoch, cohort, reply)
         self._keep_member(dealt, key, shares[self.site])
         return reply
 
@@ -177,7 +178,7 @@ class GroupKeys:
     def give_share(self, request: Frame) -> bytes:
         """Give this hospital's share of a wrapping key to a hospital whose own copy fails."""
         asked = read(ShareRequest, request.body)
-        held = self.store.group_key(self.terms.study, asked.key_id)
+        held = self.store.keys.held(self.terms.study, asked.key_id)
         if held is None:
             raise KeyMissing(asked.key_id)
         record = decode(held.record)
@@ -232,7 +233,7 @@ class GroupKeys:
         facts = {"holders": list(dealt.sites)}
         blobs = {"secret": key.to_bytes(), "kek_share": kek_share}
         record = encode("member", facts, blobs)
-        self.store.keep_group_key(dealt.study, HeldKey(key.key_id, dealt.epoch, record))
+        self.store.keys.keep(dealt.study, HeldKey(key.key_id, dealt.epoch, record))
 
     def _dealt(self, request: Frame) -> tuple[DealtKey, bytes]:
         dealt = read(DealtKey, request.body.get("dealt"))
@@ -278,7 +279,7 @@ class GroupKeys:
         commitments = self._commitments(request)
         asked = self._request(commitments[self.site])
         made = self._committed(asked)
-        shown = self.store.key_part(asked.study, asked.epoch, _shown(asked))
+        shown = self.store.keys.part(asked.study, asked.epoch, _shown(asked))
         if shown is not None:
             if decode(shown).body["commitments"] != _together(commitments):
                 raise KeyRefused("this hospital has shown its part for other commitments")
@@ -298,7 +299,7 @@ class GroupKeys:
         ]
         blobs = {"public": made.blobs["public"], "shares": join_parts(sealed)}
         reply = encode("key-part", body(signed), blobs)
-        self.store.keep_key_part(asked.study, asked.epoch, _shown(asked), reply)
+        self.store.keys.keep_part(asked.study, asked.epoch, _shown(asked), reply)
         return reply
 
     def join(self, request: Frame) -> bytes:
@@ -314,7 +315,7 @@ class GroupKeys:
         sealed = split_parts(request.blobs.get("shares", b""), len(sites) - 1)
         asked = self._request(commitments[self.site])
         key = key_generation.collective_key(publics, self.parameters, context=_context(asked))
-        if self.store.group_key(self.terms.study, key.key_id) is not None:
+        if self.store.keys.held(self.terms.study, key.key_id) is not None:
             return encode("taken", {"key_id": key.key_id})  # joined before, and its parts forgotten
         place = sites.index(self.site)
         own = split_parts(self._committed(asked).blobs["shares"], len(sites))[place]
@@ -334,13 +335,13 @@ class GroupKeys:
         share = key_generation.join_shares(shares, self.parameters, index=place, key=key)
         facts = {"holders": list(sites), "threshold": quorum(len(sites))}
         record = encode("quorum", facts, {"public": key.to_bytes(), "share": share.to_bytes()})
-        self.store.keep_group_key(self.terms.study, HeldKey(key.key_id, epoch, record))
-        self.store.forget_key_parts(self.terms.study, epoch)  # t of our shares are our part
+        self.store.keys.keep(self.terms.study, HeldKey(key.key_id, epoch, record))
+        self.store.keys.forget_parts(self.terms.study, epoch)  # t of our shares are our part
         return encode("taken", {"key_id": key.key_id})
 
     def _part(self, asked: KeyRequest) -> Frame | None:
         """Return this hospital's part for these sites, its shares of it too, or None."""
-        earlier = self.store.key_part(asked.study, asked.epoch, _cohort(asked))
+        earlier = self.store.keys.part(asked.study, asked.epoch, _cohort(asked))
         return None if earlier is None else decode(earlier)
 
     def _committed(self, asked: KeyRequest) -> Frame:
@@ -359,7 +360,7 @@ class GroupKeys:
         )
         blobs = {"public": made.public, "shares": join_parts(made.shares)}
         part = encode("part", {}, blobs)
-        self.store.keep_key_part(asked.study, asked.epoch, _cohort(asked), part)
+        self.store.keys.keep_part(asked.study, asked.epoch, _cohort(asked), part)
         return decode(part)
 
     def _request(self, commitment: KeyCommitment) -> KeyRequest:
@@ -405,7 +406,7 @@ class GroupKeys:
             raise KeyRefused("its cohort is without this hospital, or names one twice")
         if len(sites) < self.terms.sites_min:
             raise KeyRefused(f"a cohort of {len(sites)} sites is too small")
-        newest = self.store.group_key(self.terms.study)
+        newest = self.store.keys.held(self.terms.study)
         if newest is not None and epoch < newest.epoch:
             raise KeyRefused("it is older than the one this hospital holds")
 

@@ -120,7 +120,7 @@ class LaneMemory:
         self._store = store
         self._newest = newest
         self._lock = threading.Lock()
-        self._chunks = store.lane(terms.study)
+        self._chunks = store.consents.lane(terms.study)
 
     def learn(self, state: LaneState) -> None:
         """Take in how chunks stand at an epoch; what is older than what is known changes nothing.
@@ -138,7 +138,7 @@ class LaneMemory:
                 if one.chunk not in self._chunks or self._chunks[one.chunk][0] < number
             }
             if newer:
-                self._store.keep_lane(self._terms.study, number, newer)
+                self._store.consents.keep_lane(self._terms.study, number, newer)
                 self._chunks |= {chunk: (number, leaves) for chunk, leaves in newer.items()}
 
     def ask(self) -> None:
@@ -154,7 +154,7 @@ class LaneMemory:
 
     def gone(self, chunks: Sequence[ChunkState]) -> frozenset[int]:
         """Return the places of leaves that the newest state no longer has, or that ended here."""
-        ended = self._store.ended_leaves()
+        ended = self._store.consents.ended()
         with self._lock:
             newest = {chunk: leaves for chunk, (_, leaves) in self._chunks.items()}
         return frozenset(

@@ -235,7 +235,7 @@ class Resident:
     # Studies
 
     def _carried(self, request: Frame, frame: bytes) -> bytes:
-        going = route(request, of_terms=self._study_of_terms, of_key=self.store.study_of_key)
+        going = route(request, of_terms=self._study_of_terms, of_key=self.store.keys.study_of)
         self.duty.check(request.kind, going.study, going.round)
         job = self.book.approved(going.study)
         if request.kind == "join" and request.body.get("job") != job.hash:

@@ -58,10 +58,10 @@ def tidy(folder: Path, jobs: Iterable[Job], store: SiteStore) -> int:
 
 def taking_part(study: str, store: SiteStore, openings: OpeningStore) -> set[PatientId]:
     """Return whose grant in a study is live, as far as this hospital knows."""
-    ended = store.ended_leaves()
+    ended = store.consents.ended()
     live = {
         chunk * len(leaves) + offset: leaf
-        for chunk, (_, leaves) in store.lane(study).items()
+        for chunk, (_, leaves) in store.consents.lane(study).items()
         for offset, leaf in enumerate(leaves)
         if leaf and leaf not in ended
     }

@@ -6,10 +6,8 @@
 * the one set of uploads it endorsed in a round: another is refused, also after a restart, because
   the difference of two sums could be one site's update;
 * the secrets of a round's masks and the others' shares of theirs, until the next round's plan;
-* its consent certificates, which serve until their chunk changes, and the newest leaves of its
-  lane that the registry signed: who withdrew stays out, whatever older state a plan may name;
-* the grants that this hospital has ended itself, which it need not be told of (``ended``);
-* the group keys of the encryption it holds, or its shares of them.
+* what it knows of its patients' consents: certificates, leaves, grants it ended (``consents``);
+* the group keys of the encryption it holds, or its shares of them (``keys``).
 
 The file is private: it holds a key.
 """
@@ -18,21 +16,18 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
-from fl_client.ended import ended_leaves, keep_ended
+from fl_client.consent_store import StoredConsents
+from fl_client.key_store import StoredKeys
 from fl_client.tables import (
     ANSWERS,
-    CERTIFICATES,
     ENDORSED,
-    GROUP_KEY,
-    KEY_PARTS,
-    LANE,
     MANIFESTS,
     METADATA,
     PERSONAL,
@@ -43,7 +38,7 @@ from fl_client.tables import (
 from privacy.cohorts import fingerprint
 from protocol.canonical import canonical, digest
 from protocol.errors import PrivacyError
-from protocol.messages import CoverageCertificate, RoundCall, RoundPlan
+from protocol.messages import RoundCall, RoundPlan
 from storage.database import open_database, reading, writing
 
 
@@ -77,15 +72,6 @@ SALT_BYTES: Final = 16
 
 
 @dataclass(frozen=True)
-class HeldKey:
-    """What a site holds of a group key: its id, epoch, and a frame that says what and how."""
-
-    key_id: str
-    epoch: int
-    record: bytes
-
-
-@dataclass(frozen=True)
 class HeldSecrets:
     """A site's secrets for one call: the call, their bytes, and the reply it gave."""
 
@@ -99,6 +85,8 @@ class SiteStore:
 
     def __init__(self, path: Path) -> None:
         self._engine = open_database(path, METADATA, private=True)
+        self.keys = StoredKeys(self._engine)
+        self.consents = StoredConsents(self._engine)
 
     def answer(self, study: str, round_number: int, plan: str) -> bytes | None:
         """Return the reply given to this plan, or None where the round is unanswered.
@@ -175,12 +163,6 @@ class SiteStore:
         )
         with reading(self._engine) as connection:
             return [(row.study, row.round) for row in connection.execute(query)]
-
-    def study_of_key(self, key_id: str) -> str | None:
-        """Return the study whose group key this is, or None where it is not held."""
-        query = sa.select(GROUP_KEY.c.study).where(GROUP_KEY.c.key_id == key_id)
-        with reading(self._engine) as connection:
-            return connection.execute(query.limit(1)).scalar_one_or_none()
 
     def personal(self, study: str, *, before: int) -> list[tuple[int, bytes]]:
         """Return what the algorithm kept in rounds before one, with the round, newest first."""
@@ -340,118 +322,6 @@ class SiteStore:
                 sa.insert(MANIFESTS)
                 .prefix_with("OR IGNORE")
                 .values(study=study, round=round_number, manifest=manifest)
-            )
-
-    def certificate(self, study: str, chunk: int, selection: str) -> CoverageCertificate | None:
-        """Return the certificate proven for exactly this selection, or None."""
-        query = sa.select(CERTIFICATES.c.certificate).where(
-            CERTIFICATES.c.study == study,
-            CERTIFICATES.c.chunk == chunk,
-            CERTIFICATES.c.selection == selection,
-        )
-        with reading(self._engine) as connection:
-            text = connection.execute(query).scalar_one_or_none()
-        return None if text is None else CoverageCertificate.model_validate_json(text)
-
-    def keep_certificate(
-        self, study: str, selection: str, certificate: CoverageCertificate
-    ) -> None:
-        """Keep a chunk's certificate in place of its last one."""
-        with writing(self._engine) as connection:
-            connection.execute(
-                sa.insert(CERTIFICATES)
-                .prefix_with("OR REPLACE")
-                .values(
-                    study=study,
-                    chunk=certificate.chunk,
-                    selection=selection,
-                    certificate=canonical(certificate).decode(),
-                )
-            )
-
-    def lane(self, study: str) -> dict[int, tuple[int, tuple[int, ...]]]:
-        """Return for each chunk the newest epoch seen, and the chunk's leaves then."""
-        query = sa.select(LANE).where(LANE.c.study == study)
-        with reading(self._engine) as connection:
-            rows = connection.execute(query).all()
-        return {row.chunk: (row.epoch, tuple(map(int, json.loads(row.leaves)))) for row in rows}
-
-    def keep_lane(self, study: str, epoch: int, leaves: Mapping[int, tuple[int, ...]]) -> None:
-        """Keep what chunks were at an epoch, in place of what they were at older ones."""
-        with writing(self._engine) as connection:
-            for chunk, content in leaves.items():
-                connection.execute(
-                    LANE.delete().where(
-                        LANE.c.study == study, LANE.c.chunk == chunk, LANE.c.epoch <= epoch
-                    )
-                )
-                connection.execute(
-                    sa.insert(LANE)
-                    .prefix_with("OR IGNORE")
-                    .values(
-                        study=study,
-                        chunk=chunk,
-                        epoch=epoch,
-                        leaves=json.dumps([str(leaf) for leaf in content]),
-                    )
-                )
-
-    def end_leaves(self, leaves: Iterable[int]) -> None:
-        """Leave the patients of these leaves out from now on: this hospital ends their grants."""
-        with writing(self._engine) as connection:
-            keep_ended(connection, leaves)
-
-    def ended_leaves(self) -> frozenset[int]:
-        """Return the leaves whose grants this hospital has ended."""
-        with reading(self._engine) as connection:
-            return ended_leaves(connection)
-
-    def group_key(self, study: str, key_id: str | None = None) -> HeldKey | None:
-        """Return what is held of a group key, the newest where none is named, or None."""
-        query = sa.select(GROUP_KEY).where(GROUP_KEY.c.study == study)
-        if key_id is not None:
-            query = query.where(GROUP_KEY.c.key_id == key_id)
-        with reading(self._engine) as connection:
-            row = connection.execute(query.order_by(GROUP_KEY.c.epoch.desc())).first()
-        return None if row is None else HeldKey(row.key_id, row.epoch, bytes(row.record))
-
-    def keep_group_key(self, study: str, key: HeldKey) -> None:
-        """Keep a group key; of those of earlier epochs only the last is still kept."""
-        with writing(self._engine) as connection:
-            connection.execute(
-                sa.insert(GROUP_KEY)
-                .prefix_with("OR REPLACE")
-                .values(study=study, key_id=key.key_id, epoch=key.epoch, record=key.record)
-            )
-            connection.execute(
-                GROUP_KEY.delete().where(
-                    GROUP_KEY.c.study == study, GROUP_KEY.c.epoch < key.epoch - 1
-                )
-            )
-            connection.execute(
-                KEY_PARTS.delete().where(KEY_PARTS.c.study == study, KEY_PARTS.c.epoch < key.epoch)
-            )
-
-    def key_part(self, study: str, epoch: int, cohort: str) -> bytes | None:
-        """Return this site's part of a collective key for these sites, or None."""
-        query = sa.select(KEY_PARTS.c.part).where(
-            KEY_PARTS.c.study == study, KEY_PARTS.c.epoch == epoch, KEY_PARTS.c.cohort == cohort
-        )
-        with reading(self._engine) as connection:
-            return connection.execute(query).scalar_one_or_none()
-
-    def forget_key_parts(self, study: str, epoch: int) -> None:
-        """Forget what this site made for collective keys up to an epoch, shares and all."""
-        with writing(self._engine) as connection:
-            connection.execute(
-                KEY_PARTS.delete().where(KEY_PARTS.c.study == study, KEY_PARTS.c.epoch <= epoch)
-            )
-
-    def keep_key_part(self, study: str, epoch: int, cohort: str, part: bytes) -> None:
-        """Keep this site's part of a collective key before any of it leaves."""
-        with writing(self._engine) as connection:
-            connection.execute(
-                KEY_PARTS.insert().values(study=study, epoch=epoch, cohort=cohort, part=part)
             )
 
 

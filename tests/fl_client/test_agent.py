@@ -10,7 +10,7 @@ from fl_client import agent as agent_module
 from fl_client.agent import NoiseSeeded
 from fl_client.masking import Masking
 from fl_client.plans import NO_MANIFEST, PlanRefused
-from fl_client.store import ANSWERS
+from fl_client.tables import ANSWERS
 from fl_server import gate as gate_module
 from privacy.budget import BudgetConflict, BudgetUnreadable, DatasetUnknown, PrivacyBudget
 from privacy.events import DpSgdEvent

@@ -48,7 +48,10 @@ def certifier(store, prover):
 
 
 def kept(store, selections):
-    return [store.certificate(TERMS.study, one.chunk, one.digest) is not None for one in selections]
+    return [
+        store.consents.certificate(TERMS.study, one.chunk, one.digest) is not None
+        for one in selections
+    ]
 
 
 def test_what_was_prepared_needs_no_proof_in_the_round(certifier, prover, store, choices):

@@ -3,7 +3,7 @@
 import pytest
 
 from fl_client.group_keys import KeyMissing, _context, _copy_context, _key_context, _share_context
-from fl_client.store import KEY_PARTS
+from fl_client.tables import KEY_PARTS
 from privacy import key_generation
 from privacy.bfv import generate_key
 from privacy.key_generation import KeyPartMalformed
@@ -69,7 +69,7 @@ def redealt(cohort, dealt, *, signer="site-00", sealed=None, **changes):
 
 
 def held(cohort, site):
-    kept = cohort.hospitals[site].store.group_key(STUDY)
+    kept = cohort.hospitals[site].store.keys.held(STUDY)
     return None if kept is None else kept.key_id
 
 

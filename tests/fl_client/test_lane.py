@@ -121,12 +121,12 @@ def test_whoever_the_hospital_ended_is_gone_at_once_and_after_a_restart(states, 
     memory = LaneMemory(TERMS, store)
     memory.learn(states[0])
     first = states[0].chunks[0]
-    store.end_leaves([first.leaves[3]])
+    store.consents.end([first.leaves[3]])
     place = first.chunk * SLOTS + 3
     again = LaneMemory(TERMS, SiteStore(tmp_path / "site.db"))
     assert memory.gone(states[0].chunks) == again.gone(states[0].chunks) == {place}
-    store.end_leaves([first.leaves[3]])
-    assert store.ended_leaves() == {first.leaves[3]}
+    store.consents.end([first.leaves[3]])
+    assert store.consents.ended() == {first.leaves[3]}
 
 
 def test_forged_news_changes_nothing(states):

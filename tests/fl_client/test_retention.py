@@ -27,7 +27,9 @@ def lane(tmp_path):
 def learn(lane):
     """Let the hospital hear how its lane stands."""
     state = lane.newest()
-    lane.store.keep_lane(STUDY, state.epoch.number, {one.chunk: one.leaves for one in state.chunks})
+    lane.store.consents.keep_lane(
+        STUDY, state.epoch.number, {one.chunk: one.leaves for one in state.chunks}
+    )
 
 
 def job_of(terms):
@@ -71,7 +73,7 @@ def test_who_withdrew_elsewhere_goes_once_the_hospital_hears_of_it(kept):
 
 def test_whose_grant_ended_here_goes_though_the_registry_has_not_heard(kept):
     lane, job, _ = kept
-    lane.store.end_leaves([lane.newest().chunks[0].leaves[5]])
+    lane.store.consents.end([lane.newest().chunks[0].leaves[5]])
     assert tidy(lane.folder, [job], lane.store) == 1
 
 

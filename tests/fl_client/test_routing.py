@@ -2,8 +2,9 @@
 
 import pytest
 
+from fl_client.key_store import HeldKey
 from fl_client.routing import KINDS, Route, route
-from fl_client.store import HeldKey, SiteStore
+from fl_client.store import SiteStore
 from fl_client.tables import ANSWERS, ENDORSED, PLANS
 from fl_server.transport import MESSAGE_TYPES
 from protocol.frames import Frame, MalformedFrame
@@ -92,6 +93,6 @@ def test_a_round_is_under_way_from_the_update_to_the_opening(store):
 
 
 def test_a_key_belongs_to_the_study_it_was_made_for(store):
-    store.keep_group_key("lesions", HeldKey("0123456789abcdef", 1, b""))
-    assert store.study_of_key("0123456789abcdef") == "lesions"
-    assert store.study_of_key("f" * 16) is None
+    store.keys.keep("lesions", HeldKey("0123456789abcdef", 1, b""))
+    assert store.keys.study_of("0123456789abcdef") == "lesions"
+    assert store.keys.study_of("f" * 16) is None

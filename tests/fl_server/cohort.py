@@ -144,7 +144,7 @@ class Hospital:
             return encode("refused", {"code": error.code, "reason": str(error)})
 
     def join(self, request):
-        held = self.store.group_key(self.terms.study)
+        held = self.store.keys.held(self.terms.study)
         join = read(
             Join,
             {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fl_client.masking import Masking
-from fl_client.store import GROUP_KEY
+from fl_client.tables import GROUP_KEY
 from fl_server import database
 from fl_server import engine as engine_module
 from fl_server import gate as gate_module

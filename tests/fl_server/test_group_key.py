@@ -2,7 +2,8 @@
 
 import pytest
 
-from fl_client.store import KEY_PARTS, SiteStore
+from fl_client.key_store import StoredKeys
+from fl_client.tables import KEY_PARTS
 from fl_server.group_key import GroupKeeper
 from fl_server.sites import TooFewSites
 from fl_server.store import ServerStore
@@ -22,7 +23,7 @@ def holders_of(cohort, key_id):
     return {
         site
         for site, hospital in cohort.hospitals.items()
-        if hospital.store.group_key(STUDY, key_id) is not None
+        if hospital.store.keys.held(STUDY, key_id) is not None
     }
 
 
@@ -115,7 +116,7 @@ def test_a_dealt_key_passes_the_server_sealed():
     cipher = cohort.hospitals["site-00"].group.cipher(key_id)
     secrets = [cipher.key.to_bytes()]
     for hospital in cohort.hospitals.values():
-        record = decode(hospital.store.group_key(STUDY, key_id).record)
+        record = decode(hospital.store.keys.held(STUDY, key_id).record)
         secrets.append(record.blobs["kek_share"])
     assert all(len(secret) > 30 for secret in secrets)
     for seen in (kept_by(cohort.store), on_the_wire(cohort)):
@@ -123,7 +124,7 @@ def test_a_dealt_key_passes_the_server_sealed():
 
 
 def test_parts_of_a_collective_key_pass_the_server_with_their_shares_sealed(monkeypatch):
-    monkeypatch.setattr(SiteStore, "forget_key_parts", lambda *_: None)  # to compare with
+    monkeypatch.setattr(StoredKeys, "forget_parts", lambda *_: None)  # to compare with
     cohort = Cohort.meet(4, opening="threshold")
     key_id, _ = cohort.keeper.ensure(1, cohort.sites)
     secrets = []

@@ -136,7 +136,7 @@ def test_keys_and_hospitals_are_closed_to_other_users(finished):
 def test_the_server_never_holds_the_group_key(finished):
     terms = ServerStore(finished.home / "server" / "server.db").terms()
     held = [
-        SiteStore(finished.home / "sites" / site / "site.db").group_key(terms.study)
+        SiteStore(finished.home / "sites" / site / "site.db").keys.held(terms.study)
         for site in SITES
     ]
     assert None not in held

@@ -154,7 +154,7 @@ def test_she_is_left_out_at_once_and_the_servers_half_goes_by_the_file(apart, no
     ]
     done = erase(north)
     assert done.ended == 1
-    assert SiteStore(north.folder / "site.db").ended_leaves() == {opening.leaf()}
+    assert SiteStore(north.folder / "site.db").consents.ended() == {opening.leaf()}
     assert north.end(None, now=NOW).content == done.ending.content
     admitted = admit_withdrawals(world.server, done.ending.content, now=NOW)
     assert admitted.done == 1
@@ -196,7 +196,7 @@ def test_she_may_come_back_with_a_new_grant(apart, north):
     ((_, opening),) = [
         one for one in OpeningStore(north.folder / "openings.db").all().values() if one[0] == GONE
     ]
-    assert opening.leaf() not in before | SiteStore(north.folder / "site.db").ended_leaves()
+    assert opening.leaf() not in before | SiteStore(north.folder / "site.db").consents.ended()
 
 
 class Killed(BaseException):

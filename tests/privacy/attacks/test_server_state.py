@@ -41,7 +41,7 @@ def secrets_of(site, keys, store, study):
         "signing key": keys.signing.private_bytes_raw(),
         "agreement key": keys.agreement.private_bytes_raw(),
     }
-    record = decode(store.group_key(study).record)
+    record = decode(store.keys.held(study).record)
     if record.kind == "member":
         known["share of the wrapping key"] = record.blobs["kek_share"]
         known["group key"] = record.blobs["secret"]
@@ -80,7 +80,7 @@ def test_the_search_finds_what_hospitals_keep(robbed):
     cohort, _, secrets = robbed
     hospital = cohort.hospitals[cohort.sites[0]]
     own = {name for name in secrets if name.startswith(hospital.site)}
-    held = [decode(hospital.store.group_key(cohort.terms.study).record).blobs]
+    held = [decode(hospital.store.keys.held(cohort.terms.study).record).blobs]
     plan, shares = hospital.store.plan(cohort.terms.study, ROUNDS)
     held += [hospital.store.round_secrets(cohort.terms.study, ROUNDS, plan.call), decode(shares)]
     missed = own - found_in(secrets, memory_of(held))
