@@ -104,7 +104,10 @@ class ErasedHere:
                 f"{self.erased.interrupted} erasures of other patients were interrupted: run them "
                 "again with their numbers"
             )
-        said.append("Delete her from backups of this hospital's folder and from its lists too.")
+        said.append(
+            "Delete her from backups of this hospital's folder too, and from its lists: one that "
+            "still has her would ask for a grant of hers again."
+        )
         return "\n".join(said)
 
 

@@ -181,6 +181,7 @@ def withdraw(
     as_json: AsJson = False,
 ) -> None:
     """End a patient's grants: she is left out from now on, before the server has heard of it."""
+    from fl_client.feature_store import forget
     from protocol.ids import PatientId
     from storage.files import write_whole
 
@@ -190,9 +191,12 @@ def withdraw(
     if not again:
         asked = typer.prompt("Patient number", err=True) if patient is None else patient
         number = PatientId(asked.strip())
-    ending = _desk(home, name).end(number, now=datetime.now(UTC))
+    desk = _desk(home, name)
+    ending = desk.end(number, now=datetime.now(UTC))
     file = to or Path(f"{name}.withdrawals.json")
     write_whole(file, ending.content)
+    if number is not None:
+        forget(desk.folder, number)
     _print(
         {"site": name, "file": str(file), "grants": ending.grants},
         f"file: {file}\nSend it to the server, and take in what comes back with `bithive site "
