@@ -14,6 +14,7 @@ from consent.erasure import ErasureUnfinished, NothingToErase
 from consent.interrupted import Interrupted
 from consent.openings import OpeningStore
 from consent.registry import Registry
+from fl_client.consent_store import StoredConsents
 from fl_client.feature_store import FILE, FeatureStore, Made
 from fl_client.store import SiteStore
 from identity.roles import PermissionMissing
@@ -204,7 +205,7 @@ class Killed(BaseException):
 
 
 STEPS = (
-    (SiteStore, "end_leaves"),
+    (StoredConsents, "end"),
     (GrantBook, "end"),
     (erasing.AgentMemory, "destroy"),
     (FeatureStore, "destroy"),
@@ -339,6 +340,15 @@ def test_the_command_asks_writes_the_file_and_names_nobody(north, tmp_path, monk
     assert GONE.encode() not in Path(found["file"]).read_bytes()
     again = invoke(north, "--patient", GONE, "--yes")
     assert isinstance(again.exception, NothingToErase)
+
+
+def test_who_withdraws_by_the_command_leaves_no_features(north, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    home = str(north.folder.parents[1])
+    given = ["withdraw", "north", "--home", home, "--patient", GONE]
+    assert CliRunner().invoke(site_cli.app, given).exit_code == 0
+    assert FeatureStore(north.folder / FILE).holds(GONE) == 0
+    assert erase(north).erased.destroyed["openings"] == 1
 
 
 # Where a steward enrolled her
