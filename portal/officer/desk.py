@@ -28,11 +28,11 @@ from identity.roles import Actor, Permission
 from portal.site_control import ask_agent_of
 from protocol.errors import ConfigurationError, PrivacyError
 from protocol.ids import SiteId
-from protocol.jobs import DECLARATIVE
 from protocol.units import btt_text
 
 if TYPE_CHECKING:
     from fl_client.epsilon import Epsilon
+    from protocol.terms import StudyTerms
 
 
 class SiteFolderMissing(ConfigurationError):
@@ -146,7 +146,7 @@ class OfficerDesk:
             "parameters": terms.training.parameters,
             "algorithm": manifest.algorithm,
             "code": manifest.code,
-            "code_text": _code(manifest.code),
+            "code_text": _code(terms),
             "carries_code": manifest.carries_code,
             "code_allowed": self.book.code_allowed(),
             "price": str(manifest.price),
@@ -232,12 +232,15 @@ def _purpose(code: str) -> str:
     return next((one.name for one in PURPOSES if one.code == code), code)
 
 
-def _code(code: str) -> str:
-    if code == DECLARATIVE:
+def _code(terms: StudyTerms) -> str:
+    features = terms.training.features
+    if features is None:
         return "none: the hospital's own programs run, as the terms say"
+    # Which function runs is the terms' to say: it could be one that is not in the bundle.
     return (
-        f"brings Python along (SHA-256 {code[:16]}…), run on one patient's records at a time in a "
-        "sandbox without network; read it before you decide"
+        f"brings Python along (SHA-256 {features.bundle[:16]}…) and runs {features.function} on "
+        f"one patient's records at a time, {features.seconds} s each, in a sandbox without network; "
+        "read it before you decide"
     )
 
 

@@ -443,6 +443,7 @@ def test_an_officer_reads_the_code_a_job_brings_and_nobody_else_does(client, acc
     page = client.get(f"/jobs/{job.hash}").text
     assert f"/jobs/{job.hash}/code" in page
     assert job.manifest.code in page
+    assert f"runs {job.terms.training.features.function} on one patient" in Seen(page).text
     answer = client.get(f"/jobs/{job.hash}/code")
     assert answer.content == bundle
     assert answer.headers["content-disposition"].startswith("attachment")
