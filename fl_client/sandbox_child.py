@@ -121,7 +121,7 @@ def shut_doors(limits: dict[str, float]) -> str:
         try:
             shut()
         except OSError as error:
-            return f"{name}: {os.strerror(error.errno)}"
+            return f"{name}: {os.strerror(error.errno or 0)}"
     return ""
 
 

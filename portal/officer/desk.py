@@ -239,8 +239,8 @@ def _code(terms: StudyTerms) -> str:
     # Which function runs is the terms' to say: it could be one that is not in the bundle.
     return (
         f"brings Python along (SHA-256 {features.bundle[:16]}…) and runs {features.function} on "
-        f"one patient's records at a time, {features.seconds} s each, in a sandbox without network; "
-        "read it before you decide"
+        f"one patient's records at a time, {features.seconds} s each, in a sandbox without "
+        "network; read it before you decide"
     )
 
 
