@@ -55,8 +55,9 @@ from portal.local_actor import at_site
 from portal.own_log import own_record
 from portal.papers import Papers
 from portal.patient.homes import open_steward
+from portal.patient.invitations import INVITATIONS
 from portal.patient.leaving import Invitations, StillEnrolled
-from portal.patient.steward import INVITATIONS, Steward
+from portal.patient.steward import Steward
 from portal.site_grants import Ending, GrantDesk, NoGrantsToEnd
 from privacy.signatures import registered
 from protocol.ids import PatientId, SiteId

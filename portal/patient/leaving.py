@@ -17,7 +17,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from consent.openings import REWRITE_WAIT_SECONDS
-from portal.patient.steward import ENROLLED, INVITATIONS, ISSUED, ISSUED_FOR, METADATA, WARDS
+from portal.patient.invitations import ENROLLED, INVITATIONS, ISSUED, ISSUED_FOR, METADATA, WARDS
 from protocol.errors import ConsentError
 from protocol.ids import PatientId, SiteId
 from storage.database import open_database, reading, write_anew, writing

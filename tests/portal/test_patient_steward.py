@@ -12,6 +12,7 @@ from consent.grant import new_opening, subject_of
 from consent.receipts import GrantReceipt
 from consent.terms import Terms
 from portal import patient_cli
+from portal.patient.invitations import CodeNotIssued
 from portal.patient.mailbox import Mailbox, Request
 from portal.patient.sealing import (
     invitation_keys,
@@ -20,7 +21,7 @@ from portal.patient.sealing import (
     seal,
 )
 from portal.patient.server import open_group
-from portal.patient.steward import CodeNotIssued, NobodyAsked
+from portal.patient.steward import NobodyAsked
 from privacy.keys import SiteKeys
 from privacy.signatures import signing_key
 from protocol.ids import GrantId, PatientId, number_of
