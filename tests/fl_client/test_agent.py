@@ -24,6 +24,8 @@ from storage.database import writing
 from tests.fl_client.mutation import changed, says
 from tests.fl_server.study import Direct
 
+pytestmark = pytest.mark.slow
+
 
 class Spy:
     """A loader that remembers whom it was asked for."""
@@ -170,6 +172,20 @@ def test_a_model_that_is_not_the_plans_is_refused(past, site, second):
 
 
 # Consent and budget
+
+
+def test_after_the_last_day_of_consent_nobody_is_read_whatever_the_server_goes_on_with(
+    past, site, second
+):
+    agent, spy = past.agents[site], Spy(past.loader)
+    spent = agent.budget.spent()
+    last = past.terms.consent.through_day
+    later = replace(agent, loader=spy, today=lambda: last + 1)
+    assert refusal(later.answer(past.train_frame(second, site))) == "plan-refused"
+    assert spy.asked == []
+    assert agent.budget.spent() == spent
+    on_the_day = replace(agent, today=lambda: last)
+    assert decode(on_the_day.answer(past.train_frame(second, site))).kind == "contribution"
 
 
 def test_leaves_that_do_not_lead_to_the_signed_root_are_refused(past, site, second):

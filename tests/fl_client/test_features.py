@@ -27,6 +27,8 @@ from records.volumes import VolumeLoader
 from tests.fl_client.feature_world import BUNDLE, SOURCES, STEP, Rows, feature_job, patient
 from tests.fl_client.job_world import OFFICER, SITE, World
 
+pytestmark = pytest.mark.slow
+
 PATIENTS = [
     patient("one", (0, 1, 2, 3), label=1),
     patient("two", (1, 1, 5, 7), (0, 0, 0, 2)),

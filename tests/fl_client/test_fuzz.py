@@ -11,6 +11,8 @@ from protocol.frames import decode, encode
 from tests.fl_client.mutation import changed, says
 from tests.fl_server.cohort import Cohort
 
+pytestmark = pytest.mark.slow
+
 DOORS = {
     "members": ("join", "call", "train", "endorse", "unmask", "open"),
     "threshold": ("join", "call", "train", "endorse", "unmask", "share", "open"),
@@ -53,7 +55,6 @@ def test_a_round_goes_on_after_any_changed_frames(opening, seed):
     goes_on(seed, opening, each=3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("opening", DOORS)
 @settings(max_examples=15, deadline=None)
 @given(seed=seeds)

@@ -16,6 +16,8 @@ import pytest
 from fl_client import sandbox
 from fl_client.sandbox import CodeChanged, CodeFailed, Limits, SandboxUnavailable, run_code
 
+pytestmark = pytest.mark.slow
+
 QUICK = Limits(cpu_seconds=5, wall_seconds=120, memory_bytes=2**29, output_bytes=2**16)
 PROBES = """
 import os, socket, subprocess, threading, ctypes, sys

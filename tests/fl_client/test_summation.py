@@ -18,6 +18,8 @@ from protocol.summation import Commitment, Endorsement, Partial, Unmasking
 from tests.fl_server.cohort import NOTHING, Begun, Cohort, values_of
 from tests.fl_server.test_summation import sealed_noise
 
+pytestmark = pytest.mark.slow
+
 
 def met(n=4, **options):
     cohort = Cohort.meet(n, **options)

@@ -14,6 +14,8 @@ from protocol.ids import GrantId
 from protocol.messages import Contribution
 from tests.fl_server.study import Direct
 
+pytestmark = pytest.mark.slow
+
 WAIT = 120.0
 
 

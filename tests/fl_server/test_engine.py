@@ -22,6 +22,8 @@ from protocol.summation import Opening
 from storage.database import writing
 from tests.fl_server.study import Direct
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """The process ends here; nothing in the engine may catch it."""

@@ -14,6 +14,8 @@ from protocol.frames import decode, encode
 from tests.fl_server.cohort import values_of
 from tests.fl_server.federation import Fault, Federation, Killed
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("call", "train", "endorse", "unmask", "open")
 WRITES = 40
 """More than a run of one round makes; ``test_a_run_makes_fewer_writes`` says when it does not."""
@@ -63,7 +65,6 @@ def test_a_server_killed_between_writes_goes_on(federation, at):
     hit(federation, Fault(at=at))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("at", range(1, WRITES, 5))
 def test_a_server_killed_before_or_after_every_fifth_write_goes_on(federation, at, after):
@@ -80,7 +81,6 @@ def test_a_server_killed_before_or_after_any_write_of_two_rounds_goes_on(
     hit(Federation(tmp_path, rounds=2, opening=opening), Fault(at=at, after=after))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("at", [4, 8, 12, 17])
 def test_a_process_killed_with_signal_9_is_followed_by_another(federation, at, monkeypatch):
     monkeypatch.setattr(database, "GATHER_SECONDS", 0.0)  # as many writes on any machine
@@ -100,7 +100,6 @@ def test_a_process_killed_with_signal_9_is_followed_by_another(federation, at, m
     federation.check(before)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "following"), [("endorse", "unmask"), ("unmask", "open")])
 def test_answers_that_were_stored_are_not_asked_for_again(federation, kind, following):
     def stop(its_kind, _site, _frame):
@@ -115,7 +114,6 @@ def test_answers_that_were_stored_are_not_asked_for_again(federation, kind, foll
     assert len(federation.check().round(1).closed.receipts) == 4
 
 
-@pytest.mark.slow
 def test_openings_that_were_stored_are_not_asked_for_again(federation, monkeypatch):
     monkeypatch.setattr(database, "GATHER_SECONDS", 0.0)  # each by itself, as when they come late
     asked = []
@@ -146,7 +144,6 @@ def test_a_full_disk_ends_the_run_with_its_name_and_a_second_goes_on(federation,
     federation.check(before)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("at", range(2, WRITES, 6))
 def test_a_full_disk_at_every_sixth_write_loses_nothing(federation, at):
     hit(federation, Fault(at=at, strike=full))
@@ -171,7 +168,6 @@ def test_a_site_that_is_silent_in_one_step_stops_nothing(federation, kind):
     assert codes == ({gone: "no-answer"} if kind in {"call", "train"} else {})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["train", "unmask", "open"])
 def test_too_many_silent_sites_close_the_round_without_an_update(federation, kind):
     gone = federation.sites[:3]
@@ -184,7 +180,6 @@ def test_too_many_silent_sites_close_the_round_without_an_update(federation, kin
     assert codes == {"opening-missing" if kind == "open" else "quorum-missing"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", STEPS[1:])
 def test_an_answer_that_comes_late_is_named_and_changes_nothing(tmp_path, kind):
     federation = Federation(tmp_path, rounds=2)
@@ -206,7 +201,6 @@ def test_an_answer_that_comes_late_is_named_and_changes_nothing(tmp_path, kind):
     assert late in {receipt.site for receipt in store.round(2).closed.receipts}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", STEPS[1:])
 def test_an_answer_that_comes_twice_counts_once(federation, kind):
     federation.run(
@@ -237,7 +231,6 @@ def test_other_bytes_under_the_same_key_are_refused_and_named(federation):
     assert odd not in {one.site for one in store.round(1).closed.refused}
 
 
-@pytest.mark.slow
 def test_a_site_that_comes_back_is_called_in_the_next_round(tmp_path):
     federation = Federation(tmp_path, rounds=2)
     away = federation.sites[0]
@@ -255,7 +248,6 @@ def test_a_site_that_comes_back_is_called_in_the_next_round(tmp_path):
     assert away in {receipt.site for receipt in store.round(2).closed.receipts}
 
 
-@pytest.mark.slow
 def test_a_site_whose_clock_went_back_is_refused_by_its_code_and_the_run_ends(federation):
     wrong = federation.sites[3]
     refused = ClockBackwards(3600)
@@ -286,7 +278,6 @@ def test_a_reader_sees_every_phase_and_the_end(federation):
     assert all(one.bytes > 1000 for one in uploads)
 
 
-@pytest.mark.slow
 def test_a_second_server_is_refused_while_the_first_works(federation):
     from fl_server.lease import RunBusy
 

@@ -23,6 +23,8 @@ from tests.fl_server.study import Study
 from zk.cover import CoverStatement
 from zk.groth16 import ProofInvalid
 
+pytestmark = pytest.mark.slow
+
 # The prime of the curve's coordinates (EIP-197): a point is negated by negating its y modulo it.
 COORDINATES = 21888242871839275222246405745257275088696311157297823662689037894645226208583
 
@@ -96,7 +98,6 @@ def certificates(sent):
     return sent.contribution.certificates
 
 
-@pytest.mark.slow
 def test_what_is_accepted_counts_exactly_the_patients_whose_live_grant_allows_it(answers):
     for site, sent in answers.items():
         admitted = sent.admit()

@@ -16,6 +16,8 @@ from protocol.summation import DealtKey, KeyCommitment, KeyPart
 from storage.database import reading
 from tests.fl_server.cohort import STUDY, Cohort
 
+pytestmark = pytest.mark.slow
+
 OPENINGS = ("members", "threshold")
 
 

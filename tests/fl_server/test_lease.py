@@ -17,6 +17,8 @@ from fl_server.live import RunEvent
 from fl_server.store import ServerStore
 from tests.fl_server.records import model, planned, terms
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 RUN = "0" * 16
 

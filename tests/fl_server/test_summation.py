@@ -19,6 +19,8 @@ from protocol.messages import RoundKey
 from protocol.summation import Endorsement, Opening, Partial, Unmasking
 from tests.fl_server.cohort import Cohort, Stopped, names
 
+pytestmark = pytest.mark.slow
+
 STEPS = {
     "members": ("endorse", "unmask", "open"),
     "threshold": ("endorse", "unmask", "share", "open"),
@@ -161,7 +163,6 @@ def test_every_pattern_opens_to_the_exact_sum_or_shows_nothing(pattern):
     opens_or_ends(pattern, "members")
 
 
-@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(patterns(3, 16))
 def test_every_pattern_of_larger_cohorts_opens_or_shows_nothing(pattern):
@@ -174,7 +175,6 @@ def test_every_pattern_opens_by_quorum_or_shows_nothing(pattern):
     opens_or_ends(pattern, "threshold")
 
 
-@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(patterns(3, 9))
 def test_every_pattern_of_larger_cohorts_opens_by_quorum_or_shows_nothing(pattern):

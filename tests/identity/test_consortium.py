@@ -26,6 +26,8 @@ from identity.site_folder import Keys
 from protocol.canonical import canonical
 from protocol.errors import StorageFailed
 
+pytestmark = pytest.mark.slow
+
 
 def revoked(world):
     lists = world.authority / "crl.pem"

@@ -3,6 +3,7 @@
 import json
 import secrets
 import shutil
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -310,6 +311,29 @@ def test_a_round_that_may_be_training_is_named(north, monkeypatch):
         done = erase(north)
     assert done.training == ((STUDY, 3),)
     assert f"round 3 of {STUDY}" in done.text()
+
+
+def test_a_paper_added_again_is_there_once_and_those_of_others_stay(north):
+    (waiting,) = GrantBook(north.folder).waiting()
+    papers = Papers(north.folder)
+    assert papers.add([waiting]) == papers.add([waiting])
+    assert [papers.holds(one) for one in PATIENTS] == [1] * 5
+    papers.destroy(GONE)
+    assert [papers.holds(one) for one in PATIENTS] == [1, 1, 0, 1, 1]
+
+
+def test_receipts_are_not_taken_in_while_somebody_is_erased(apart, north):
+    world, study = apart
+    asking = north.ask(study.terms, [Wish(PATIENTS[4])], entropy=secrets.token_bytes)
+    receipts = admit_grants(world.server, asking.content, now=NOW).receipts
+    taking = threading.Thread(target=north.take, args=[receipts])
+    with GrantBook(north.folder).turn():
+        taking.start()
+        taking.join(timeout=0.3)
+        assert taking.is_alive()
+        assert GrantBook(north.folder).holds(PATIENTS[4]) == 1
+    taking.join(timeout=60)
+    assert OpeningStore(north.folder / "openings.db").holds(PATIENTS[4]) == 1
 
 
 def test_a_paper_that_a_crash_left_half_written_goes_too(north):

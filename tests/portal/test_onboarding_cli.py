@@ -14,6 +14,8 @@ from identity.site_folder import SiteFolder, SiteKeysThere
 from portal.cli import app
 from portal.own_log import own_log
 
+pytestmark = pytest.mark.slow
+
 
 class Machines:
     """An operator's and a site's machine, and the way between them."""

@@ -15,6 +15,8 @@ from portal.page import page, rounded_btt, size_text
 from portal.plots import curve_plot, epsilon_plot, payment_plot
 from protocol.units import BASE_UNITS_PER_BTT, TOTAL_SUPPLY
 
+pytestmark = pytest.mark.slow
+
 BUDGET = 1_000 * BASE_UNITS_PER_BTT
 LOADING = ("src", "srcset", "data", "action", "poster", "background", "formaction", "ping")
 VOID = {"meta", "br", "hr", "img", "link", "input", "col"}
@@ -370,7 +372,6 @@ def test_markup_in_names_and_reasons_is_shown_and_not_obeyed():
     assert reader.text.count(EVIL) >= 5
 
 
-@pytest.mark.slow
 @settings(deadline=None, max_examples=20)  # each draws four plots
 @given(st.text(st.characters(codec="latin-1", exclude_categories=["C"]), min_size=1, max_size=30))
 def test_no_name_or_reason_changes_what_the_page_is_made_of(usual, words):

@@ -23,6 +23,8 @@ from privacy.accounting import epsilon
 from privacy.budget import BudgetExceeded, PrivacyBudget
 from privacy.events import DpSgdEvent
 
+pytestmark = pytest.mark.slow
+
 CAP, DELTA = 4.0, 1e-5
 EVENTS = [DpSgdEvent(1.0, 4.0, 4), DpSgdEvent(1.0, 3.0, 4), DpSgdEvent(1.0, 8.0, 4)]
 JOBS, ROUNDS = 3, 2
@@ -218,6 +220,5 @@ def test_killed_processes_leave_a_ledger_that_holds_what_they_sent(tmp_path):
     assert len(budget.history()) - len(told) <= 2 * 4, "one open reservation a kill, and no more"
 
 
-@pytest.mark.slow
 def test_many_killed_processes_leave_a_ledger_that_holds_what_they_sent(tmp_path):
     kill_and_check(tmp_path, 25)

@@ -15,6 +15,8 @@ from records.dicom import read_instance
 from records.image import ImageLoader
 from records.phantom import MARKER, write_phantom
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"sites": 2, "patients_per_site": 6, "test_patients": 6, "seed": 3}
 
 

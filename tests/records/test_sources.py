@@ -13,6 +13,8 @@ from records.sources import (
 )
 from records.tables import TableLoader
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_phantom_is_made_below_home_and_nowhere_else(tmp_path):
     study, loader = open_source(

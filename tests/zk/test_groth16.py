@@ -15,6 +15,8 @@ from zk.cover import CoverStatement, FieldOutOfRange, StatementMalformed
 from zk.groth16 import ProofInvalid
 from zk.keys import ProverMissing
 
+pytestmark = pytest.mark.slow
+
 R, Q = bn.curve_order, bn.field_modulus
 
 
@@ -58,7 +60,6 @@ def test_every_public_input_is_bound(vk, proven, position):
         fast.verify(vk, with_input_changed(proven[0], position), proven[1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("position", range(10))
 def test_every_public_input_is_bound_for_the_reference_too(vk, proven, position):
     with pytest.raises(ProofInvalid, match="pairing"):

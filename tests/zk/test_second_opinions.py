@@ -29,6 +29,8 @@ from zk import fast, groth16, snarkjs
 from zk.groth16 import ProofInvalid
 from zk.keys import VerificationKey
 
+pytestmark = pytest.mark.slow
+
 SEED = 20777
 VECTOR = Path(__file__).parents[1] / "vectors" / "zk" / "snarkjs_cover8.json"
 COFACTOR_PRIME = 10069
@@ -326,7 +328,6 @@ def test_every_40th_mutation_is_judged_alike_by_two(vk, mutate, remembering):
     assert not differing(mutations, reference_verdicts(vk, mutations))
 
 
-@pytest.mark.slow
 def test_the_fast_verifier_is_right_about_all_of_them(vk, mutate):
     mutations = mutate(NUMBERS | BYTES)
     assert not differing(mutations, fast_verdicts(vk, mutations))
@@ -338,14 +339,12 @@ def test_the_reference_is_right_about_all_of_them(vk, mutate, remembering):
     assert not differing(mutations, reference_verdicts(vk, mutations))
 
 
-@pytest.mark.slow
 def test_snarkjs_is_right_about_the_1000(vk, mutate):
     mutations = mutate(NUMBERS)
     assert len(mutations) == 1000
     assert not differing(mutations, snarkjs_verdicts(vk, mutations))
 
 
-@pytest.mark.slow
 def test_snarkjs_does_not_see_how_a_coordinate_was_written(vk, mutate):
     """Why the other two must look at bytes: to snarkjs these are all the honest proof."""
     mutations = mutate({"a coordinate written q, 2q, .. larger": 10})

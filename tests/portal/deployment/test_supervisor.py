@@ -19,6 +19,8 @@ from portal.deployment.rotation import last_error, rotate
 from portal.deployment.supervisor import Supervisor
 from portal.deployment.units import FileThere, PortOpen, SocketOpen, Unit, in_order
 
+pytestmark = pytest.mark.slow
+
 QUICK = Backoff(first_seconds=0.01, most_seconds=0.05, failed_seconds=0.2, limit=4)
 SLEEP = ("sleep", "600")
 

@@ -25,6 +25,8 @@ from zk.cover import Slot, closed_slot, leaf_of, pack_terms
 from zk.keys import check_allowed
 from zk.poseidon import poseidon
 
+pytestmark = pytest.mark.slow
+
 SITE, STRANGER = SiteId("site-1"), SiteId("site-2")
 CHUNK, OTHER_CHUNK = 3, 4
 FIRST_DAY = 20777
