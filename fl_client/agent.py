@@ -18,6 +18,7 @@ What holds, each a test in tests/fl_client/test_agent.py:
    twice with it.
 4. A plan goes on from the manifest of the round before, whose sum this hospital opened.
 5. Who withdrew by anything this hospital was told or could ask is left out before a file is opened.
+6. After the study's last day of consent, by the hospital's own calendar, nothing is read.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +47,7 @@ from fl_client.jobs import CodeNotAllowed, JobNotApproved
 from fl_client.lane import LaneMemory, Newest
 from fl_client.logs import event
 from fl_client.masking import Masking
-from fl_client.plans import PlanRefused, check_history, check_plan, model_of
+from fl_client.plans import PlanRefused, check_days, check_history, check_plan, model_of
 from fl_client.preparation import Preparation
 from fl_client.refusals import refusal
 from fl_client.sandbox import CodeChanged, SandboxUnavailable
@@ -68,6 +70,7 @@ from protocol.ids import PatientId, SiteId
 from protocol.messages import ChunkState, Join, RoundPlan, TrainRequest
 from protocol.progress import Progress, Step, silent
 from protocol.terms import StudyTerms
+from protocol.units import day_number
 from records.dataset import Loader, Patient
 
 log = logging.getLogger("bithive.agent")
@@ -119,7 +122,8 @@ class SiteSettings:
 class Agent:
     """One hospital's agent for one study. ``answer`` is its only door.
 
-    ``newest`` asks the registry how the lane stands, where this hospital can reach it.
+    ``newest`` asks the registry how the lane stands, where this hospital can reach it; ``today``
+    is the day by the hospital's own calendar, as ``protocol.units.day_number`` counts.
     """
 
     settings: SiteSettings
@@ -135,6 +139,7 @@ class Agent:
     store: SiteStore
     progress: Progress = silent
     newest: Newest | None = None
+    today: Callable[[], int] = lambda: day_number(datetime.now(UTC).date())
 
     def __post_init__(self) -> None:
         if self.settings.seed is not None and not self.settings.demonstration:
@@ -239,6 +244,7 @@ class Agent:
         if earlier is not None:
             self.budget.commit(plan.study, plan.round)
             return earlier
+        check_days(self.terms, self.today())
         size = self._egress.algorithm.sent_size(self.terms.training.parameters)
         model = model_of(request.blobs.get("model", b""), plan, size)
         check_history(plan, asked.manifest, self.terms, self.store)

@@ -55,6 +55,23 @@ def check_plan(plan: RoundPlan, terms: StudyTerms, approved: str) -> None:
         raise PlanRefused("the plan's step sizes do not fit the model")
 
 
+def check_days(terms: StudyTerms, today: int) -> None:
+    """Return if the study's days of consent have not passed, by this hospital's own calendar.
+
+    A patient's grant covers every day of the study, and may end with the last. That a study has
+    not begun is no reason to refuse: a clock may be behind the server's by an hour.
+
+    Args:
+        terms: The study's.
+        today: Days since 1970-01-01.
+
+    Raises:
+        PlanRefused: They have.
+    """
+    if today > terms.consent.through_day:
+        raise PlanRefused("the study's days of consent have passed")
+
+
 def check_history(
     plan: RoundPlan, manifest: Manifest | None, terms: StudyTerms, store: SiteStore
 ) -> None:
