@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from fl_client.feature_store import FeatureStore
 from fl_client.features import (
+    ENDING_SECONDS,
     VALUE_MAX,
     FeaturesUnfit,
     SandboxedLoader,
@@ -122,7 +123,7 @@ def test_failing_and_hanging_are_a_record_of_zeros_and_the_patient_stays(store, 
 
 def test_every_run_is_given_the_same_time_and_held_for_all_of_it(store, here):
     loader(store, here, function="choosy").load([*PATIENTS, patient("fails", (3, 0, 0, 0))])
-    assert {asked["hold_seconds"] for asked in here.asked} == {STEP.seconds}
+    assert {asked["hold_seconds"] for asked in here.asked} == {STEP.seconds + ENDING_SECONDS}
     assert {asked["limits"].wall_seconds < STEP.seconds for asked in here.asked} == {True}
 
 
