@@ -56,6 +56,7 @@ import hashlib
 import io
 import logging
 import math
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ from fl_client.feature_store import FILE, FeatureStore, Made, step_of
 from fl_client.job_code import JobCode
 from fl_client.jobs import JobBook
 from fl_client.logs import event
-from fl_client.sandbox import CodeChanged, CodeFailed, Limits, run_code
+from fl_client.sandbox import CodeChanged, CodeFailed, Limits, SandboxUnavailable, run_code
 from protocol.errors import RecordError
 from protocol.ids import SiteId
 from protocol.terms import FeatureTerms, StudyTerms
@@ -86,6 +87,9 @@ that it may, was measured to take a tenth of a second."""
 STARTING_SECONDS: Final = 10
 """Of processor time, beside what the terms give, for the interpreter and NumPy."""
 HEADER_MAX: Final = 512
+NO_WORD: Final = re.compile(r"[^A-Za-z0-9._]+")
+LACKING_MAX: Final = 80
+"""Characters of a field of the log."""
 STORE_BYTES_MAX: Final = 2**31
 
 
@@ -195,6 +199,10 @@ class SandboxedLoader:
             )
         except CodeFailed:
             said = b""
+        except SandboxUnavailable as error:  # the machine's own words, before any code was read
+            lacking = NO_WORD.sub("-", error.lacking)[:LACKING_MAX]
+            event(log, "sandbox-unavailable", logging.WARNING, state=lacking)
+            raise
         values = read_features(said, self.shape, features.records_max)
         if values is None:
             return Made(np.zeros((1, *self.shape), np.float32), failed=True)

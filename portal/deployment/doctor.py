@@ -28,7 +28,7 @@ CONFIGURATIONS: Final = ("front/nginx.conf", "deployment.json")
 def examine(home: Path, *, now: datetime | None = None) -> list[Finding]:
     """Return every finding about this machine and the deployment in ``home``."""
     now = now or datetime.now(UTC)
-    found = [*machine.versions(), machine.memory(), machine.open_files(), machine.namespaces()]
+    found = [*machine.versions(), machine.memory(), machine.open_files(), machine.sandbox()]
     existing = next(one for one in (home, *home.resolve().parents) if one.is_dir())
     found += machine.disk(existing)
     try:

@@ -1,4 +1,4 @@
-"""The doctor's look at the machine: programs, ports, disk, memory, limits, namespaces.
+"""The doctor's look at the machine: programs, ports, disk, memory, limits, the sandbox.
 
 Every check takes what it looks at as arguments and returns one finding or several; none raises for
 what it finds, and none changes anything but a file of a few bytes that it removes again.
@@ -7,7 +7,9 @@ what it finds, and none changes anything but a file of a few bytes that it remov
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
+import io
 import os
 import re
 import resource
@@ -16,10 +18,12 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from fl_client.sandbox import CodeFailed, SandboxUnavailable, run_code
 from portal.deployment.findings import Finding, fails, ok, warning
 from portal.deployment.plan import is_free
 from portal.deployment.table import SBIN
@@ -95,20 +99,23 @@ def open_files() -> Finding:
     return ok("open files", f"{soft} a process")
 
 
-def namespaces() -> Finding:
-    """Look whether jobs that carry code could be kept from the network."""
-    unshare = shutil.which("unshare")
-    ended = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
-    command = [*ended, unshare or "unshare", "--user", "--net", "--map-root-user", "true"]
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(command, capture_output=True, check=False, timeout=20)  # noqa: S603  # a fixed command
-        if done.returncode == 0:
-            return ok("namespaces", "a process can be shut off from the network")
-    return warning(
-        "namespaces",
-        "not permitted",
-        "jobs that carry Python cannot be shut in here; jobs without code need nothing",
-    )
+def sandbox() -> Finding:
+    """Look whether jobs that carry code could be shut in, by shutting a harmless one in."""
+    with io.BytesIO() as written:
+        with zipfile.ZipFile(written, "w") as archive:
+            archive.writestr("trial.py", "def same(given):\n    return given\n")
+        bundle = written.getvalue()
+    try:
+        run_code(bundle, "trial:same", b"", sha256=hashlib.sha256(bundle).hexdigest())
+    except SandboxUnavailable as error:
+        return warning(
+            "sandbox",
+            error.lacking,
+            "permit it where jobs may carry Python; jobs without code need nothing",
+        )
+    except CodeFailed as error:
+        return warning("sandbox", f"a trial {error.how}", "give this machine time and memory")
+    return ok("sandbox", "code of a job can be shut in")
 
 
 def _python() -> Finding:

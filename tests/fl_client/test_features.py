@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import json
 import math
 import time
 import types
@@ -23,6 +24,7 @@ from fl_client.features import (
 )
 from fl_client.job_code import CodeMissing, JobCode
 from fl_client.jobs import CodeNotAllowed, JobBook, JobNotApproved
+from fl_client.logs import Lines
 from fl_client.sandbox import CodeChanged, CodeFailed, SandboxUnavailable, run_code
 from records.volumes import VolumeLoader
 from tests.fl_client.feature_world import BUNDLE, SOURCES, STEP, Rows, feature_job, patient
@@ -299,6 +301,17 @@ def test_another_approved_job_of_the_study_does_not_allow_this_code(site, here):
     assert plain.study == terms.study
     with pytest.raises(CodeChanged):
         loading.load(PATIENTS)
+
+
+def test_what_a_machine_lacks_is_in_the_hospitals_log(store, caplog):
+    def refuse(*_given, **_asked):
+        raise SandboxUnavailable("unshare failed: Operation not permitted; a setting is 0")
+
+    with pytest.raises(SandboxUnavailable):
+        loader(store, refuse).load(PATIENTS)
+    line = json.loads(Lines().format(caplog.records[-1]))
+    assert line["event"] == "sandbox-unavailable"
+    assert line["state"] == "unshare-failed-Operation-not-permitted-a-setting-is-0"
 
 
 # In the sandbox itself

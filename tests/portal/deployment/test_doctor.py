@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fl_client.link import AgentUnreachable
+from fl_client.sandbox import CodeFailed, SandboxUnavailable
 from identity.authority import Authority, Revocation
 from portal.deployment import doctor, machine, trust
 from portal.deployment.doctor import as_json, examine, passes
@@ -112,6 +113,29 @@ def test_flower_is_pinned_to_what_the_project_pins():
 def test_a_program_that_is_missing_or_old_fails():
     assert machine._program("no-such-program", "-v", (1, 0), "apt install it").state == "fails"
     assert machine._program("openssl", "version", (99, 0), "apt install it").state == "fails"
+
+
+def refuse_all(*_given, **_asked):
+    raise SandboxUnavailable("unshare failed; kernel.unprivileged_userns_clone is 0")
+
+
+def fail(*_given, **_asked):
+    raise CodeFailed("met a limit")
+
+
+@pytest.mark.parametrize(
+    ("run", "state", "said"),
+    [
+        (lambda *_given, **_asked: b"", "ok", "can be shut in"),
+        (refuse_all, "warning", "kernel.unprivileged_userns_clone is 0"),
+        (fail, "warning", "met a limit"),
+    ],
+)
+def test_a_machine_that_cannot_shut_code_in_says_what_it_lacks(monkeypatch, run, state, said):
+    monkeypatch.setattr(machine, "run_code", run)
+    found = machine.sandbox()
+    assert (found.check, found.state) == ("sandbox", state)
+    assert said in found.found
 
 
 def test_a_port_is_free_ours_or_a_strangers():
