@@ -17,7 +17,6 @@ from portal.chain_stake_cli import app as stake
 from protocol.units import btt_text
 
 if TYPE_CHECKING:
-    from identity.roles import Actor, Permission
     from ledger.books import Ledger
     from ledger.chain.sender import Sender
     from portal.chain import ChainHome
@@ -130,8 +129,9 @@ def deploy(
     from ledger.chain.deployment import deploy as deployed
     from ledger.economy import load_economy
     from portal.chain import ChainHome, clock
+    from portal.study_rights import who_may
 
-    _may(home, Permission.SETTLE)
+    who_may(home, Permission.SETTLE)
     chain = ChainHome(home)
     _, sender = _opened(
         chain, database, node, password, signer, confirmations=confirmations, fee_max=fee_max
@@ -178,9 +178,9 @@ def bind(
     from ledger.chain.bindings import address_of
     from ledger.chain.bindings import bind as bound
     from portal.chain import clock
-    from portal.study_rights import note
+    from portal.study_rights import note, who_may
 
-    actor = _may(home, Permission.TRANSFER)
+    actor = who_may(home, Permission.TRANSFER)
     where = None if address == "none" else address_of(address)
     bound(_books(home, database), chart.wallet(party), where, now=clock())
     found = {"party": party, "address": None if where is None else "0x" + where.hex()}
@@ -209,8 +209,9 @@ def settle(
     """Finish what was begun, then pay out what the bound wallets hold, once, until it is final."""
     from identity.roles import Permission
     from portal.chain import ChainHome, clock, open_adapter
+    from portal.study_rights import who_may
 
-    _may(home, Permission.SETTLE)
+    who_may(home, Permission.SETTLE)
     chain = ChainHome(home)
     books, sender = _opened(
         chain, database, node, password, signer, confirmations=confirmations, fee_max=fee_max
@@ -254,8 +255,9 @@ def claims(
     from portal.chain import ChainHome, clock, open_adapter
     from portal.chain_claims import publish_claims, write_leaves
     from portal.home import Home
+    from portal.study_rights import who_may
 
-    _may(home, Permission.SETTLE)
+    who_may(home, Permission.SETTLE)
     chain = ChainHome(home)
     books, sender = _opened(
         chain, database, node, password, signer, confirmations=confirmations, fee_max=fee_max
@@ -402,15 +404,6 @@ def _opened(
     limits = Limits(confirmations=depth_on(reached, confirmations), fee_max=fee_max * GWEI)
     who = open_signer(chain, password=password, signer=signer)
     return books, open_sender(books, reached, who, limits)
-
-
-def _may(home: Path, permission: Permission) -> Actor:
-    """Return who runs this command, once it is sure that she may; else it is recorded."""
-    from portal.study_rights import check_may, here
-
-    actor = here(home)
-    check_may(home, actor, permission)
-    return actor
 
 
 def _books(home: Path, database: str | None) -> Ledger:

@@ -217,15 +217,19 @@ def burn(
     as_json: AsJson = False,
 ) -> None:
     """Burn what a year's milestone burns, out of the ecosystem bucket, once."""
+    from identity.roles import Permission
     from ledger.burns import burn_milestone
     from ledger.economy import load_economy
+    from portal.study_rights import note, who_may
 
+    actor = who_may(home, Permission.TRANSFER)
     books = _books(home, database)
     economy = load_economy(preset=preset)
     if not decision:
         raise typer.BadParameter("name the decision", param_hint="--decision")
     made = burn_milestone(books, economy, year, decision=decision, now=datetime.now(UTC))
     amount = made.legs[0].amount
+    note(home, "milestone-burned", actor, key=made.key, amount=str(amount))
     if as_json:
         _print({"key": made.key, "burned_base_units": str(amount)})
     else:
@@ -249,8 +253,11 @@ def serve(
     """Serve the books over HTTP to who has the token, until interrupted."""
     import uvicorn
 
+    from identity.roles import Permission
     from portal.ledger_api import ledger_app, operator_token
+    from portal.study_rights import who_may
 
+    who_may(home, Permission.TRANSFER)  # its token moves money
     token = operator_token(token_file)
     books = _books(home, database)
     application = ledger_app(books, token=token, clock=lambda: datetime.now(UTC))

@@ -34,6 +34,17 @@ def check_may(home: Path, actor: Actor, permission: Permission) -> None:
     check(actor, permission, about=About(account=RESEARCHER), audit=own_record(_log_of(home)))
 
 
+def who_may(home: Path, permission: Permission) -> Actor:
+    """Return who runs this command in a server's folder, once it is sure that she may do this.
+
+    Raises:
+        PermissionMissing, PeopleUnreadable, StorageError: As ``check_may`` and ``here``.
+    """
+    actor = here(home)
+    check_may(home, actor, permission)
+    return actor
+
+
 def note(home: Path, kind: str, actor: Actor, **facts: str) -> None:
     """Record what was done with the study, or with the books' money.
 

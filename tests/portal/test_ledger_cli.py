@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from identity.roles import PermissionMissing
 from ledger import chart, tokenomics
 from ledger.books import Ledger
 from portal.books import NoRunHere
 from portal.cli import app
 from portal.home import Home
+from portal.local_actor import this_user
+from portal.own_log import own_log
 from protocol.units import TOTAL_SUPPLY
 from storage.postgresql import PostgresqlUnusable
 
@@ -81,3 +84,25 @@ def test_where_there_are_no_books_it_says_so(tmp_path):
         found(tmp_path, "supply")
     with pytest.raises(PostgresqlUnusable):
         found(tmp_path, "supply", "--database", "sqlite://")
+
+
+@pytest.mark.parametrize(
+    "words", [("burn", "2026", "--decision", "x"), ("serve", "--token-file", "token")]
+)
+def test_only_the_operator_burns_or_hands_out_her_token(home, words, monkeypatch):
+    monkeypatch.chdir(home)
+    (home / "people.json").write_text(json.dumps({this_user(): ["researcher"]}))
+    done = CliRunner().invoke(app, ["ledger", *words, "--home", str(home)])
+    assert isinstance(done.exception, PermissionMissing)
+    assert not (home / "token").exists()
+    log = own_log(home / "operator/authority")
+    assert [one.kind for one in log.events()] == ["permission-denied"]
+    log.close()
+
+
+def test_who_burned_is_recorded(home):
+    found(home, "burn", "2026", "--decision", "proposal 12", "--json")
+    log = own_log(home / "operator/authority")
+    [event] = log.events()
+    assert (event.kind, event.facts["actor"]) == ("milestone-burned", this_user())
+    log.close()
