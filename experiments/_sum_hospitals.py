@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from fl_client.contribution import signed_frame
 from fl_client.group_keys import GroupKeys
 from fl_client.masking import Masking
 from fl_client.store import SiteStore
@@ -32,7 +33,7 @@ from protocol.canonical import body, digest, read
 from protocol.errors import BitHiveError
 from protocol.frames import Frame, decode, encode
 from protocol.ids import SiteId
-from protocol.messages import Contribution, Join, Receipt, RoundPlan
+from protocol.messages import Join, Receipt, RoundPlan
 from protocol.progress import silent
 from protocol.terms import ConsentTerms, PrivacyTerms, SiteIdentity, StudyTerms, TrainingTerms
 
@@ -170,15 +171,7 @@ class Hospital:
             model_sha256=plan.model,
             site_key=self.keys.signing_public,
         )
-        signature = self.keys.sign(receipt.site_bytes())
-        contribution = Contribution(
-            receipt=receipt.model_copy(update={"site_signature": signature}),
-            encryption=update.parameters,
-            key_id=update.key_id,
-            length=update.length,
-            certificates=(),
-        )
-        reply = encode("contribution", body(contribution), {"update": update.blob})
+        reply = signed_frame(receipt, update, self.keys)
         self.store.keep_answer(plan.study, plan.round, digest(plan), reply, None)
         return reply
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from fl_client.egress import Outgoing
+from privacy.bfv import EncryptedUpdate
 from privacy.keys import SiteKeys
 from protocol.canonical import body
 from protocol.errors import ConsentError
@@ -20,6 +20,9 @@ from protocol.ids import SiteId
 from protocol.messages import Contribution, CoverageCertificate, Receipt, RoundPlan
 from protocol.terms import StudyTerms
 from zk.cover import CoverStatement
+
+if TYPE_CHECKING:  # it brings the training along, which whoever only signs does without
+    from fl_client.egress import Outgoing
 
 COUNT_BYTES: Final = 4
 
@@ -89,17 +92,39 @@ def contribution(
         model_sha256=plan.model,
         site_key=keys.signing_public,
     )
+    return signed_frame(
+        receipt, outgoing.encrypted, keys, certificates=certificates, left_out=accounts.left_out
+    )
+
+
+def signed_frame(
+    receipt: Receipt,
+    encrypted: EncryptedUpdate,
+    keys: SiteKeys,
+    *,
+    certificates: tuple[CoverageCertificate, ...] = (),
+    left_out: int = 0,
+) -> bytes:
+    """Sign a receipt, and return the frame that carries it and the update it is of.
+
+    Args:
+        receipt: Without signatures.
+        encrypted: The update whose hash the receipt has.
+        keys: Sign it.
+        certificates: Those that the receipt names.
+        left_out: How many patients withdrew after the plan.
+    """
     signature = keys.sign(receipt.site_bytes())
     sent = Contribution(
         receipt=receipt.model_copy(update={"site_signature": signature}),
-        encryption=outgoing.encrypted.parameters,
-        key_id=outgoing.encrypted.key_id,
-        length=outgoing.encrypted.length,
+        encryption=encrypted.parameters,
+        key_id=encrypted.key_id,
+        length=encrypted.length,
         certificates=certificates,
     )
-    blobs = {"update": outgoing.encrypted.blob}
-    if accounts.left_out:
-        blobs["left-out"] = accounts.left_out.to_bytes(COUNT_BYTES, "big")
+    blobs = {"update": encrypted.blob}
+    if left_out:
+        blobs["left-out"] = left_out.to_bytes(COUNT_BYTES, "big")
     return encode("contribution", body(sent), blobs)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fl_client.contribution import signed_frame
 from fl_client.group_keys import GroupKeys
 from fl_client.masking import Masking
 from fl_client.store import SiteStore
@@ -198,15 +199,7 @@ class Hospital:
             model_sha256=plan.model,
             site_key=self.keys.signing_public,
         )
-        signature = self.keys.sign(receipt.site_bytes())
-        contribution = Contribution(
-            receipt=receipt.model_copy(update={"site_signature": signature}),
-            encryption=update.parameters,
-            key_id=update.key_id,
-            length=update.length,
-            certificates=(),
-        )
-        return encode("contribution", body(contribution), {"update": update.blob})
+        return signed_frame(receipt, update, self.keys)
 
 
 @dataclass
