@@ -26,7 +26,9 @@ from fl_client.logs import event
 from fl_client.resident import Identity, Resident, StudyAgent
 from fl_client.service import listening, make_token, serve
 from fl_client.telemetry import Telemetry
+from portal.grant_book import BOOK
 from portal.site_control import control_token_at, keep_places, token_at
+from portal.site_grants import GrantDesk
 from portal.site_settings import (
     SiteOwn,
     SiteSettingsDamaged,
@@ -104,6 +106,8 @@ def open_resident(folder: Path, own: SiteOwn, prover: Prover) -> Resident:
     """
     keys = site_keys(folder)
     event(log, "opening", site=own.site)
+    if (folder / BOOK).is_file():
+        GrantDesk(folder, own).tell_agent()
     records = open_own(folder, own)
     telemetry = Telemetry()
 

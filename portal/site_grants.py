@@ -13,7 +13,8 @@ What holds, each line a test in tests/portal/test_site_grants.py:
 2. A receipt counts only under the registry's key that the hospital was set up with, and for a leaf
    of its own; with one that does not, nothing of the file is kept.
 3. Killed anywhere and run again, every opening is kept once, and no grant is asked for twice.
-4. From the moment a withdrawal is asked for, the hospital's agent leaves the patient out.
+4. From the moment a withdrawal is asked for, the hospital's agent leaves the patient out, also one
+   that has lost its memory and starts again.
 5. Neither file nor message names a patient.
 6. Who withdrew here is asked for again only where she is named as having agreed anew, however
    often the list with her on it is given.
@@ -266,6 +267,23 @@ class GrantDesk:
             ),
         )
         return Ending(canonical(unsigned.signed_by(keys.sign)) + b"\n", len(leaves), tuple(leaves))
+
+    def tell_agent(self) -> None:
+        """Write down again, where the agent looks, every grant that was ended here.
+
+        An agent's memory that was lost, or put back to an earlier day, would use them again.
+
+        Raises:
+            StorageError: The disk refused; run it again.
+        """
+        book, openings = GrantBook(self.folder), self._openings()
+        try:
+            receipts = [openings.receipt_of(grant) for grant in book.ended()]
+        finally:
+            openings.close()
+            book.close()
+        leaves = [one.leaf for one in receipts if one is not None]
+        SiteStore(self.folder / "site.db").consents.end(leaves)
 
     def _leaves_of(self, patient: PatientId, book: GrantBook) -> dict[GrantId, int]:
         """Return a patient's grants, published or on their way, that the registry has not ended."""

@@ -140,7 +140,7 @@ class ServerClock:
             return
         try:
             ahead = parsedate_to_datetime(date).timestamp() - self._now()
-        except ValueError:
+        except (ValueError, OverflowError):
             return
         self._ahead = ahead if abs(ahead) > CLOCK_SECONDS else 0.0
 

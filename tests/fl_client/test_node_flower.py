@@ -417,6 +417,7 @@ def test_a_clock_that_is_right_to_two_seconds_is_believed():
     clock.see(format_datetime(datetime.fromtimestamp(4600.0, UTC), usegmt=True))
     assert clock.now() == 4600.0
     clock.see("no date")
+    clock.see("Mon, 01 Jan 99999999999999999999 00:00:00 GMT")
     clock.see(None)
     assert clock.now() == 4600.0
 

@@ -11,7 +11,7 @@ from consent.receipts import NotSignedByRegistry
 from consent.registry import Registry
 from fl_client.offers import JobFalse
 from fl_client.store import SiteStore
-from portal import site_grants
+from portal import resident, site_grants
 from portal.admitting import admit_grants, admit_withdrawals
 from portal.consent_files import ConsentFileRefused, GrantsFile, ReceiptsFile, read_file
 from portal.grant_book import GrantBook
@@ -317,6 +317,22 @@ def test_receipts_that_come_while_she_withdraws_hide_none_of_her_grants(apart, n
     ended = SiteStore(north.folder / "site.db").consents.ended()
     ((_, opening),) = [one for one in openings(north).values() if one[0] == PATIENTS[0]]
     assert ended == {opening.leaf()}
+
+
+def test_an_agent_that_lost_its_memory_leaves_out_who_withdrew_all_the_same(
+    apart, north, monkeypatch
+):
+    world, study = apart
+    north.take(answered(world, north, study))
+    north.end(PATIENTS[1], now=NOW)
+    site = north.folder / "site.db"
+    ended = SiteStore(site).consents.ended()
+    for file in north.folder.glob("site.db*"):
+        file.unlink()
+    monkeypatch.setattr(resident, "open_own", lambda *_: None)
+    resident.open_resident(north.folder, north.own, None).close()
+    assert len(ended) == 1
+    assert SiteStore(site).consents.ended() == ended
 
 
 def test_a_number_that_is_nobodys_is_said_without_repeating_it(north):
