@@ -159,7 +159,7 @@ def _check_values(fields: dict[str, Any]) -> None:
         kind = KINDS.get(name, str)
         if type(value) is not kind and not (name == "replaces" and value is None):
             raise ReceiptMalformed(f"its {name} is no {kind.__name__}")
-        if kind is int and not 0 <= value < NUMBER_MAX.get(name, FIELD):
+        if isinstance(value, int) and not 0 <= value < NUMBER_MAX.get(name, FIELD):
             raise ReceiptMalformed(f"its {name} is out of range")
 
 
