@@ -156,6 +156,7 @@ def test_the_patient_on_whom_it_fails_takes_part_all_the_same(apart, finished):
     first = min(apart.sites)
     closed = apart.deployed.store().round(1).closed
     assert {one.site: one.proven_patients for one in closed.receipts}[first] == PATIENTS
+    assert finished[first] in {(PATIENTS, 1), (0, 0)}, "of whom it failed, or deleted already"
 
 
 def test_both_rounds_close_and_what_was_made_is_gone(apart, finished):
