@@ -23,7 +23,6 @@ What holds, each a test in tests/fl_client/test_agent.py:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -51,14 +50,14 @@ from fl_client.plans import PlanRefused, check_days, check_history, check_plan, 
 from fl_client.preparation import Preparation
 from fl_client.refusals import refusal
 from fl_client.sandbox import CodeChanged, SandboxUnavailable
-from fl_client.store import RoundAlreadyAnswered, SiteStore
+from fl_client.spending import Spending
+from fl_client.store import SiteStore
 from fl_client.summation import Summation
 from privacy.bfv import self_test
-from privacy.budget import BudgetConflict, BudgetUnreadable, NotReserved, PrivacyBudget
+from privacy.budget import PrivacyBudget
 from privacy.cohorts import EVERYONE
-from privacy.events import for_patients
 from privacy.keys import SiteKeys
-from privacy.mechanism import check_mechanism, round_event
+from privacy.mechanism import check_mechanism
 from privacy.opening import check_way
 from privacy.packing import ValuesTooLarge
 from privacy.parameters import ParameterSet
@@ -149,7 +148,14 @@ class Agent:
             raise PlanRefused("its terms are not those that were approved")
         check_way(self.parameters, self.terms.opening)
         check_mechanism(self.terms, self.parameters)
-        self._check_ledger()
+        self._spending = Spending(
+            self.budget,
+            self.terms,
+            self.store,
+            cohort=self.settings.budget_cohort,
+            researcher=self.settings.researcher,
+        )
+        self._spending.check_ledger()
         self._lock = threading.Lock()
         self._lane = LaneMemory(self.terms, self.store, self.newest)
         self._preparation = Preparation(
@@ -242,7 +248,7 @@ class Agent:
         plan_digest = digest(plan)
         earlier = self.store.answer(plan.study, plan.round, plan_digest)
         if earlier is not None:
-            self.budget.commit(plan.study, plan.round)
+            self._spending.commit(plan)
             return earlier
         check_days(self.terms, self.today())
         size = self._egress.algorithm.sent_size(self.terms.training.parameters)
@@ -255,7 +261,7 @@ class Agent:
             outgoing, personal = self._update(plan, model, patients)
         except (RecordError, ValuesTooLarge, *CODE_NOT_RUN):
             # Records that could not be read were not trained on, and nothing left.
-            self.budget.release(plan.study, plan.round, plan=plan_digest)
+            self._spending.release(plan)
             raise
         started = time.thread_time()
         certificates = self.certifier.finish(cohort.certification)
@@ -263,7 +269,7 @@ class Agent:
         note = f"{cohort.ahead} of {len(certificates)} certificates were made ahead"
         self.progress(Step("prove", plan.round, self.settings.site, seconds=seconds, note=note))
 
-        spent = self.budget.statement_of(plan.study).epsilon  # of other studies it tells nothing
+        spent = self._spending.of_study()
         accounts = Accounts(
             plan, self.terms, self.settings.site, spent, len(patients), cohort.left_out
         )
@@ -278,7 +284,7 @@ class Agent:
             personal=personal,
             members=[patient.id for patient in patients],
         )
-        self.budget.commit(plan.study, plan.round)
+        self._spending.commit(plan)
         return reply
 
     def _cohort(self, plan: RoundPlan, chunks: tuple[ChunkState, ...]) -> Cohort:
@@ -291,7 +297,7 @@ class Agent:
         try:
             cohort = gather(
                 lambda: self.choose(plan, chunks),
-                lambda chosen: self._reserve(plan, chosen),
+                lambda chosen: self._spending.reserve(plan, chosen),
                 plan,
                 chunks,
                 lane=self._lane,
@@ -300,7 +306,7 @@ class Agent:
             )
             self._check_size(cohort.selections)
         except CohortTooSmall:
-            self._give_back(plan)
+            self._spending.give_back(plan)
             raise
         gone = self._lane.gone(chunks)
         withdrew = left_out(self.terms, chunks, self.openings, self.patients, gone=gone)
@@ -310,36 +316,6 @@ class Agent:
             event(log, "left-out", logging.WARNING, study=plan.study, round=plan.round)
             self.progress(Step("leave-out", plan.round, self.settings.site, note=note))
         return cohort
-
-    def _reserve(self, plan: RoundPlan, cohort: Cohort) -> None:
-        """Set aside what the round costs each of the steward's cohort that pays for it.
-
-        Raises:
-            RoundAlreadyAnswered: It was spent already, on an answer that this hospital's memory
-                has lost: another one would cost the patients the same again.
-        """
-        payers = self.settings.budget_cohort
-        self.budget.check_members(payers, [patient.id for patient in cohort.patients])
-        held = self.budget.reserve(
-            plan.study,
-            plan.round,
-            for_patients(round_event(self.terms)),
-            cohort=payers,
-            researcher=self.settings.researcher or f"server key {self.terms.server_key.hex()[:16]}",
-            plan=digest(plan),
-            study_limit=self.terms.privacy.epsilon,
-        )
-        if held.state == "committed":
-            raise RoundAlreadyAnswered(plan.round)
-
-    def _give_back(self, plan: RoundPlan) -> None:
-        """Release what this plan has reserved, where it has.
-
-        Nothing has left: an answer is stored before it leaves, and this plan has none; and what
-        left is committed, which no release undoes.
-        """
-        with contextlib.suppress(NotReserved):
-            self.budget.release(plan.study, plan.round, plan=digest(plan))
 
     def choose(self, plan: RoundPlan, chunks: tuple[ChunkState, ...]) -> list[Selection]:
         """Choose this round's patients from what their consent allows.
@@ -425,25 +401,6 @@ class Agent:
         )
 
     # Checks
-
-    def _check_ledger(self) -> None:
-        """See that epsilon is counted for the study's data set, at the delta its terms promise.
-
-        Raises:
-            BudgetConflict: It is not, and a receipt would promise something else.
-            BudgetUnreadable: The ledger is older than what this hospital has sent.
-        """
-        ledger = (self.budget.dataset, self.budget.delta)
-        asked = (self.terms.consent.dataset, self.terms.privacy.delta)
-        if ledger != asked:
-            raise BudgetConflict(f"study {self.terms.study} (data set, delta)", ledger, asked)
-        study = self.terms.study
-        held = {one.round for one in self.budget.history() if one.study == study}
-        lost = set(self.store.answered(study)) - held
-        if lost:
-            rounds = ", ".join(map(str, sorted(lost)))
-            why = f"it lacks what was answered to study {study}, round {rounds}"
-            raise BudgetUnreadable(f"of {self.budget.dataset}", why)
 
     def _check_terms(self, request: Frame) -> None:
         if request.body.get("terms") != self.settings.approved:
