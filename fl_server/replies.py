@@ -71,11 +71,11 @@ class Replies:
 
     def pull(self, asked: Sequence[str]) -> Iterator[Message]:
         """Look once for replies to the messages of these ids; yield those that are whole."""
+        new = [one for one in asked if one not in self._coming]
         try:
-            self._announced([one for one in asked if one not in self._coming])
-        except ValueError as error:  # one node's answer, in which others' are lost: ask all again
-            yield from [self._given_up(one, str(error)) for one in asked]
-            return
+            self._announced(new)
+        except ValueError as error:  # one node's answer, in which others' are lost: ask them again
+            yield from [self._given_up(one, str(error)) for one in new if one not in self._coming]
         for number in asked:
             if number not in self._coming:
                 continue
