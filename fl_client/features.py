@@ -71,6 +71,7 @@ from fl_client.job_code import JobCode
 from fl_client.jobs import JobBook
 from fl_client.logs import event
 from fl_client.sandbox import CodeChanged, CodeFailed, Limits, SandboxUnavailable, run_code
+from protocol.canonical import digest
 from protocol.errors import RecordError
 from protocol.ids import SiteId
 from protocol.terms import FeatureTerms, StudyTerms
@@ -267,10 +268,11 @@ def with_features(
     features = terms.training.features
     if features is None:
         return loader
-    book = JobBook(folder / "site.db", site)
+    book, asked = JobBook(folder / "site.db", site), digest(terms)
 
     def allowed() -> None:
-        if book.approved(terms.study).manifest.code != features.bundle:
+        # The terms name the code, and which of its functions runs on what.
+        if book.approved(terms.study).manifest.terms != asked:
             raise CodeChanged
 
     return SandboxedLoader(

@@ -203,10 +203,7 @@ def page(name: Name, *, port: Port = 8090, home: HomePath = DEFAULT_HOME) -> Non
 
 def status(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = False) -> None:
     """Show how this site's running agent is."""
-    from portal.site_control import ask_agent
-    from protocol.ids import SiteId
-
-    found = ask_agent(home, SiteId(name), "status")
+    found = _desk(home, name).watched("status", _user(home, name))
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
         return
@@ -229,10 +226,8 @@ def status(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = False
 
 def metrics(name: Name, *, home: HomePath = DEFAULT_HOME) -> None:
     """Print the running agent's metrics in Prometheus' text format."""
-    from portal.site_control import ask_agent
-    from protocol.ids import SiteId
-
-    sys.stdout.write(str(ask_agent(home, SiteId(name), "metrics")["text"]))
+    found = _desk(home, name).watched("metrics", _user(home, name))
+    sys.stdout.write(str(found["text"]))
 
 
 def _ordering(order: str) -> Any:

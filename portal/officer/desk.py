@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from consent.purposes import PURPOSES, categories_in
 from fl_client.decisions import Decision
@@ -183,11 +183,20 @@ class OfficerDesk:
         Raises:
             PermissionMissing: She may not see it.
         """
-        self._check(actor, Permission.WATCH_RUN)
         try:
-            return ask_agent_of(self.folder, "status")
+            return self.watched("status", actor)
         except AgentUnreachable:
             return {"state": "down", "since": "", "ready": False, "studies": []}
+
+    def watched(self, kind: Literal["status", "metrics"], actor: Actor) -> dict[str, Any]:
+        """Return what the site's running agent says of itself.
+
+        Raises:
+            PermissionMissing: She may not see it.
+            AgentUnreachable: None is running.
+        """
+        self._check(actor, Permission.WATCH_RUN)
+        return ask_agent_of(self.folder, kind)
 
     def order(self, order: Order, actor: Actor, reason: str = "") -> str:
         """Tell the agent to stop or to go on; return the state after it.

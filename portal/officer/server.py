@@ -85,7 +85,7 @@ class LeaveUnconfirmed(ConfigurationError):
 
 def create_app(desk: OfficerDesk, sessions: Sessions) -> FastAPI:
     """Return the application over one hospital's desk."""
-    app = FastAPI(title="BitHive, the officer's page", docs_url=None, redoc_url=None)
+    app = FastAPI(title="BitHive, the officer's page", openapi_url=None)
     app.router.redirect_slashes = False
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
     _reading(app, desk, sessions)

@@ -303,6 +303,23 @@ def test_another_approved_job_of_the_study_does_not_allow_this_code(site, here):
         loading.load(PATIENTS)
 
 
+def test_the_same_code_under_other_approved_terms_is_not_run(site, here):
+    folder, book, terms, manifest, bundle = site
+    JobCode(folder / "site.db").keep(bundle, named=[])
+    loading = wrapped(site)
+    object.__setattr__(loading, "run", here)
+    book.allow_code(OFFICER)
+    book.approve(manifest.hash, OFFICER, left=lambda _job: math.inf)
+    features = terms.training.features.model_copy(update={"function": "steps:other"})
+    training = terms.training.model_copy(update={"features": features})
+    others = terms.model_copy(update={"training": training})
+    other = book.keep(World().manifest(others, code=manifest.code), others)
+    book.approve(other.hash, OFFICER, left=lambda _job: math.inf)
+    with pytest.raises(CodeChanged):
+        loading.load(PATIENTS)
+    assert not here.seen
+
+
 def test_what_a_machine_lacks_is_in_the_hospitals_log(store, caplog):
     def refuse(*_given, **_asked):
         raise SandboxUnavailable("unshare failed: Operation not permitted; a setting is 0")
