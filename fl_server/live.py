@@ -9,7 +9,7 @@ the last event it saw and asks for those after it. ::
         for event in store.events.since(seen):
             seen = event.position
             print(event.at, event.round, event.phase, event.kind, event.site, event.code)
-        print(summary(store).eta_seconds)
+        print(summary(store).eta_seconds)  # of fl_server.standing
         time.sleep(1)
 
 Events say what the server sees anyway: phases, sites, bytes, seconds, codes of refusal and metrics
@@ -19,8 +19,7 @@ What holds, each a test in tests/fl_server/test_live.py:
 
 1. Positions count from 1 without gaps in the order of commits: who reads up to one has them all.
 2. An event is never changed. One that belongs to a stored answer is stored with it.
-3. The time that is left is the median of earlier rounds for each round that is left, less what this
-   one took so far; durations are the server's monotonic clock's, whatever its wall clock says.
+3. Durations are the server's monotonic clock's, whatever its wall clock says.
 """
 
 from __future__ import annotations
@@ -29,17 +28,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from statistics import median
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import sqlalchemy as sa
 
 from fl_server.database import ServerDatabase
 from fl_server.tables import EVENTS
 from protocol.ids import SiteId
-
-if TYPE_CHECKING:
-    from fl_server.store import ServerStore
 
 Kind = Literal["run", "phase", "joined", "answered", "refused", "late", "closed", "metrics"]
 KINDS: Final[tuple[str, ...]] = get_args(Kind)
@@ -126,133 +121,6 @@ class RunEvents:
         """Return the position of the last event, 0 for none."""
         with self._database.reading() as connection:
             return connection.execute(_LAST).scalar_one() or 0
-
-
-@dataclass(frozen=True)
-class SiteNow:
-    """How one site stands: its last event.
-
-    ``state`` is ``absent`` (nothing heard of it yet), ``joined``, ``asked`` (its answer to the
-    present phase has not come), ``answered``, ``refused`` or ``late``; ``bytes`` and ``seconds``
-    are those of its last answer, ``code`` that of its last refusal.
-    """
-
-    state: str = "absent"
-    round: int = 0
-    phase: str = ""
-    code: str = ""
-    seconds: float | None = None
-    bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """How a run stands.
-
-    ``state`` is ``waiting`` (no server has begun), ``running``, ``finished``, or the code of the
-    error a server ended with; a server that was killed leaves ``running``. ``metrics`` are by round
-    and name. ``position`` is that of the last event it was made from.
-    """
-
-    run: str
-    study: str
-    rounds_done: int
-    rounds_total: int
-    round: int
-    phase: str
-    state: str
-    sites: Mapping[SiteId, SiteNow]
-    eta_seconds: float | None
-    deadline_seconds: float | None = None
-    metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    position: int = 0
-
-
-def summary(store: ServerStore) -> RunSummary:
-    """Return how the run in ``store`` stands now, from its events.
-
-    Raises:
-        StorageError: The database cannot be read.
-    """
-    terms = store.terms()
-    drawn = _Drawing()
-    for event in _all(store.events):
-        drawn.add(event)
-    done = store.rounds_closed()
-    total = 0 if terms is None else terms.rounds
-    names = () if terms is None else tuple(one.site for one in terms.sites)
-    return RunSummary(
-        run=store.run(),
-        study="" if terms is None else terms.study,
-        rounds_done=done,
-        rounds_total=total,
-        round=drawn.round,
-        phase=drawn.phase,
-        state="finished" if total and done == total else drawn.state,
-        sites={site: drawn.site_now(site) for site in names},
-        eta_seconds=drawn.eta(total - done),
-        deadline_seconds=drawn.deadline,
-        metrics=drawn.metrics,
-        position=drawn.position,
-    )
-
-
-class _Drawing:
-    """Folds events into how things stand."""
-
-    def __init__(self) -> None:
-        self.state, self.round, self.phase, self.position = "waiting", 0, "", 0
-        self.deadline: float | None = None
-        self.sites: dict[SiteId, SiteNow] = {}
-        self.metrics: dict[int, dict[str, float]] = {}
-        self._took: list[float] = []
-        self._phases: dict[str, float] = {}  # how long each phase of this round has lasted
-
-    def add(self, event: RunEvent) -> None:
-        self.position = event.position
-        if event.kind == "run":
-            self.state = "running" if event.code == "started" else event.code
-            self._phases = {}
-        elif event.kind == "phase":
-            if event.round != self.round:
-                self._phases = {}
-            self.round, self.phase = event.round, event.phase
-            self.deadline = event.numbers.get("deadline_seconds")
-        elif event.kind == "closed":
-            self._took.append(event.seconds or 0.0)
-            self._phases = {}
-        elif event.kind == "metrics":
-            self.metrics.setdefault(event.round, {}).update(event.numbers)
-        elif event.site is not None:
-            state = event.kind
-            self.sites[event.site] = SiteNow(
-                state, event.round, event.phase, event.code, event.seconds, event.bytes
-            )
-        if event.kind not in {"closed", "metrics"} and event.seconds and event.round == self.round:
-            before = self._phases.get(event.phase, 0.0)
-            self._phases[event.phase] = max(before, event.seconds)
-
-    def site_now(self, site: SiteId) -> SiteNow:
-        now = self.sites.get(site, SiteNow())
-        here = (now.round, now.phase) == (self.round, self.phase)
-        asking = self.phase in {"uploads", "unmasking", "opening"} and self.state == "running"
-        if now.state == "absent" or here or not asking:
-            return now
-        return SiteNow("asked", self.round, self.phase, now.code, now.seconds, now.bytes)
-
-    def eta(self, left: int) -> float | None:
-        if left <= 0:
-            return 0.0
-        if not self._took:
-            return None
-        return max(0.0, left * median(self._took) - sum(self._phases.values()))
-
-
-def _all(events: RunEvents) -> list[RunEvent]:
-    found: list[RunEvent] = []
-    while page := events.since(found[-1].position if found else 0):
-        found += page
-    return found
 
 
 @dataclass

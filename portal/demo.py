@@ -32,7 +32,7 @@ from fl_client.lane import newest_in
 from fl_client.resident import Identity, Resident
 from fl_client.store import SiteStore
 from fl_client.telemetry import Telemetry
-from fl_server import live
+from fl_server import live, standing
 from fl_server.app import assemble, keep_freed_memory
 from fl_server.inprocess import InProcessGrid
 from fl_server.store import ServerStore
@@ -418,7 +418,7 @@ def after_settling(run: Run, closed: RoundClosed, settlement: Settlement) -> Non
         training.network, training.input_shape, state.vector
     )
     run.observe(Step("judge", closed.round, None, seconds=time.thread_time() - started))
-    if closed.round not in live.summary(run.store).metrics:
+    if closed.round not in standing.summary(run.store).metrics:
         numbers = {"auc": run.curve[closed.round]}
         run.store.events.append(live.RunEvent("metrics", closed.round, "scoring", numbers=numbers))
     withdrawn = withdraw_due(run.home, run.registry, run.wishes, closed.round + 1)

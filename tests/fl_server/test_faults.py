@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from fl_server import database
-from fl_server.live import summary
+from fl_server.standing import summary
 from privacy.journal import ClockBackwards
 from protocol.errors import DiskFull
 from protocol.frames import decode, encode

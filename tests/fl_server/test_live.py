@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fl_server.live import RunEvent, RunEvents, summary
+from fl_server.live import RunEvent, RunEvents
 from fl_server.reporter import Reporter
+from fl_server.standing import summary
 from fl_server.store import ServerStore
 from protocol.progress import Step, silent
 from tests.fl_server.records import SITES, closing, model, planned, terms
