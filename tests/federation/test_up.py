@@ -1,4 +1,7 @@
-"""One command brings a federation up; a round runs through the front door; one takes it down."""
+"""One command brings a federation up; rounds run through the front door; one takes it down.
+
+The study brings code of its own, where this machine can shut code in.
+"""
 
 import json
 import os
@@ -7,22 +10,54 @@ import time
 
 import pytest
 from cryptography import x509
+from rich.console import Console
 
+from fl_client.feature_store import FILE, FeatureStore
+from fl_client.sandbox import SandboxUnavailable
 from portal.deployment.plan import Plan, free_port
+from portal.deployment.up import Wanted, bring_up
+from portal.display import Display
+from portal.features import FeaturesDiffer, made_up, named_step, pack_folder, try_step
+from portal.home import Home, Settings
 from protocol.ids import SiteId
 from tests.federation.deployed import SMALL, Deployed
 
 pytestmark = [pytest.mark.slow, pytest.mark.superlink]
 
 ROUNDS = 2
+HALVE = """
+import io
+import numpy as np
+
+def halve(given):
+    records = np.load(io.BytesIO(given))  # (records, 1, height, width)
+    made = io.BytesIO()
+    np.save(made, np.ascontiguousarray(records[:, :, ::2, ::2]))
+    return made.getvalue()
+"""
 EXPECTED = {"superlink", "front", "roster", "study", "patient-page"}
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory, nginx_program):
+def code(tmp_path_factory):
+    """A step of a study's own, packed, as a command names it; nothing where none can be run."""
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "blocks.py").write_text(HALVE)
+    bundle = folder / "blocks.zip"
+    bundle.write_bytes(pack_folder(folder))
+    try:
+        try_step(bundle.read_bytes(), "blocks:halve", made_up((1, 64, 64), patients=1))
+    except SandboxUnavailable:
+        return ""
+    return f"{bundle}:blocks:halve"
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory, nginx_program, code):
     deployed = Deployed(tmp_path_factory.mktemp("up") / "home")
     port = free_port()
     options = ["--sites", 3, "--rounds", ROUNDS, *SMALL, "--port", port]
+    options += ["--features", code] if code else []
     try:
         shown = json.loads(deployed.run("up", *options, "--json"))
         yield deployed, options, shown
@@ -123,6 +158,38 @@ def test_the_study_runs_to_its_end_through_the_front_door(federation, approved):
         assert {one["verified"] for one in pushed} == {"SUCCESS"}
     assert {one["path"].rsplit("/", 1)[0] for one in seen if one["status"] == 200} == {"/v1/fleet"}
     deployed.until_ready("study")
+
+
+def test_every_site_ran_the_studys_code_and_keeps_nothing_that_it_made(federation, approved, code):
+    if not code:
+        pytest.skip("this machine permits no unprivileged namespaces; no code was run")
+    deployed, _, _ = federation
+    deployed.until(lambda found: found["rounds_settled"] == ROUNDS)
+    assert deployed.store().terms().training.input_shape == (1, 32, 32)
+    deadline = time.monotonic() + 120
+    for site in Plan.load(deployed.home).sites:
+        log = (deployed.home / "deployment" / "logs" / f"agent-{site}.log").read_text()
+        assert '"event":"features-made"' in log
+        store = FeatureStore(deployed.home / "sites" / site / FILE)
+        while store.counts() != (0, 0):
+            assert time.monotonic() < deadline, deployed.logs()
+            time.sleep(0.5)
+
+
+def test_a_bundle_that_was_packed_anew_is_not_taken_for_the_one_approved(
+    federation, approved, code
+):
+    if not code:
+        pytest.skip("this machine permits no unprivileged namespaces; no code was run")
+    home = Home(federation[0].home)
+    wanted = Wanted(Settings(**home.settings()), Plan.load(home.path).port)
+    bundle = named_step(code)[0]
+    kept = bundle.read_bytes()
+    bundle.write_bytes(kept[:-1])
+    with pytest.raises(FeaturesDiffer):
+        bring_up(home, wanted, Display(Console(), quiet=True), say=print)
+    bundle.write_bytes(kept)
+    assert not bring_up(home, wanted, Display(Console(), quiet=True), say=print)
 
 
 def test_a_killed_process_comes_back(federation, approved):
