@@ -3,5 +3,5 @@
 Belongs here: types that cross a package boundary or the wire, and the constants
 that give them meaning. Does not belong here: behaviour. Nothing in this package
 opens a file, keeps state or decides anything; it imports only the standard
-library, so that every other package may import it.
+library and pydantic, so that every other package may import it.
 """
