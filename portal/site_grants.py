@@ -16,7 +16,8 @@ What holds, each line a test in tests/portal/test_site_grants.py:
 4. From the moment a withdrawal is asked for, the hospital's agent leaves the patient out, also one
    that has lost its memory and starts again.
 5. Neither file nor message names a patient.
-6. Who withdrew here is asked for again only where she is named as having agreed anew, however
+6. Where an officer has approved the study, nothing is granted for other terms than the approved.
+7. Who withdrew here is asked for again only where she is named as having agreed anew, however
    often the list with her on it is given.
 """
 
@@ -35,6 +36,7 @@ from consent.purposes import BITS, granted_mask
 from consent.receipts import GrantReceipt, WithdrawalReceipt
 from consent.terms import Terms
 from consent.withdrawal import SiteWithdrawal
+from fl_client.jobs import JobBook, JobNotApproved
 from fl_client.offers import check_addressed
 from fl_client.store import SiteStore
 from portal.consent_files import (
@@ -69,6 +71,19 @@ class ReceiptNotOurs(ConsentError):
         super().__init__(
             f"{site} has not asked for what happened to grant {grant}; nothing of the file was "
             "kept, so ask the server for this hospital's own receipts"
+        )
+
+
+class GrantTermsDiffer(ConsentError):
+    """Grants were to be made for other terms of a study than the hospital's officer approved."""
+
+    code = "grant-terms-differ"
+
+    def __init__(self, study: StudyId) -> None:
+        self.study = study
+        super().__init__(
+            f"the officer of this hospital approved study {study} with other terms than these; ask "
+            "the server's operator for the folder anew, or the officer which terms hold"
         )
 
 
@@ -174,6 +189,7 @@ class GrantDesk:
         Raises:
             StudyNotHeld: The study takes other records, or trusts another registry.
             JobFalse: It does not name this hospital by its own keys.
+            GrantTermsDiffer: An officer has approved it with other terms.
             TermsNeverValid: A patient's last day is before the study's first.
             NoGrantsToSend: Everybody has her grant, or withdrew.
             StorageError: The disk refused; run it again.
@@ -181,6 +197,7 @@ class GrantDesk:
         keys = site_keys(self.folder)
         check_held(terms, self.own)
         check_addressed(terms, self.own.site, keys)
+        self._check_approved(terms)
         book, openings = GrantBook(self.folder), self._openings()
         try:
             having = self._granted(openings, book, terms.study)
@@ -267,6 +284,15 @@ class GrantDesk:
             ),
         )
         return Ending(canonical(unsigned.signed_by(keys.sign)) + b"\n", len(leaves), tuple(leaves))
+
+    def _check_approved(self, terms: StudyTerms) -> None:
+        """Return if the study has no approved job here, as before it is offered, or this one."""
+        try:
+            job = JobBook(self.folder / "site.db", self.own.site).approved(terms.study)
+        except JobNotApproved:
+            return
+        if job.manifest.terms != digest(terms):
+            raise GrantTermsDiffer(terms.study)
 
     def tell_agent(self) -> None:
         """Write down again, where the agent looks, every grant that was ended here.

@@ -1,23 +1,34 @@
 """A hospital asks for grants by a file, keeps what receipts prove, and ends grants at once."""
 
 import json
+import math
 import secrets
 import stat
+from datetime import UTC, datetime
 
 import pytest
 
 from consent.openings import OpeningStore
 from consent.receipts import NotSignedByRegistry
 from consent.registry import Registry
+from fl_client.jobs import JobBook
 from fl_client.offers import JobFalse
 from fl_client.store import SiteStore
+from identity.roles import Actor, Role
 from portal import resident, site_grants
 from portal.admitting import admit_grants, admit_withdrawals
 from portal.consent_files import ConsentFileRefused, GrantsFile, ReceiptsFile, read_file
 from portal.grant_book import GrantBook
+from portal.jobs import Asking, job_of
 from portal.papers import Papers
 from portal.patient_list import Wish
-from portal.site_grants import GrantDesk, NoGrantsToEnd, NoGrantsToSend, ReceiptNotOurs
+from portal.site_grants import (
+    GrantDesk,
+    GrantTermsDiffer,
+    NoGrantsToEnd,
+    NoGrantsToSend,
+    ReceiptNotOurs,
+)
 from portal.site_settings import SiteNotSetUp, StudyNotHeld
 from protocol.canonical import canonical
 from protocol.ids import PatientId
@@ -215,6 +226,21 @@ def test_a_study_of_other_records_or_with_another_hospitals_keys_is_refused(apar
     others = tuple(one for one in study.terms.sites if one.site != "north")
     with pytest.raises(JobFalse):
         ask(north, type(study)(study.terms.model_copy(update={"sites": others}), None, ""))
+
+
+def test_other_terms_than_an_officer_approved_are_granted_nothing(apart, north):
+    _, study = apart
+    wider = study.terms.consent.model_copy(update={"required": study.terms.consent.required | 1})
+    other = study.terms.model_copy(update={"consent": wider})
+    asking = Asking("Institute of Cells", bytes(32), 1)
+    manifest = job_of(study.terms, asking, lambda _: bytes(64), now=datetime.now(UTC))
+    book = JobBook(north.folder / "site.db", north.own.site)
+    book.keep(manifest, study.terms)
+    officer = Actor("officer-1", frozenset({Role.OFFICER}), site=north.own.site)
+    book.approve(manifest.hash, officer, left=lambda _job: math.inf)
+    with pytest.raises(GrantTermsDiffer):
+        north.ask(other, WISHES, entropy=secrets.token_bytes)
+    assert ask(north, study).new == 5
 
 
 def test_a_hospital_that_was_not_set_up_is_told_so(apart):
