@@ -82,7 +82,11 @@ def test_the_page_follows_a_run_and_is_the_same_as_without_its_script(devtools, 
         assert tab.text("#headline") == "All 10 rounds are done"
         plain.call("Emulation.setScriptExecutionDisabled", value=True)
         plain.call("Page.navigate", url=f"{served.address}runs/now")
-        plain.until("document.getElementById('rounds')?.children.length === 10")
+        # Whole, styles too: where words break is theirs to say.
+        plain.until(
+            "document.readyState === 'complete' && "
+            "document.getElementById('rounds')?.children.length === 10"
+        )
         assert plain.text("main") == tab.text("main")
         shapes = "[...document.querySelectorAll('main svg *')].map((one) => [one.tagName,"
         shapes += " ...[...one.attributes].map((a) => a.name + a.value).sort()].join(' ')"
