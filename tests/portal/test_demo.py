@@ -153,6 +153,7 @@ def test_a_finished_home_answers_with_the_same_report_at_once(finished, again):
     assert again(finished.home).report == finished.report
 
 
+@pytest.mark.exhaustive
 def test_the_same_seed_gives_the_same_result(finished, again):
     second = again().report
     same = (

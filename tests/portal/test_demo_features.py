@@ -14,7 +14,8 @@ from portal.features import made_up, try_step
 from portal.home import Home
 from portal.trained import trained
 
-pytestmark = pytest.mark.slow
+# `bithive up` runs a study with code to its end in every run (tests/federation/test_up.py).
+pytestmark = pytest.mark.exhaustive
 
 HALVE = b'''"""Halve an image: the mean of each block of two by two."""
 
