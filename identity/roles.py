@@ -73,12 +73,14 @@ class Permission(StrEnum):
     ENROL_PATIENT = "enrol a patient"
     REMOVE_PATIENT = "end a patient's enrolment"
     PUBLISH_GRANT = "publish a grant on the hospital's word"
+    END_GRANT = "end a grant for a patient who withdrew"
     ERASE_PATIENT = "erase a patient"
 
     ADMIT_SITE = "admit a site"
     EXPEL_SITE = "expel a site"
     RENEW_CERTIFICATE = "renew a certificate"
     READ_SITES = "read the list of sites"
+    TAKE_CONSENT = "take in the consents that a hospital sends"
     MANAGE_ACCOUNTS = "manage accounts"
 
     READ_AUDIT = "read the audit log"
@@ -117,6 +119,7 @@ MATRIX: Final[Mapping[Role, Mapping[Permission, Reach]]] = {
         Permission.ENROL_PATIENT: Reach.OWN_SITE,
         Permission.REMOVE_PATIENT: Reach.OWN_SITE,
         Permission.PUBLISH_GRANT: Reach.OWN_SITE,
+        Permission.END_GRANT: Reach.OWN_SITE,
         Permission.ERASE_PATIENT: Reach.OWN_SITE,
         Permission.MANAGE_ACCOUNTS: Reach.OWN_SITE,
     },
@@ -139,6 +142,7 @@ MATRIX: Final[Mapping[Role, Mapping[Permission, Reach]]] = {
         Permission.EXPEL_SITE: Reach.EVERYWHERE,
         Permission.RENEW_CERTIFICATE: Reach.EVERYWHERE,
         Permission.READ_SITES: Reach.EVERYWHERE,
+        Permission.TAKE_CONSENT: Reach.EVERYWHERE,
         Permission.MANAGE_ACCOUNTS: Reach.EVERYWHERE,
         Permission.READ_AUDIT: Reach.EVERYWHERE,
         Permission.READ_STATEMENT: Reach.EVERYWHERE,

@@ -216,7 +216,10 @@ def status(name: Name, *, home: HomePath = DEFAULT_HOME, as_json: AsJson = False
         out.print(f"{study['study']}: {served}, {rounds}", highlight=False)
     out.print(f"jobs that wait for an officer: {found['jobs_pending']}", highlight=False)
     if found["last_error"]:
-        out.print(f"last refusal: {found['last_error']}", highlight=False)
+        out.print(
+            f"last refusal: {found['last_error']} (docs/errors.md: why, and the way out)",
+            highlight=False,
+        )
     low = " [red](low)[/]" if found["disk_low"] else ""
     out.print(f"free on the disk: {found['disk_free_bytes'] / 2**30:.1f} GiB{low}", highlight=False)
     ahead = found["clock_ahead_seconds"]

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:  # a command loads only what it needs
+    from identity.roles import Permission
     from portal.site_grants import GrantDesk
 
 DEFAULT_HOME: Final = Path("bithive-home")
@@ -80,17 +81,12 @@ def grants(
 
     from consent.purposes import names_of
     from identity.requests import read_bounded
-    from identity.roles import About, Permission, check
-    from portal.local_actor import at_site, this_user
-    from portal.own_log import own_record
+    from identity.roles import Permission
     from portal.patient_list import BYTES_MAX, read_list
     from portal.site_setup import read_study
     from storage.files import write_whole
 
-    desk = _desk(home, name)
-    actor = at_site(desk.folder, desk.own.site, this_user())
-    about, record = About(site=desk.own.site), own_record(desk.folder)
-    check(actor, Permission.PUBLISH_GRANT, about=about, audit=record)
+    desk = _desk_for(home, name, Permission.PUBLISH_GRANT)
     wishes = read_list(read_bounded(patients, limit=BYTES_MAX))
     again = () if anew is None else read_list(read_bounded(anew, limit=BYTES_MAX))
     terms, _ = read_study(study)
@@ -135,9 +131,11 @@ def receipts(
 ) -> None:
     """Check the server's receipts and keep what they are for: now the patients can take part."""
     from identity.requests import read_bounded
+    from identity.roles import Permission
     from portal.consent_files import ReceiptsFile
 
-    taken = _desk(home, name).take(read_bounded(file, limit=ReceiptsFile.bytes_max))
+    desk = _desk_for(home, name, Permission.PUBLISH_GRANT)
+    taken = desk.take(read_bounded(file, limit=ReceiptsFile.bytes_max))
     papers = None if taken.papers is None else str(taken.papers)
     sentence = (
         f"{taken.added} grants can be used now, {taken.known} were known, {taken.ended} ended; "
@@ -182,16 +180,17 @@ def withdraw(
 ) -> None:
     """End a patient's grants: she is left out from now on, before the server has heard of it."""
     from fl_client.feature_store import forget
+    from identity.roles import Permission
     from protocol.ids import PatientId
     from storage.files import write_whole
 
     if again and patient is not None:
         raise typer.BadParameter("give one of the two", param_hint="--patient/--again")
+    desk = _desk_for(home, name, Permission.END_GRANT)
     number = None
     if not again:
         asked = typer.prompt("Patient number", err=True) if patient is None else patient
         number = PatientId(asked.strip())
-    desk = _desk(home, name)
     ending = desk.end(number, now=datetime.now(UTC))
     file = to or Path(f"{name}.withdrawals.json")
     write_whole(file, ending.content)
@@ -265,6 +264,18 @@ def _desk(home: Path, name: str) -> GrantDesk:
     from protocol.ids import SiteId
 
     return GrantDesk.open(site_folder(home, name), SiteId(name))
+
+
+def _desk_for(home: Path, name: str, permission: Permission) -> GrantDesk:
+    """Return the site's desk to who may do this there; the site's log keeps a refusal."""
+    from identity.roles import About, check
+    from portal.local_actor import at_site, this_user
+    from portal.own_log import own_record
+
+    desk = _desk(home, name)
+    actor = at_site(desk.folder, desk.own.site, this_user())
+    check(actor, permission, about=About(site=desk.own.site), audit=own_record(desk.folder))
+    return desk
 
 
 def _print(found: dict[str, Any], sentence: str, *, as_json: bool) -> None:

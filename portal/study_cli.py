@@ -161,10 +161,13 @@ def grants(
 ) -> None:
     """Publish what a hospital's file asks for, once, and write the file with its receipts."""
     from identity.requests import read_bounded
+    from identity.roles import Permission
     from portal.admitting import admit_grants
     from portal.consent_files import GrantsFile
     from portal.home import Home
+    from portal.study_rights import who_may
 
+    who_may(home, Permission.TAKE_CONSENT)
     content = read_bounded(file, limit=GrantsFile.bytes_max)
     done = admit_grants(Home(home), content, now=datetime.now(UTC))
     _answer(done, to or Path(f"{done.site}.receipts.json"), "published", as_json=as_json)
@@ -175,10 +178,13 @@ def withdrawals(
 ) -> None:
     """End the grants that a hospital's file ends, and write the file that confirms it."""
     from identity.requests import read_bounded
+    from identity.roles import Permission
     from portal.admitting import admit_withdrawals
     from portal.consent_files import WithdrawalsFile
     from portal.home import Home
+    from portal.study_rights import who_may
 
+    who_may(home, Permission.TAKE_CONSENT)
     content = read_bounded(file, limit=WithdrawalsFile.bytes_max)
     done = admit_withdrawals(Home(home), content, now=datetime.now(UTC))
     _answer(done, to or Path(f"{done.site}.withdrawn.json"), "ended", as_json=as_json)
