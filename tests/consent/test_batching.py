@@ -21,6 +21,8 @@ from tests.consent.test_registry_proven import STEWARD, grant_of
 from tests.consent.test_registry_proven import group as group  # noqa: PLC0414 - a fixture
 from zk import fast
 
+pytestmark = pytest.mark.slow
+
 STUDY, NORTH = StudyId("study"), SiteId("north")
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)

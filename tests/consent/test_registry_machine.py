@@ -18,6 +18,8 @@ from protocol.ids import SiteId, StudyId
 from storage.database import open_database
 from zk.merkle import MerkleTree
 
+pytestmark = pytest.mark.slow
+
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 SITES = ("north", "south")

@@ -29,6 +29,8 @@ from tests.consent.test_withdrawal_interleavings import (
     world_in,
 )
 
+pytestmark = pytest.mark.slow
+
 WAIT = 120.0
 STEPS = st.lists(
     st.one_of(

@@ -38,6 +38,8 @@ from tests.portal.patient_world import DATASET, STUDY, terms_of
 from zk.cover import leaf_of, pack_terms, state
 from zk.groth16 import ProofInvalid
 
+pytestmark = pytest.mark.slow
+
 NORTH = SiteId("north")
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 TODAY = day_number(NOW.date())

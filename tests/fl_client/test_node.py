@@ -16,6 +16,8 @@ from fl_client.node.loop import FOREIGN, Limits, Node
 from fl_client.node.spool import NodeBusy, Spool
 from protocol.errors import StorageFailed
 
+pytestmark = pytest.mark.slow
+
 QUICK = Limits(agent_seconds=0.2, beat_seconds=0.01, retry_seconds=0.001)
 WAIT = 60.0
 

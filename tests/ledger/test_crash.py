@@ -12,6 +12,8 @@ from ledger import chart
 from ledger.books import Ledger
 from ledger.escrow import escrow_of
 
+pytestmark = pytest.mark.slow
+
 NORTH = chart.wallet("north")
 
 # Pays from an escrow one unit at a time and reports each payment after it was committed.

@@ -30,6 +30,7 @@ def rules(draw):
     return FeeRule("any", fee, split, draw(one_of), burn, draw(one_of))
 
 
+@pytest.mark.slow
 @given(rules() | st.sampled_from(list(FEES.values())), prices)
 def test_parts_and_what_is_burned_are_the_price(rule, price):
     division = divide(rule, price)

@@ -14,6 +14,8 @@ from ledger.escrow import escrow_of
 from marketplace.study import Study, fund
 from protocol.ids import StudyId
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 60
 
 # Settles every round of a folder of closed rounds, first to last, and says after each that it did.

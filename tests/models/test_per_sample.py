@@ -15,6 +15,8 @@ from models.networks import NETWORKS, SEGMENTATION, build, to_vector
 from privacy.dpsgd import train_private
 from privacy.randomness import RandomStream
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {"mlp": (9,), "logistic": (9,), "unet3d": (1, 16, 16, 16)}
 CASES = [(name, outputs) for name in NETWORKS for outputs in (1, 3)]
 BIG = {"densenet121", "resnet18"}

@@ -15,6 +15,7 @@ def test_a_recipe_names_a_network_that_is_built_here(modality):
     assert recipe_for(modality).network in NETWORKS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_the_noise_of_a_recipe_keeps_all_its_steps_within_epsilon(modality):
     recipe = recipe_for(modality)

@@ -36,6 +36,7 @@ def with_registry(hospital, path, **changes):
     return hospital.own.model_copy(update={"registry_reader": str(path)} | changes)
 
 
+@pytest.mark.slow
 def test_a_hospital_without_the_registrys_file_asks_nobody(hospital):
     assert newest_at(hospital.own, hospital.terms) is None
 

@@ -24,6 +24,8 @@ from portal.live.source import HomeSource, ServerSource
 from portal.live.stream import events_of
 from tests.portal.live_run import LiveRun
 
+pytestmark = pytest.mark.slow
+
 FACTS = ("4711", "Ada Example", "b3f177aa")
 
 

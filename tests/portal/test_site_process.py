@@ -138,6 +138,7 @@ def test_the_process_listens_on_no_network_and_obeys_its_operator(
     assert (gone.returncode, "agent-unreachable" in gone.stderr) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_not_set_up_is_told_the_command(bithive, tmp_path):
     done = bithive("site", "run", "north", "--home", tmp_path)
     assert (done.returncode, "site-not-set-up" in done.stderr) == (1, True)

@@ -60,6 +60,7 @@ def test_prv_agrees_with_googles_accountant_to_one_percent(run, delta):
     assert epsilon(run, delta) == pytest.approx(by_google(PLDAccountant(), run, delta), rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delta", [1e-3, 1e-5])
 @pytest.mark.parametrize("run", GRID + SUMS)
 def test_rdp_agrees_with_googles_accountant_to_one_percent(run, delta):
@@ -140,6 +141,7 @@ def test_a_prv_above_the_cautious_bound_counts_and_is_said(broken_prv, caplog):
     assert "accountants-disagree" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accountant", ["prv", "rdp"])
 def test_the_noise_found_stays_within_the_limit_and_wastes_little(accountant):
     noise = noise_multiplier_for(4.0, DELTA, 0.5, 10, accountant)

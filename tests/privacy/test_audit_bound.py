@@ -10,6 +10,8 @@ from scipy.stats import beta, binom
 
 from privacy.audit_bound import best_bound, epsilon_at_least, likelihood_at_most
 
+pytestmark = pytest.mark.slow
+
 RUNS = 300
 CANARIES = 200
 

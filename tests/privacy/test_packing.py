@@ -152,6 +152,7 @@ def test_a_sum_opened_as_one_of_another_number_of_sites_is_refused(cohort, claim
             unpack(add(chosen, rows, weights), len(rows[0]), claimed, chosen)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(cohorts(), st.data())
 def test_a_changed_check_word_or_unused_slot_is_refused(cohort, data):

@@ -15,6 +15,8 @@ from privacy.parameters import PRESETS, ParameterSet, parameter_set
 from privacy.quantisation import QuantisedUpdate
 from tests.privacy import twin
 
+pytestmark = pytest.mark.slow
+
 
 def shrunk(name, degree):
     """Return a preset in a ring too small to be secure, which its constructor would refuse."""

@@ -57,6 +57,8 @@ from tests.privacy.vectors_made import (
     made_containers,
 )
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {
     "call": RoundCall,
     "round_key": RoundKey,

@@ -23,6 +23,8 @@ from privacy.residues import SEED_BYTES
 from privacy.wire import MalformedCiphertext
 from privacy.workers import VARIABLE, WorkersUnusable, parts, spread, usable_workers
 
+pytestmark = pytest.mark.slow
+
 WORKER = "__import__('os').getpid()"
 HERE = f"__import__('os').getpid() == {os.getpid()}"
 

@@ -221,6 +221,7 @@ changes = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(changes, st.booleans())
 def test_the_circuit_and_its_twin_agree(cover8, chunk, changes, register):

@@ -22,6 +22,8 @@ from zk.keys import (
     development_key,
 )
 
+pytestmark = pytest.mark.slow
+
 MODULUS = bn.field_modulus
 
 

@@ -31,6 +31,8 @@ from zk.solidity.generate import (
 )
 from zk.solidity.solc import SolidityCompilerMissing
 
+pytestmark = pytest.mark.slow
+
 GAS_MAX = 290_000
 GAS_OFFERED = 1_000_000
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "zk" / "cover8.json").read_text())

@@ -24,6 +24,8 @@ from zk.prover import ProverFailed
 from zk.setup_files import contributions, verification_key
 from zk.snarkjs import Snarkjs, SnarkjsFailed, SnarkjsMissing, proof_bytes, proof_json
 
+pytestmark = pytest.mark.slow
+
 ZKEY = VECTORS / "0008.zkey"
 
 

@@ -18,6 +18,8 @@ from zk import groth16
 from zk.cover import CoverStatement
 from zk.keys import VerificationKey
 
+pytestmark = pytest.mark.slow
+
 FILE = Path(__file__).parents[1] / "vectors" / "zk" / "cover8.json"
 VECTORS = json.loads(FILE.read_text()) if FILE.exists() else {"cases": []}
 

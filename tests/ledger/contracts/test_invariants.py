@@ -15,6 +15,8 @@ from tests.ledger.contracts.machine import (
     deploy_btt,
 )
 
+pytestmark = pytest.mark.slow
+
 PARTIES = [address(f"party {i}") for i in range(4)]
 WHO = st.sampled_from(PARTIES)
 AMOUNT = st.integers(0, 2_000)

@@ -66,6 +66,7 @@ def commands_in(text):
     return [" ".join(one.split()) for one in found]
 
 
+@pytest.mark.slow
 def test_every_command_of_the_guide_exists():
     found = commands_in(GUIDE.read_text())
     assert len(found) > 40

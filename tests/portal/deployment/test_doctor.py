@@ -232,6 +232,7 @@ def test_each_site_that_takes_part_is_asked_for_its_clock(tmp_path, monkeypatch)
     assert "clock of west" not in found
 
 
+@pytest.mark.slow
 def test_the_command_exits_1_where_something_does_not_work(tmp_path):
     (tmp_path / "deployment").mkdir()
     (tmp_path / "deployment" / "deployment.json").write_text("{")

@@ -13,6 +13,8 @@ from protocol.summation import Endorsement
 from tests.fl_server.cohort import NOTHING, Begun, Cohort, Hospital, values_of
 from tests.privacy.attacks.reference import opened
 
+pytestmark = pytest.mark.slow
+
 SITES = 5  # a quorum is 4
 
 

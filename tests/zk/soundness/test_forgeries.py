@@ -18,6 +18,8 @@ from zk.groth16 import ProofInvalid
 from zk.prover import _key
 from zk.witness import WitnessRefused, witness
 
+pytestmark = pytest.mark.slow
+
 ABOUT_OUTPUTS = ("one more is counted", "one less is counted", "a commitment to other records")
 OTHERS = (
     *CHEATS,

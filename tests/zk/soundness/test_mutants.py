@@ -15,6 +15,8 @@ from tests.zk.soundness.system import FAMILIES, wtns
 from tests.zk.soundness.test_forgeries import FORGERIES, check_refused, prove, raw_verdict
 from zk.prover import _key
 
+pytestmark = pytest.mark.slow
+
 TEST = "test_a_forged_witness_breaks_a_constraint"
 
 # Family: the names under which the killing test runs, the first of them isolating the family.
