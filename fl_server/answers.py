@@ -33,6 +33,14 @@ from protocol.ids import SiteId
 
 GATHER_BYTES: Final = 2**16
 """Answers that are larger are stored at once."""
+_SITES: Final = sa.select(ANSWERS.c.site).where(
+    ANSWERS.c.round == sa.bindparam("number"),
+    ANSWERS.c.kind == sa.bindparam("kind_"),
+    ANSWERS.c.question == sa.bindparam("question_"),
+)
+_ENDED: Final = sa.select(PHASES.c.ended).where(
+    PHASES.c.round == sa.bindparam("number"), PHASES.c.phase == sa.bindparam("phase_")
+)
 
 
 class Answers(Protocol):
@@ -116,11 +124,9 @@ class StoredAnswers:
 
     def kept(self, number: int, kind: str, question: str) -> Iterator[tuple[SiteId, Frame]]:
         """Yield the stored answers to a question, by site; one is in memory at a time."""
-        query = sa.select(ANSWERS.c.site).where(
-            ANSWERS.c.round == number, ANSWERS.c.kind == kind, ANSWERS.c.question == question
-        )
+        named = {"number": number, "kind_": kind, "question_": question}
         with self.database.reading() as connection:
-            sites = sorted(SiteId(site) for site in connection.execute(query).scalars())
+            sites = sorted(SiteId(site) for site in connection.execute(_SITES, named).scalars())
         for site in sites:
             with self.database.reading() as connection:
                 blob = self.database.parts.whole(connection, number, _part(kind, question), site)
@@ -152,11 +158,9 @@ class StoredAnswers:
 
     def ended(self, number: int, kind: str, question: str) -> bool:
         """Say whether this step has ended before."""
-        query = sa.select(PHASES.c.ended).where(
-            PHASES.c.round == number, PHASES.c.phase == _part(kind, question)
-        )
+        named = {"number": number, "phase_": _part(kind, question)}
         with self.database.reading() as connection:
-            return connection.execute(query).first() is not None
+            return connection.execute(_ENDED, named).first() is not None
 
     def end(self, number: int, kind: str, question: str, wait: Wait, asked: int) -> None:
         """Store how a step ended, with everything accepted in it."""

@@ -13,6 +13,7 @@ What holds, each a test in tests/fl_server/test_lease.py or test_store.py:
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -157,9 +158,13 @@ def lock(connection: sa.Connection) -> None:
 
 def insert_once(connection: sa.Connection, table: sa.Table, **values: Any) -> bool:
     """Insert a row where its key is free; return whether it was."""
-    made = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    done = connection.execute(made(table).values(**values).on_conflict_do_nothing())
-    return bool(done.rowcount)
+    return bool(connection.execute(_once(connection.dialect.name, table), values).rowcount)
+
+
+@functools.cache
+def _once(dialect: str, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    made = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return made(table).on_conflict_do_nothing()
 
 
 def _opened(source: Path | str) -> sa.Engine:

@@ -93,10 +93,10 @@ class Intake:
         self.report(Step("late", number, site, note=f"{kind}: {code}"))
 
     def _asking(self, stored: StoredRound) -> _Asking:
-        number = stored.plan.round
-        manifest = self.store.manifest(number - 1)
-        parameters = self.terms.training.parameters
-        return _Asking(self.store, stored, manifest, parameters, math.ceil(self.deadlines.train))
+        before = stored.plan.round - 1
+        size = self.store.models.sent_bytes(before, self.terms.training.parameters)
+        wait_seconds = math.ceil(self.deadlines.train)
+        return _Asking(self.store, stored, self.store.manifest(before), size, wait_seconds)
 
     def _consider(self, site: SiteId, reply: Frame, stored: StoredRound) -> bool:
         """Let one answer through the gate, or record why not; say whether it is new and counts."""
@@ -165,14 +165,13 @@ class _Asking:
     store: ServerStore
     stored: StoredRound
     manifest: Manifest | None
-    parameters: int
+    model_bytes: int
     wait_seconds: int
 
     def __call__(self, site: SiteId) -> bytes:
         plan = self.stored.plan
         chunks = self.stored.lanes.get(site, ())
         shares = self.stored.shares[site]
-        before = plan.round - 1
         return encode_pieces(
             "train",
             body(
@@ -184,10 +183,7 @@ class _Asking:
                 )
             ),
             {
-                "model": (
-                    self.store.models.sent_bytes(before, self.parameters),
-                    self.store.models.sent(before),
-                ),
+                "model": (self.model_bytes, self.store.models.sent(plan.round - 1)),
                 "shares": (len(shares), [shares]),
             },
         )

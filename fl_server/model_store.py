@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import sqlalchemy as sa
@@ -23,6 +23,11 @@ from fl_server.parts import in_form
 from fl_server.tables import MODELS
 from models.algorithms.interface import GlobalState
 from models.algorithms.scaffold import CONTROL
+
+_HEAD: Final = sa.select(MODELS.c.sha256, MODELS.c.steps).where(
+    MODELS.c.round == sa.bindparam("number")
+)
+_CARRIED: Final = sa.select(MODELS.c.carried).where(MODELS.c.round == sa.bindparam("number"))
 
 
 class StoredModels:
@@ -55,9 +60,8 @@ class StoredModels:
 
     def head(self, round_number: int) -> tuple[str, NDArray[np.float64]]:
         """Return the digest of what the sites are sent of a model, and its quantisation steps."""
-        query = sa.select(MODELS.c.sha256, MODELS.c.steps).where(MODELS.c.round == round_number)
         with self._database.reading() as connection:
-            row = connection.execute(query).one()
+            row = connection.execute(_HEAD, {"number": round_number}).one()
         return row.sha256, np.frombuffer(row.steps, "<f8").astype(np.float64)
 
     def sent(self, round_number: int) -> Iterator[bytes]:
@@ -68,9 +72,10 @@ class StoredModels:
 
     def sent_bytes(self, round_number: int, parameters: int) -> int:
         """Return how many bytes ``sent`` yields of a model of so many parameters."""
-        query = sa.select(MODELS.c.carried).where(MODELS.c.round == round_number)
         with self._database.reading() as connection:
-            carried = json.loads(connection.execute(query).scalar_one())
+            carried = json.loads(
+                connection.execute(_CARRIED, {"number": round_number}).scalar_one()
+            )
         return 4 * parameters * (2 if CONTROL in carried else 1)
 
     def _control(self, connection: sa.Connection, number: int) -> Iterator[bytes]:
@@ -111,8 +116,7 @@ class StoredModels:
             steps: The next quantisation steps, ``(tensors,)``.
         """
         parts = self._database.parts
-        query = sa.select(MODELS.c.carried).where(MODELS.c.round == number - 1)
-        names = json.loads(connection.execute(query).scalar_one())
+        names = json.loads(connection.execute(_CARRIED, {"number": number - 1}).scalar_one())
         read = ModelReader(parts, connection, number - 1, names)
         vector = parts.writer(connection, number, "model", "vector")
         momentum = parts.writer(connection, number, "model", "momentum")

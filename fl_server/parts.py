@@ -7,8 +7,9 @@ are bound and read one at a time. Small ones are rows in either.
 
 A blob is named by round, kind and site (or another name). Its file has a name of its own, is whole
 and on the disk before the row that names it is committed, and is removed after the row's end is: a
-row never names a file that is not all there. A file that no row names is what a killed server left;
-the next one sweeps it away.
+row never names a file that is not all there. Removing takes a disk milliseconds, so a thread does
+it while the round goes on. A file that no row names is what a killed server left; the next one
+sweeps it away.
 
 What holds, each a test in tests/fl_server/test_parts.py:
 
@@ -23,6 +24,7 @@ import io
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -43,6 +45,16 @@ _SELECT: Final = sa.select(PARTS.c.blob, PARTS.c.file).where(
     PARTS.c.site == sa.bindparam("site_"),
     PARTS.c.part == sa.bindparam("part_"),
 )
+_OF_KIND: Final = (
+    (PARTS.c.kind == sa.bindparam("kind_"))
+    & (PARTS.c.round >= sa.bindparam("first"))
+    & (PARTS.c.round <= sa.bindparam("last"))
+)
+_OF_SITE: Final = _OF_KIND & (PARTS.c.site == sa.bindparam("site_"))
+_FILES_OF_KIND: Final = sa.select(PARTS.c.file).where(_OF_KIND & PARTS.c.file.is_not(None))
+_FILES_OF_SITE: Final = sa.select(PARTS.c.file).where(_OF_SITE & PARTS.c.file.is_not(None))
+_DELETE_KIND: Final = PARTS.delete().where(_OF_KIND)
+_DELETE_OF_SITE: Final = PARTS.delete().where(_OF_SITE)
 _WRITTEN: Final = "bithive written"
 _DROPPED: Final = "bithive dropped"
 
@@ -76,6 +88,7 @@ class Parts:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+        self._remover = ThreadPoolExecutor(1, "parts")  # starts no thread before it is needed
 
     @contextlib.contextmanager
     def transaction(self, connection: sa.Connection) -> Iterator[None]:
@@ -90,8 +103,13 @@ class Parts:
             raise
 
     def committed(self, dropped: list[str]) -> None:
-        """Remove the files whose rows are gone."""
-        self._remove(dropped)
+        """Have the files removed whose rows are gone."""
+        if dropped:
+            self._remover.submit(self._remove, dropped)
+
+    def settle(self) -> None:
+        """Wait until every file is removed whose row is gone."""
+        self._remover.submit(int).result()
 
     def dropped(self, connection: sa.Connection) -> list[str]:
         """Return the files that this transaction's rows do not name any more."""
@@ -116,11 +134,15 @@ class Parts:
 
     def drop(self, connection: sa.Connection, number: int, kind: str, site: str) -> None:
         """Remove a blob, where there is one."""
-        self._drop(connection, (PARTS.c.kind == kind) & (PARTS.c.site == site), number, number)
+        named = {"kind_": kind, "site_": site, "first": number, "last": number}
+        self._note(connection, _FILES_OF_SITE, named)
+        connection.execute(_DELETE_OF_SITE, named)
 
     def drop_kind(self, connection: sa.Connection, first: int, last: int, kind: str) -> None:
         """Remove the blobs of a kind of the rounds from ``first`` to ``last``."""
-        self._drop(connection, PARTS.c.kind == kind, first, last)
+        named = {"kind_": kind, "first": first, "last": last}
+        self._note(connection, _FILES_OF_KIND, named)
+        connection.execute(_DELETE_KIND, named)
 
     def pieces(
         self, connection: sa.Connection, number: int, kind: str, site: str
@@ -156,19 +178,18 @@ class Parts:
         """Remove files that no row names; return how many. Nobody else may be writing."""
         if self._folder is None or not self._folder.is_dir():
             return 0
+        self.settle()
         query = sa.select(PARTS.c.file).where(PARTS.c.file.is_not(None))
         named = set(connection.execute(query).scalars())
         left = [path.name for path in self._folder.iterdir() if path.name not in named]
         self._remove(left)
         return len(left)
 
-    def _drop(
-        self, connection: sa.Connection, which: sa.ColumnElement[bool], first: int, last: int
+    def _note(
+        self, connection: sa.Connection, query: sa.Select[Any], named: dict[str, Any]
     ) -> None:
-        mine = which & (PARTS.c.round >= first) & (PARTS.c.round <= last)
-        query = sa.select(PARTS.c.file).where(mine & PARTS.c.file.is_not(None))
-        connection.info[_DROPPED].extend(connection.execute(query).scalars())
-        connection.execute(PARTS.delete().where(mine))
+        """Note the files of the rows that are removed next."""
+        connection.info[_DROPPED].extend(connection.execute(query, named).scalars())
 
     def _read(self, name: str) -> Iterator[bytes]:
         assert self._folder is not None

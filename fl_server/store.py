@@ -48,6 +48,8 @@ from protocol.terms import StudyTerms
 LANES: Final = TypeAdapter(dict[SiteId, tuple[ChunkState, ...]])
 FAULTS: Final = TypeAdapter(tuple[Fault, ...])
 RUN_DIGITS: Final = 16
+_ROUND: Final = sa.select(ROUNDS).where(ROUNDS.c.round == sa.bindparam("number"))
+_MANIFEST: Final = sa.select(ROUNDS.c.manifest).where(ROUNDS.c.round == sa.bindparam("number"))
 
 
 def run_of(terms: StudyTerms) -> str:
@@ -205,7 +207,7 @@ class ServerStore:
     def round(self, number: int) -> StoredRound | None:
         """Return what is kept of round ``number``, or None where it was never planned."""
         with self.database.reading() as connection:
-            row = connection.execute(sa.select(ROUNDS).where(ROUNDS.c.round == number)).first()
+            row = connection.execute(_ROUND, {"number": number}).first()
         if row is None:
             return None
         return StoredRound(
@@ -231,9 +233,8 @@ class ServerStore:
 
     def manifest(self, number: int) -> Manifest | None:
         """Return the manifest of round ``number``, or None where it is not closed."""
-        query = sa.select(ROUNDS.c.manifest).where(ROUNDS.c.round == number)
         with self.database.reading() as connection:
-            text = connection.execute(query).scalar_one_or_none()
+            text = connection.execute(_MANIFEST, {"number": number}).scalar_one_or_none()
         return None if text is None else Manifest.model_validate_json(text)
 
     def rounds_closed(self) -> int:

@@ -13,7 +13,7 @@ What holds on SQLite and PostgreSQL alike, each a test in tests/fl_server/test_s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -24,6 +24,16 @@ from protocol.canonical import canonical
 from protocol.errors import FederationError
 from protocol.ids import SiteId
 from protocol.messages import Contribution, Refusal
+
+_UPLOAD: Final = sa.select(UPLOADS.c.contribution).where(
+    UPLOADS.c.round == sa.bindparam("number"), UPLOADS.c.site == sa.bindparam("site_")
+)
+_SITES: Final = sa.select(UPLOADS.c.site).where(UPLOADS.c.round == sa.bindparam("number"))
+_FROZEN: Final = sa.select(ROUNDS.c.frozen).where(ROUNDS.c.round == sa.bindparam("number"))
+_INSERT: Final = UPLOADS.insert()
+_VERIFIED: Final = sa.select(CERTIFICATES.c.statement).where(
+    CERTIFICATES.c.statement.in_(sa.bindparam("statements", expanding=True))
+)
 
 
 class UploadConflict(FederationError):
@@ -82,26 +92,25 @@ class StoredUploads:
         number, site = receipt.round, receipt.site
         text = canonical(contribution).decode()
         with self._database.writing() as connection:
-            kept = connection.execute(_upload(number, site)).scalar_one_or_none()
+            named = {"number": number, "site_": site}
+            kept = connection.execute(_UPLOAD, named).scalar_one_or_none()
             if kept is not None:
                 if kept == text:
                     return False
                 first = Contribution.model_validate_json(kept).receipt.ciphertext_sha256
                 raise UploadConflict(site, number, first, receipt.ciphertext_sha256)
-            frozen = sa.select(ROUNDS.c.frozen).where(ROUNDS.c.round == number)
-            if connection.execute(frozen).scalar_one_or_none():
+            if connection.execute(_FROZEN, {"number": number}).scalar_one_or_none():
                 raise RoundFrozen(site, number)
             for statement in statements:
                 insert_once(connection, CERTIFICATES, statement=statement, round=number)
-            connection.execute(
-                UPLOADS.insert().values(
-                    round=number,
-                    site=site,
-                    contribution=text,
-                    bytes=len(ciphertext),
-                    left_out=left_out,
-                )
-            )
+            row = {
+                "round": number,
+                "site": site,
+                "contribution": text,
+                "bytes": len(ciphertext),
+                "left_out": left_out,
+            }
+            connection.execute(_INSERT, row)
             self._database.parts.keep(connection, number, "upload", site, cut(ciphertext))
         return True
 
@@ -118,9 +127,11 @@ class StoredUploads:
 
     def verified(self, statements: Sequence[str]) -> set[str]:
         """Return those of the statements that have been proven to us before."""
-        query = sa.select(CERTIFICATES.c.statement).where(CERTIFICATES.c.statement.in_(statements))
+        if not statements:
+            return set()
         with self._database.reading() as connection:
-            return set(connection.execute(query).scalars())
+            found = connection.execute(_VERIFIED, {"statements": list(statements)})
+            return set(found.scalars())
 
     def certificates(self) -> int:
         """Return how many statements have been verified."""
@@ -131,15 +142,15 @@ class StoredUploads:
 
     def of(self, number: int) -> RoundUploads:
         """Return the accepted contributions of a round by site, sorted."""
-        query = sa.select(UPLOADS.c.site).where(UPLOADS.c.round == number).order_by(UPLOADS.c.site)
         with self._database.reading() as connection:
-            sites = [SiteId(site) for site in connection.execute(query).scalars()]
+            found = connection.execute(_SITES, {"number": number})
+            sites = [SiteId(site) for site in found.scalars()]
         return RoundUploads(self, number, sorted(sites))
 
     def one(self, number: int, site: SiteId) -> tuple[Contribution, bytes]:
         """Return a site's contribution and its ciphertext, empty where that is gone."""
         with self._database.reading() as connection:
-            text = connection.execute(_upload(number, site)).scalar_one()
+            text = connection.execute(_UPLOAD, {"number": number, "site_": site}).scalar_one()
             return (
                 Contribution.model_validate_json(text),
                 self._database.parts.whole(connection, number, "upload", site),
@@ -148,7 +159,7 @@ class StoredUploads:
     def contribution(self, number: int, site: SiteId) -> Contribution:
         """Return a site's accepted contribution to a round, without its ciphertext."""
         with self._database.reading() as connection:
-            text = connection.execute(_upload(number, site)).scalar_one()
+            text = connection.execute(_UPLOAD, {"number": number, "site_": site}).scalar_one()
         return Contribution.model_validate_json(text)
 
     def sizes(self, number: int) -> dict[str, int]:
@@ -192,9 +203,3 @@ class RoundUploads(Mapping[SiteId, tuple[Contribution, bytes]]):
 
     def __len__(self) -> int:
         return len(self._sites)
-
-
-def _upload(number: int, site: SiteId) -> sa.Select[Any]:
-    return sa.select(UPLOADS.c.contribution).where(
-        UPLOADS.c.round == number, UPLOADS.c.site == site
-    )

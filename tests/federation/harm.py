@@ -6,6 +6,7 @@ permit (network namespaces, loop devices) or lacks (a C compiler) makes the test
 
 import contextlib
 import hashlib
+import ipaddress
 import json
 import os
 import shutil
@@ -23,7 +24,9 @@ from tests.federation.deployed import ROOT
 
 NAMESPACE = f"bithive-{os.getpid()}"
 LINK = f"bh{os.getpid()}"
-SERVER, HOSPITAL = "10.213.77.1", "10.213.77.2"
+BLOCK = ipaddress.ip_address("10.213.0.0") + os.getpid() % 2**14 * 4
+"""A network of two addresses for each process: what a killed one left is in nobody's way."""
+SERVER, HOSPITAL = str(BLOCK + 1), str(BLOCK + 2)
 DISK_BYTES = 512 * 2**20
 CLOCK = """
 #define _GNU_SOURCE

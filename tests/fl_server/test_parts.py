@@ -33,6 +33,7 @@ def kept(database, number=1, site="site"):
 
 
 def files(database):
+    database.parts.settle()
     folder = database.parts._folder
     return [] if folder is None or not folder.is_dir() else sorted(folder.iterdir())
 
