@@ -9,6 +9,7 @@
 ``GET /duty``                 whether the site takes part
 ``POST /duty/{order}``        pause, resume, drain; leave, after the site's name was typed
 ``GET /sign-in``, ``POST``    with name and password; ``POST /sign-out``
+``GET /password``, ``POST``   change one's own password, which ends one's sessions
 ============================  ==================================================================
 
 Who may do what is decided in the desk and below it; a page leaves out the buttons of acts that are
@@ -34,6 +35,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fl_client.duty import Order
 from identity.accounts import SignInRefused
+from identity.passwords import CHARACTERS_MIN, PasswordUnfit
 from identity.roles import PermissionMissing, Role
 from identity.throttle import SignInThrottled
 from portal.officer.desk import OfficerDesk
@@ -83,6 +85,15 @@ class LeaveUnconfirmed(ConfigurationError):
         )
 
 
+class PasswordsDiffer(ConfigurationError):
+    """A new password was typed in two ways."""
+
+    code = "passwords-differ"
+
+    def __init__(self) -> None:
+        super().__init__("the new password was typed in two ways; type it twice alike")
+
+
 def create_app(desk: OfficerDesk, sessions: Sessions) -> FastAPI:
     """Return the application over one hospital's desk."""
     app = FastAPI(title="BitHive, the officer's page", openapi_url=None)
@@ -93,6 +104,7 @@ def create_app(desk: OfficerDesk, sessions: Sessions) -> FastAPI:
     _deciding(app, desk, sessions)
     _stopping(app, desk, sessions)
     _signing_in(app, desk, sessions)
+    _changing_password(app, desk, sessions)
 
     @app.middleware("http")
     async def guard(request: Request, call_next: RequestResponseEndpoint) -> Response:
@@ -109,7 +121,8 @@ def create_app(desk: OfficerDesk, sessions: Sessions) -> FastAPI:
         session = _session(request, sessions)
         status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
         if isinstance(error, SignInRefused | SignInThrottled):
-            return _page("sign-in.html", desk, session, status=status, problem=str(error))
+            shown = {"problem": str(error), "changed": ""}
+            return _page("sign-in.html", desk, session, status=status, **shown)
         shown = {"code": error.code, "words": str(error)}
         return _page("refused.html", desk, session, status=status, **shown)
 
@@ -196,8 +209,8 @@ def _stopping(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
 
 def _signing_in(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
     @app.get("/sign-in")
-    def ask() -> Response:
-        return _page("sign-in.html", desk, None, problem="")
+    def ask(changed: str = "") -> Response:
+        return _page("sign-in.html", desk, None, problem="", changed=changed)
 
     @app.post("/sign-in")
     async def begin(request: Request) -> Response:
@@ -217,6 +230,38 @@ def _signing_in(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
         if session is not None:
             sessions.end(request.cookies.get(COOKIE + desk.site, ""))
         response = _see("/sign-in")
+        response.delete_cookie(COOKIE + desk.site, path="/")
+        return response
+
+
+def _changing_password(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
+    def shown(session: Session, problem: str = "", status: int = HTTPStatus.OK) -> Response:
+        words = {"problem": problem, "characters": CHARACTERS_MIN}
+        return _page("password.html", desk, session, status=status, **words)
+
+    @app.get("/password")
+    def ask(request: Request) -> Response:
+        session = _session(request, sessions)
+        return _sign_in_first() if session is None else shown(session)
+
+    @app.post("/password")
+    async def change(request: Request) -> Response:
+        session, form = await _form(request, sessions)
+        if session is None:
+            return _sign_in_first()
+        address = "" if request.client is None else request.client.host
+        old = form.get("old", "")
+        try:
+            new = _typed_twice(form)
+            await run_in_threadpool(sessions.change_password, session, old, new, address=address)
+        except SignInRefused:
+            problem = "the current password does not fit; type it again, or have it reset"
+            return shown(session, problem, HTTPStatus.FORBIDDEN)
+        except SignInThrottled as error:
+            return shown(session, str(error), HTTPStatus.TOO_MANY_REQUESTS)
+        except (PasswordsDiffer, PasswordUnfit) as error:
+            return shown(session, str(error), HTTPStatus.CONFLICT)
+        response = _see("/sign-in?changed=yes")
         response.delete_cookie(COOKIE + desk.site, path="/")
         return response
 
@@ -264,6 +309,13 @@ async def _fields(request: Request) -> dict[str, str]:
     except ValueError as error:
         raise FormNotOurs from error
     return {name: values[0] for name, values in read.items()}
+
+
+def _typed_twice(form: Mapping[str, str]) -> str:
+    new = form.get("new", "")
+    if new != form.get("again", ""):
+        raise PasswordsDiffer
+    return new
 
 
 def _session(request: Request, sessions: Sessions) -> Session | None:

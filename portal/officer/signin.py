@@ -10,6 +10,7 @@ What holds, each line a test in tests/portal/test_officer_page.py:
 3. A form that does not carry its session's own value changes nothing.
 4. An account of another site opens nothing here.
 5. A page of another place signs nobody in and sends no form, whatever it knows.
+6. A password is changed by who knows it, not by who finds a browser that is signed in.
 """
 
 from __future__ import annotations
@@ -116,6 +117,16 @@ class Sessions:
         except SessionEnded:
             return None
         return Session(actor, _form_of(token)) if actor.site == self.site else None
+
+    def change_password(self, session: Session, old: str, new: str, *, address: str) -> None:
+        """Change the password of who is signed in; all of her sessions end.
+
+        Raises:
+            SignInThrottled, SignInRefused: As ``begin``, for the old one.
+            PasswordUnfit: The new one would be guessed.
+        """
+        now = self.clock().timestamp()
+        self.accounts.change_password(session.actor.name, old, new, address=address, now=now)
 
     def end(self, token: str) -> None:
         """Sign out."""

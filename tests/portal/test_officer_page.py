@@ -339,6 +339,66 @@ def test_a_session_ends_when_the_account_is_changed(officer, desk, job, accounts
     assert officer.get("/").url.path == "/sign-in"
 
 
+NEW = "quite other long words"
+
+
+def change_password(client, old=PASSWORD, new=NEW, again=NEW):
+    form = form_of(client.get("/password"))
+    return client.post("/password", data={"form": form, "old": old, "new": new, "again": again})
+
+
+def test_she_changes_her_password_and_all_her_sessions_end(officer, desk):
+    sessions = [officer.cookies.get(COOKIE + SITE)]
+    sign_in(officer)
+    sessions.append(officer.cookies.get(COOKIE + SITE))
+    answer = change_password(officer)
+    assert answer.url.path == "/sign-in"
+    assert "Sign in with the new one" in answer.text
+    assert officer.cookies.get(COOKIE + SITE) is None
+    for token in sessions:
+        officer.cookies.set(COOKIE + SITE, token)
+        assert officer.get("/").url.path == "/sign-in"
+    officer.cookies.clear()
+    assert sign_in(officer).status_code == 403
+    assert sign_in(officer, password=NEW).url.path == "/"
+    changed = [one for one in desk.book.decisions.log.events() if one.kind == "password-changed"]
+    assert [one.facts for one in changed] == [{"account": "officer-1"}]
+
+
+@pytest.mark.parametrize(
+    ("typed", "status", "words"),
+    [
+        ({"old": "a guess of long words"}, 403, "the current password does not fit"),
+        ({"again": "typed in another way"}, 409, "type it twice alike"),
+        ({"new": "short", "again": "short"}, 409, "fewer than 15 characters"),
+        ({"new": "", "again": ""}, 409, "fewer than 15 characters"),
+    ],
+)
+def test_a_password_that_is_not_changed_says_why_and_ends_no_session(officer, typed, status, words):
+    answer = change_password(officer, **typed)
+    assert (answer.status_code, words in Seen(answer.text).text) == (status, True)
+    assert officer.get("/").url.path == "/"
+    officer.post("/sign-out", data={"form": form_of(officer.get("/"))})
+    assert sign_in(officer).url.path == "/"
+
+
+def test_who_finds_a_browser_signed_in_guesses_the_password_no_faster(officer):
+    answers = [change_password(officer, old="guess a long word").status_code for _ in range(6)]
+    assert answers == [403] * 5 + [429]
+    assert change_password(officer).status_code == 429
+
+
+def test_a_password_is_changed_by_no_other_page_and_by_nobody_who_is_not_signed_in(officer):
+    data = {"form": form_of(officer.get("/password")), "old": PASSWORD, "new": NEW, "again": NEW}
+    for said in FOREIGN:
+        assert officer.post("/password", data=data, headers=said).status_code == 403
+    assert officer.post("/password", data=data | {"form": "0" * 64}).status_code == 403
+    officer.cookies.clear()
+    assert officer.get("/password").url.path == "/sign-in"
+    assert officer.post("/password", data=data).url.path == "/sign-in"
+    assert sign_in(officer).url.path == "/"
+
+
 def test_a_steward_reads_the_jobs_and_decides_on_none(steward, desk, job):
     page = steward.get(f"/jobs/{job.hash}")
     assert job.hash in page.text
