@@ -41,6 +41,7 @@ from fl_server.summation import SecureSum
 from portal import demo
 from portal.display import Display
 from portal.home import Home
+from portal.options import settings_for
 from privacy.bfv import EncryptedSum, EncryptedUpdate, ServerContext
 from privacy.masks import MaskedUpdate
 from privacy.round_secrets import Leftover
@@ -132,7 +133,7 @@ def measure(config: Config) -> dict[str, Any]:
 
 def run_once(config: Config) -> Spent:
     """Found a study in a new home, run its rounds, and return what they took."""
-    settings = demo.settings_for(
+    settings = settings_for(
         data=config.data,
         seed=config.seed,
         default_seed=config.seed,

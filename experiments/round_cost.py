@@ -40,6 +40,7 @@ from models.networks import build
 from portal import demo
 from portal.display import Display
 from portal.home import Home
+from portal.options import settings_for
 from protocol.progress import Step
 
 BUSI: Final = Path(__file__).parent.parent.parent / "shared" / "data" / "busi_breast_us"
@@ -79,7 +80,7 @@ def main() -> None:
 
 def measure(config: Config, folder: Path) -> dict[str, Any]:
     """Return seconds per stage, shares of the round, and ratios to training and to FedAvg."""
-    settings = demo.settings_for(
+    settings = settings_for(
         opening="members",
         data=config.data,
         seed=config.seed,

@@ -147,9 +147,10 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Six hospitals train together, are proven, encrypted and paid, in one command."""
-    from portal.demo import run_demo, settings_for
+    from portal.demo import run_demo
     from portal.display import Display
     from portal.home import Home
+    from portal.options import settings_for
     from portal.report import summary
 
     where = Home(home or DEFAULT_HOME)

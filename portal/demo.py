@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,18 +38,17 @@ from fl_server.inprocess import InProcessGrid
 from fl_server.store import ServerStore
 from fl_server.transport import GridTransport
 from marketplace.settlement import Settlement
-from models.algorithms.interface import ALGORITHMS
-from models.recipes import Recipe, recipe_for
+from models.recipes import Recipe
 from portal.baselines import Baselines, Comparison, Examined, train_baselines
 from portal.careless import CarelessAgent
 from portal.display import Display
-from portal.features import check_unchanged, named_step, step_for, with_step
+from portal.features import check_unchanged, step_for, with_step
 from portal.granting import withdraw_due
 from portal.home import Home, Settings
 from portal.hospital import open_agent
 from portal.jobs import decide_for_demonstration, keep_job
 from portal.market import BUDGET, SERVER, Market
-from portal.noise import ENCRYPTION, NOISES, with_noise
+from portal.noise import with_noise
 from portal.patients import Wishes, draw_wishes
 from portal.personal import personal_auc
 from portal.report import make_report, write_report
@@ -58,32 +57,19 @@ from portal.site_setup import set_up_demonstration
 from portal.study_founding import hand_out, recipe_of
 from portal.world import Founding, found
 from privacy.signatures import signing_key
-from protocol.errors import ConfigurationError
 from protocol.ids import PatientId, SiteId
 from protocol.messages import RoundClosed
 from protocol.progress import Progress, Step, silent
 from protocol.terms import StudyTerms
 from records.dataset import Loader, Patient, StudyData
-from records.sources import PACKAGED, modality_of, open_source
+from records.sources import open_source
 from storage.files import write_whole
-from zk.circuit import CIRCUITS, circuit
+from zk.circuit import circuit
 from zk.keys import VerificationKey, development_key
 from zk.prover import Prover
 
 PROCESSES: Final = 2
 """How many sites train at once, how many proofs are made at once, how many baselines train."""
-
-
-ENGINES: Final = ("in-process", "superlink", "supernode")
-
-
-class OptionUnknown(ConfigurationError):
-    """An option was given a value that does not exist."""
-
-    code = "option-unknown"
-
-    def __init__(self, option: str, value: str, known: Sequence[str]) -> None:
-        super().__init__(f"{option} {value!r} does not exist; choose one of {', '.join(known)}")
 
 
 @dataclass
@@ -124,64 +110,6 @@ class Run:
         if step.seconds:
             self.stages[step.stage] = self.stages.get(step.stage, 0.0) + step.seconds
         self.watch(step)
-
-
-def settings_for(
-    *,
-    data: str,
-    seed: int | None,
-    default_seed: int,
-    engine: str,
-    opening: str,
-    sites: int,
-    patients: int,
-    rounds: int | None,
-    circuit: str,
-    epsilon: float | None,
-    grants: str = LanePolicy.HOSPITAL,
-    algorithm: str = "fedavg",
-    noise: str = "per-site",
-    features: str = "",
-) -> Settings:
-    """Return the settings of a run; what the user left open comes from the recipe of its data.
-
-    Raises:
-        OptionUnknown: An option has a value that does not exist.
-        FeaturesMisnamed: ``features`` is no feature step.
-    """
-    if features:
-        bundle, function = named_step(features)
-        features = f"{bundle.resolve()}:{function}"
-    if engine not in ENGINES:
-        raise OptionUnknown("--engine", engine, ENGINES)
-    if opening not in ENCRYPTION:
-        raise OptionUnknown("--opening", opening, list(ENCRYPTION))
-    if circuit not in CIRCUITS:
-        raise OptionUnknown("--circuit", circuit, CIRCUITS)
-    if grants not in list(LanePolicy):
-        raise OptionUnknown("--grants", grants, list(LanePolicy))
-    if algorithm not in ALGORITHMS:
-        raise OptionUnknown("--algorithm", algorithm, ALGORITHMS)
-    if noise not in NOISES:
-        raise OptionUnknown("--noise", noise, NOISES)
-    recipe = recipe_for(modality_of(data))
-    return Settings(
-        data=data if data in PACKAGED else str(Path(data).resolve()),
-        seed=default_seed if seed is None else seed,
-        seed_noise=seed is not None,
-        engine=engine,
-        opening=opening,
-        sites=sites,
-        patients=patients,
-        rounds=recipe.rounds if rounds is None else rounds,
-        circuit=circuit,
-        epsilon=recipe.epsilon if epsilon is None else epsilon,
-        delta=recipe.delta,
-        grants=str(grants),
-        algorithm=algorithm,
-        mechanism=noise,
-        features=features,
-    )
 
 
 def run_demo(home: Home, settings: Settings, display: Display) -> dict[str, Any]:

@@ -11,12 +11,10 @@ from datetime import date
 from typing import Final
 
 from consent.lanes import LanePolicy
-from models.algorithms.interface import ALGORITHMS
-from portal.demo import OptionUnknown
 from portal.home import Settings
-from portal.noise import ENCRYPTION, NOISES, with_noise
+from portal.noise import with_noise
+from portal.options import check_ways
 from portal.study_founding import Design, Modality, input_shape_of, recipe_of
-from zk.circuit import CIRCUITS
 from zk.keys import VerificationKey
 
 SEED: Final = 7
@@ -52,14 +50,9 @@ class Ways:
         Raises:
             OptionUnknown: There is not.
         """
-        for option, value, known in (
-            ("--algorithm", self.algorithm, ALGORITHMS),
-            ("--noise", self.noise, NOISES),
-            ("--circuit", self.circuit, CIRCUITS),
-            ("--opening", self.opening, list(ENCRYPTION)),
-        ):
-            if value not in known:
-                raise OptionUnknown(option, value, list(known))
+        check_ways(
+            algorithm=self.algorithm, noise=self.noise, circuit=self.circuit, opening=self.opening
+        )
 
 
 def design_of(wanted: Wanted, ways: Ways, verification_key: VerificationKey, today: date) -> Design:

@@ -77,12 +77,12 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Bring up a whole federation on this machine; again, start what is missing."""
-    from portal.demo import settings_for
     from portal.deployment.plan import Plan
     from portal.deployment.study import started_file
     from portal.deployment.up import Wanted, bring_up, status_of, take_down
     from portal.display import Display
     from portal.home import Home
+    from portal.options import settings_for
 
     settings = settings_for(
         data=data,

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from fl_client.sandbox import CodeFailed, SandboxUnavailable, run_code
+from fl_client.sandbox import CodeFailed, Limits, SandboxUnavailable, run_code
 from portal.deployment.findings import Finding, fails, ok, warning
 from portal.deployment.plan import is_free
 from portal.deployment.table import SBIN
@@ -99,14 +99,15 @@ def open_files() -> Finding:
     return ok("open files", f"{soft} a process")
 
 
-def sandbox() -> Finding:
+def sandbox(limits: Limits | None = None) -> Finding:
     """Look whether jobs that carry code could be shut in, by shutting a harmless one in."""
     with io.BytesIO() as written:
         with zipfile.ZipFile(written, "w") as archive:
             archive.writestr("trial.py", "def same(given):\n    return given\n")
         bundle = written.getvalue()
     try:
-        run_code(bundle, "trial:same", b"", sha256=hashlib.sha256(bundle).hexdigest())
+        named = hashlib.sha256(bundle).hexdigest()
+        run_code(bundle, "trial:same", b"", sha256=named, limits=limits)
     except SandboxUnavailable as error:
         return warning(
             "sandbox",

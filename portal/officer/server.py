@@ -121,7 +121,7 @@ def create_app(desk: OfficerDesk, sessions: Sessions) -> FastAPI:
         session = _session(request, sessions)
         status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
         if isinstance(error, SignInRefused | SignInThrottled):
-            shown = {"problem": str(error), "changed": ""}
+            shown = {"problem": str(error), "changed": False}
             return _page("sign-in.html", desk, session, status=status, **shown)
         shown = {"code": error.code, "words": str(error)}
         return _page("refused.html", desk, session, status=status, **shown)
@@ -209,8 +209,8 @@ def _stopping(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
 
 def _signing_in(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> None:
     @app.get("/sign-in")
-    def ask(changed: str = "") -> Response:
-        return _page("sign-in.html", desk, None, problem="", changed=changed)
+    def ask() -> Response:
+        return _page("sign-in.html", desk, None, problem="", changed=False)
 
     @app.post("/sign-in")
     async def begin(request: Request) -> Response:
@@ -261,7 +261,8 @@ def _changing_password(app: FastAPI, desk: OfficerDesk, sessions: Sessions) -> N
             return shown(session, str(error), HTTPStatus.TOO_MANY_REQUESTS)
         except (PasswordsDiffer, PasswordUnfit) as error:
             return shown(session, str(error), HTTPStatus.CONFLICT)
-        response = _see("/sign-in?changed=yes")
+        # Shown at once: a page that was told by its address could be told so by a link elsewhere.
+        response = _page("sign-in.html", desk, None, problem="", changed=True)
         response.delete_cookie(COOKIE + desk.site, path="/")
         return response
 

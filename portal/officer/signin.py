@@ -3,7 +3,7 @@
 The accounts are the site's own, in ``identity/accounts.db`` of its folder; what somebody may do on
 the page is what ``identity.roles`` gives to her account's roles at this site.
 
-What holds, each line a test in tests/portal/test_officer_page.py:
+What holds, each line a test in tests/portal/officer/test_signin.py:
 
 1. Nobody is signed in without a password that fits, and nobody guesses faster than the throttle.
 2. A session ends at its hour, when idle, when she signs out, and when her account is changed.

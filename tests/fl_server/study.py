@@ -14,10 +14,11 @@ from consent.registry import Registry
 from fl_client.agent import Agent
 from fl_server.app import assemble
 from fl_server.store import ServerStore
-from portal.demo import by_id, cache_folder, settings_for
+from portal.demo import by_id, cache_folder
 from portal.granting import withdraw_due
 from portal.home import Home
 from portal.hospital import open_agent
+from portal.options import settings_for
 from portal.patients import draw_wishes
 from portal.study_founding import recipe_of
 from portal.world import Founding, found

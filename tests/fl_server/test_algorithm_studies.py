@@ -116,9 +116,10 @@ def test_fedbn_is_refused_for_a_table_when_the_study_is_founded(tmp_path):
 def test_fedbn_runs_on_images_and_every_site_has_its_own_model(tmp_path):
     from rich.console import Console
 
-    from portal.demo import run_demo, settings_for
+    from portal.demo import run_demo
     from portal.display import Display
     from portal.home import Home
+    from portal.options import settings_for
 
     settings = settings_for(
         data="phantom", seed=1, default_seed=1, engine="in-process", opening="members", sites=4,

@@ -13,8 +13,8 @@ from identity.joining import prepare
 from identity.requests import fingerprint
 from identity.roles import Actor, Role
 from identity.site_folder import SiteFolder
-from portal.demo import settings_for
 from portal.home import Home
+from portal.options import settings_for
 from portal.site_grants import GrantDesk
 from portal.site_settings import SiteOwn
 from portal.study_founding import Asked, Design, found_study, input_shape_of, recipe_of

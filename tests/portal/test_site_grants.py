@@ -29,7 +29,7 @@ from portal.site_grants import (
     NoGrantsToSend,
     ReceiptNotOurs,
 )
-from portal.site_settings import SiteNotSetUp, StudyNotHeld
+from portal.site_settings import Packaged, SiteNotSetUp, StudyNotHeld
 from protocol.canonical import canonical
 from protocol.ids import PatientId
 from tests.portal.apart_world import NOW, Apart
@@ -345,9 +345,7 @@ def test_receipts_that_come_while_she_withdraws_hide_none_of_her_grants(apart, n
     assert ended == {opening.leaf()}
 
 
-def test_an_agent_that_lost_its_memory_leaves_out_who_withdrew_all_the_same(
-    apart, north, monkeypatch
-):
+def test_an_agent_that_lost_its_memory_leaves_out_who_withdrew_all_the_same(apart, north):
     world, study = apart
     north.take(answered(world, north, study))
     north.end(PATIENTS[1], now=NOW)
@@ -355,8 +353,8 @@ def test_an_agent_that_lost_its_memory_leaves_out_who_withdrew_all_the_same(
     ended = SiteStore(site).consents.ended()
     for file in north.folder.glob("site.db*"):
         file.unlink()
-    monkeypatch.setattr(resident, "open_own", lambda *_: None)
-    resident.open_resident(north.folder, north.own, None).close()
+    own = north.own.model_copy(update={"packaged": Packaged(seed=7, sites=3)})
+    resident.open_resident(north.folder, own, None).close()
     assert len(ended) == 1
     assert SiteStore(site).consents.ended() == ended
 

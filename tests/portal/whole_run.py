@@ -20,11 +20,12 @@ from fl_server.app import assemble
 from fl_server.store import ServerStore
 from ledger.chart import wallet
 from models.recipes import recipe_for
-from portal.demo import by_id, cache_folder, settings_for
+from portal.demo import by_id, cache_folder
 from portal.granting import read_papers
 from portal.home import Home
 from portal.hospital import open_agent
 from portal.market import SERVER, Market
+from portal.options import settings_for
 from portal.patient.payouts import open_payout, pay_claims
 from portal.patient.sealing import Person
 from portal.patient.server import open_desk

@@ -1,5 +1,6 @@
 """The doctor says of each thing how it stands and, where it is not well, what to do."""
 
+import hashlib
 import json
 import os
 import socket
@@ -13,12 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fl_client.link import AgentUnreachable
-from fl_client.sandbox import CodeFailed, SandboxUnavailable
+from fl_client.sandbox import Limits, SandboxUnavailable, run_code
 from identity.authority import Authority, Revocation
 from portal.deployment import doctor, machine, trust
 from portal.deployment.doctor import as_json, examine, passes
 from portal.deployment.findings import fails, ok, warning
 from portal.deployment.plan import Plan, is_free
+from portal.features import pack_folder
 from protocol.ids import SiteId
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -115,27 +117,26 @@ def test_a_program_that_is_missing_or_old_fails():
     assert machine._program("openssl", "version", (99, 0), "apt install it").state == "fails"
 
 
-def refuse_all(*_given, **_asked):
-    raise SandboxUnavailable("unshare failed; kernel.unprivileged_userns_clone is 0")
-
-
-def fail(*_given, **_asked):
-    raise CodeFailed("met a limit")
-
-
-@pytest.mark.parametrize(
-    ("run", "state", "said"),
-    [
-        (lambda *_given, **_asked: b"", "ok", "can be shut in"),
-        (refuse_all, "warning", "kernel.unprivileged_userns_clone is 0"),
-        (fail, "warning", "met a limit"),
-    ],
-)
-def test_a_machine_that_cannot_shut_code_in_says_what_it_lacks(monkeypatch, run, state, said):
-    monkeypatch.setattr(machine, "run_code", run)
+def test_code_can_be_shut_in_exactly_where_the_sandbox_runs_some(tmp_path):
+    (tmp_path / "other.py").write_text("def twice(given):\n    return given * 2\n")
+    bundle = pack_folder(tmp_path)
+    named = hashlib.sha256(bundle).hexdigest()
     found = machine.sandbox()
-    assert (found.check, found.state) == ("sandbox", state)
-    assert said in found.found
+    try:
+        assert run_code(bundle, "other:twice", b"ab", sha256=named) == b"abab"
+    except SandboxUnavailable as error:
+        assert (found.state, found.found) == ("warning", error.lacking)
+    else:
+        assert (found.check, found.state) == ("sandbox", "ok")
+        slow = machine.sandbox(Limits(wall_seconds=0))
+        assert (slow.state, "met a limit of time" in slow.found) == ("warning", True)
+
+
+def test_a_machine_that_cannot_shut_code_in_says_what_it_lacks(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    found = machine.sandbox()
+    assert (found.check, found.state) == ("sandbox", "warning")
+    assert "there is no unshare or setpriv" in found.found
 
 
 def test_a_port_is_free_ours_or_a_strangers():
