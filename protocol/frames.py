@@ -22,8 +22,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pydantic_core import from_json
-
 from protocol.errors import FederationError
 
 MAGIC: Final = b"BHF1"
@@ -106,6 +104,9 @@ def decode(frame: bytes) -> Frame:
     Raises:
         MalformedFrame: The bytes are not exactly one frame.
     """
+    # Who only carries frames reads none, and loads nothing but Flower: ``fl_client.app``.
+    from pydantic_core import from_json  # noqa: PLC0415 - see above
+
     start = len(MAGIC) + 4
     if len(frame) > FRAME_BYTES_MAX:
         raise MalformedFrame("it is larger than 2 GiB")

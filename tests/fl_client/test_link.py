@@ -4,6 +4,8 @@ import contextlib
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,6 +14,17 @@ import pytest
 from fl_client import link, service
 from fl_client.link import AgentUnreachable, TokenRefused, ask, connected, receive, send
 from fl_client.service import listening, make_token, serve
+
+ROOT = Path(__file__).parents[2]
+LOADED = """
+import sys
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+ClientApp().train()
+before = set(sys.modules)
+import fl_client.app
+print(*sorted(set(sys.modules) - before - set(sys.stdlib_module_names)))
+"""
 
 
 @contextlib.contextmanager
@@ -190,3 +203,14 @@ def test_an_agent_of_this_process_answers_by_name():
     link.forget("twin")
     with pytest.raises(AgentUnreachable):
         ask(address, b"abc")
+
+
+def test_the_client_app_loads_flower_and_what_carries_frames_and_nothing_else():
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    beside = [name for name in done.stdout.split() if name.split(".")[0] != "flwr"]
+    assert beside == [
+        *("fl_client", "fl_client.app", "fl_client.link"),
+        *("protocol", "protocol.errors", "protocol.frames"),
+    ]
