@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from fl_client.sandbox import CodeFailed, Limits, SandboxUnavailable, run_code
+from fl_client.sandbox import CodeFailed, SandboxUnavailable, run_code
 from portal.deployment.findings import Finding, fails, ok, warning
 from portal.deployment.plan import is_free
 from portal.deployment.table import SBIN
@@ -99,7 +99,7 @@ def open_files() -> Finding:
     return ok("open files", f"{soft} a process")
 
 
-def sandbox(limits: Limits | None = None) -> Finding:
+def sandbox() -> Finding:
     """Look whether jobs that carry code could be shut in, by shutting a harmless one in."""
     with io.BytesIO() as written:
         with zipfile.ZipFile(written, "w") as archive:
@@ -107,7 +107,7 @@ def sandbox(limits: Limits | None = None) -> Finding:
         bundle = written.getvalue()
     try:
         named = hashlib.sha256(bundle).hexdigest()
-        run_code(bundle, "trial:same", b"", sha256=named, limits=limits)
+        run_code(bundle, "trial:same", b"", sha256=named)
     except SandboxUnavailable as error:
         return warning(
             "sandbox",

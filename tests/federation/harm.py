@@ -248,7 +248,10 @@ def by_hand(deployed, names, *, prefix=(), environment=None):
         for pid in [deployed.kill(name) for name in names]:
             while state_of(pid) != "Z":  # its supervisor sleeps and does not see it end
                 time.sleep(0.02)
-        started.extend(begun(deployed, units[name], prefix, environment or {}) for name in names)
+        for name in names:
+            path = deployed.home / "deployment" / "logs" / f"{name}.by-hand.log"
+            started.append(begun(units[name], path, prefix, environment or {}))
+            until_it_serves(started[-1], units[name], path)
         yield
     finally:
         for process in started:
@@ -262,21 +265,23 @@ def state_of(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def begun(deployed, unit, prefix, environment):
-    """Start a unit's command and wait until it serves."""
-    path = deployed.home / "deployment" / "logs" / f"{unit.name}.by-hand.log"
+def begun(unit, path, prefix, environment):
+    """Start a unit's command, which writes what it says to ``path``."""
     with path.open("w") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [*prefix, *unit.command],
             cwd=ROOT,
             env={**os.environ, **unit.environment, **environment},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+
+
+def until_it_serves(process, unit, path):
+    """Wait until a unit that was started serves."""
     serves = "connected to" if unit.name.startswith("node-") else ""
     deadline = time.monotonic() + 300
     while not (unit.ready() and serves in path.read_text()):
         assert process.poll() is None, path.read_text()
         assert time.monotonic() < deadline, path.read_text()
         time.sleep(0.2)
-    return process
